@@ -1,0 +1,141 @@
+"""Compose conf/ and params.yaml into one typed section per stage.
+
+Precedence: schema < groups < conf/config.yaml < params.yaml < command line. Nothing here needs to be in a
+stage's deps: all that it decides ends as values in params.lock.yaml, which DVC tracks key by key.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stages.lib.errors import UserError
+from stages.lib.schema import Config
+
+CONF = Path("conf")
+PARAMS = Path("params.yaml")
+SECTIONS = [
+    "prepare_base",
+    "prepare_ultrachat",
+    "prepare_pdf_qa",
+    "prepare_preferences",
+    "sft",
+    "merge",
+    "dpo",
+    "merge_dpo",
+    "evaluate",
+]
+GROUPS = ["model", "data", "recipe", "profile"]
+
+
+def read_params(path: Path = PARAMS) -> tuple[dict[str, str], dict[str, Any]]:
+    """Split params.yaml into group choices and knobs; a knob that is null is left to the groups.
+
+    Raises UserError for a file that isn't a mapping or holds an interpolation, which `dvc exp run -S` breaks on.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: found a {type(content).__name__}, needed keys such as 'model: smollm2-135m'")
+    if "${" in text:
+        raise UserError(f"{path}: found an interpolation '${{…}}'; needed literals. Interpolations belong in {CONF}/")
+    choices = {group: str(content.pop(group)) for group in GROUPS if content.get(group)}
+    return choices, without_nulls(content)
+
+
+def without_nulls(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Drop null values and the mappings that this leaves empty."""
+    kept: dict[str, Any] = {}
+    for key, value in knobs.items():
+        if isinstance(value, dict):
+            value = without_nulls(value)
+            if not value:
+                continue
+        if value is not None:
+            kept[key] = value
+    return kept
+
+
+def register(stage_name: str, choices: dict[str, str], knobs: dict[str, Any]) -> None:
+    """Put the schema and params.yaml into Hydra's ConfigStore, where conf/config.yaml's defaults list finds them."""
+    OmegaConf.register_new_resolver("stage_name", lambda: stage_name, replace=True)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    overrides = [{f"override /{group}": choice} for group, choice in choices.items()]
+    store.store(name="params", node={"defaults": [*overrides, "_self_"], **knobs})
+
+
+def compose_config(choices: dict[str, str], knobs: dict[str, Any], overrides: list[str] | None = None) -> DictConfig:
+    """Compose the whole config, Hydra's own node included, as Hydra does for a stage run from a shell.
+
+    Raises UserError with one line that names the full key, for whatever Hydra or OmegaConf refuse.
+    """
+    register("config", choices, knobs)
+    try:
+        with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+            return compose("config", overrides=overrides or [], return_hydra_config=True)
+    except (HydraException, MissingConfigException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from None
+
+
+def explain(error: BaseException) -> str:
+    """The innermost cause of a Hydra error, with OmegaConf's full_key, on as few lines as it needs."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).split("Config search path:")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "_type=" not in line]
+    return "; ".join(lines).replace(":;", ":").replace("';", "',").rstrip(";")
+
+
+def typed_sections(config: DictConfig, only: str = "") -> dict[str, Any]:
+    """Resolve every stage's section, or `only` one, and check it.
+
+    Returns plain dictionaries by section name, enums as their names. Raises UserError listing every problem found
+    at once: missing values by full key, and combinations that the schema's __post_init__ refuses.
+    """
+    names = [only] if only else SECTIONS
+    missing = [key for key in sorted(OmegaConf.missing_keys(config)) if key.split(".")[0] in names]
+    problems = [f"{key}: no value; needed one from params.yaml, a group in {CONF}/ or the command line" for key in missing]
+    sections = {}
+    for name in names:
+        if any(key.split(".")[0] == name for key in missing):
+            continue
+        try:
+            OmegaConf.to_object(config[name])
+            sections[name] = OmegaConf.to_container(config[name], resolve=True, enum_to_str=True)
+        except OmegaConfBaseException as error:
+            problems.append(explain(error))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    return sections  # type: ignore[return-value]
+
+
+def overridden(config: DictConfig, choices: dict[str, str], knobs: dict[str, Any]) -> list[str]:
+    """One line for each knob of params.yaml that differs from what the groups say: none outlives them in silence."""
+    groups_alone = compose_config(choices, {})
+    return [
+        f"params.yaml sets {key} = {value}; without it the groups say {OmegaConf.select(groups_alone, key)}"
+        for key, value in flatten(knobs).items()
+        if OmegaConf.select(groups_alone, key) != OmegaConf.select(config, key)
+    ]
+
+
+def flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

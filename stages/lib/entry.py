@@ -1,0 +1,92 @@
+"""How a stage is started: by DVC, with its section of params.lock.yaml; from a shell, as a Hydra app.
+
+Under DVC (which sets DVC_STAGE) a stage gets exactly what DVC hashed and writes into DVC's outs. From a shell the
+same command takes Hydra's overrides and flags and writes under outputs/ or multirun/, never into DVC's outs.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from stages.lib import schema
+from stages.lib.errors import UserError
+from stages.lib.publish import published
+
+LOCK = Path("params.lock.yaml")
+RUN_RECORDS = Path("metrics/runs")
+
+Stage = Callable[[Any, Path], dict[str, Any]]
+"""A stage takes its section and the root that its outputs are relative to, and returns facts for its run record."""
+
+
+def run(stage: Stage) -> None:
+    """Run `stage`, whose name is its section's. Ends the process with status 1 and one message on UserError."""
+    name = stage.__name__
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if os.environ.get("DVC_STAGE") == name.replace("_", "-"):
+        section = OmegaConf.to_object(locked_section(name))
+        exit_on_user_error(name, lambda: timed(stage, section, Path()))
+    else:
+        run_from_shell(stage)
+
+
+def locked_section(name: str) -> Any:
+    """The typed section `name` of params.lock.yaml."""
+    section_type = schema.Config.__annotations__[name]
+    content = yaml.safe_load(LOCK.read_text(encoding="utf-8"))[name]
+    return OmegaConf.merge(OmegaConf.structured(section_type), content)
+
+
+def run_from_shell(stage: Stage) -> None:
+    """Run `stage` as a Hydra app: overrides, --multirun, --cfg job and completion all work."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from stages.lib.configuration import CONF, read_params, register, typed_sections
+
+    name = stage.__name__
+
+    @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
+    def app(config: Any) -> None:
+        def body() -> None:
+            typed_sections(config, only=name)
+            root = Path(HydraConfig.get().runtime.output_dir)
+            print(f"{name}: writes under {os.path.relpath(root)}")
+            timed(stage, OmegaConf.to_object(config[name]), root)
+
+        exit_on_user_error(name, body)
+
+    exit_on_user_error(name, lambda: register(name, *read_params()))
+    app()
+
+
+def exit_on_user_error(name: str, body: Callable[[], None]) -> None:
+    """Run `body`; a UserError becomes its message on standard error and exit status 1."""
+    try:
+        body()
+    except UserError as error:
+        sys.exit(f"{name.replace('_', '-')}: {error}")
+
+
+def timed(stage: Stage, section: Any, root: Path) -> None:
+    """Run `stage` and write metrics/runs/<stage>.json: what differs between equal runs, such as time and memory."""
+    started = time.time()
+    facts = stage(section, root)
+    record = {
+        "stage": stage.__name__.replace("_", "-"),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.time() - started, 1),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **facts,
+    }
+    with published(root / RUN_RECORDS / f"{stage.__name__}.json") as path:
+        path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

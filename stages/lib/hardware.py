@@ -1,0 +1,64 @@
+"""What this machine offers, found at run time; nothing here changes what is trained."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from stages.lib.errors import UserError
+from stages.lib.schema import Dtype
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: its affinity, cut by the cgroup's quota (cgroup v2 cpu.max)."""
+    cores = len(os.sched_getaffinity(0))
+    quota_file = Path("/sys/fs/cgroup/cpu.max")
+    if quota_file.is_file():
+        quota, period = quota_file.read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def use_threads(threads: int) -> int:
+    """Set torch's CPU threads to `threads`, or to all usable cores for 0. Returns the number set."""
+    import torch
+
+    count = threads or usable_cores()
+    torch.set_num_threads(count)
+    return count
+
+
+def device() -> str:
+    """"cuda" where a GPU is visible, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_dtype(dtype: Dtype) -> Any:
+    """The torch dtype to compute in.
+
+    auto is bfloat16 on GPUs of capability 8.0 and newer and on CPUs with bfloat16 instructions, float16 on older
+    GPUs, float32 on other CPUs. Raises UserError for float16 on a CPU, where it would be ignored in silence.
+    """
+    import torch
+
+    if dtype is Dtype.float16 and device() == "cpu":
+        raise UserError("dtype: found float16 on a CPU, which can't train in it; needed a GPU, or dtype=auto")
+    if dtype is not Dtype.auto:
+        return getattr(torch, dtype.value)
+    if device() == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+    found = torch.cpu.get_capabilities()
+    return torch.bfloat16 if found.get("avx512_bf16") or found.get("amx_bf16") else torch.float32
+
+
+def describe() -> dict[str, Any]:
+    """Hardware facts for the run record."""
+    import torch
+
+    facts: dict[str, Any] = {"device": device(), "cores": usable_cores(), "torch": torch.__version__}
+    if device() == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name()
+        facts["gpu_peak_memory_mib"] = torch.cuda.max_memory_allocated() // 2**20
+    return facts

