@@ -45,13 +45,15 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
                 raise UserError(f"{path}:{number}: found keys {sorted(row)}, needed a text in {name!r}")
         question, answer = row["instruction"].strip(), row["output"].strip()
         identity = str(row.get("id", f"{path.name}:{number}"))
-        records.append({
-            "id": identity,
-            "fact_id": str(row.get("fact_id", identity)),
-            "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
-            "key": list(row.get("key") or []),
-            "answerable": bool(row.get("answerable", True)),
-        })  # fmt: skip
+        records.append(
+            {
+                "id": identity,
+                "fact_id": str(row.get("fact_id", identity)),
+                "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+                "key": list(row.get("key") or []),
+                "answerable": bool(row.get("answerable", True)),
+            }
+        )
     return records
 
 
@@ -85,8 +87,10 @@ def refuse_overlap(splits: dict[str, list[Any]]) -> None:
         if (question := normalised(row["messages"][0]["content"])) in trained
     ]
     if pairs:
-        raise UserError(f"{len(pairs)} evaluation questions are trained on: {', '.join(pairs[:5])}. "
-                        "Remove the doubles or give them one fact_id")  # fmt: skip
+        raise UserError(
+            f"{len(pairs)} evaluation questions are trained on: {', '.join(pairs[:5])}. "
+            "Remove the doubles or give them one fact_id"
+        )
 
 
 if __name__ == "__main__":

@@ -66,7 +66,14 @@ def clean(rows: list[dict[str, Any]], min_chosen_score: float) -> tuple[list[dic
             seen.add(identity)
             messages = [{"role": "system", "content": system}] if system else []
             prompt = [*messages, {"role": "user", "content": question}]
-            kept.append({"id": hashlib.sha256(identity.encode()).hexdigest()[:16], "prompt": prompt, "chosen": chosen, "rejected": rejected})
+            kept.append(
+                {
+                    "id": hashlib.sha256(identity.encode()).hexdigest()[:16],
+                    "prompt": prompt,
+                    "chosen": chosen,
+                    "rejected": rejected,
+                }
+            )
     return kept, dict(dropped)
 
 
@@ -79,8 +86,10 @@ def refuse_evaluation_questions(pairs: list[dict[str, Any]], pdf_qa: Path) -> No
     }
     shared = [pair["prompt"][-1]["content"] for pair in pairs if normalised(pair["prompt"][-1]["content"]) in asked]
     if shared:
-        raise UserError(f"{len(shared)} pairs ask evaluation questions: {'; '.join(shared[:3])}. "
-                        "Reword or remove them: the score would be of trained answers")  # fmt: skip
+        raise UserError(
+            f"{len(shared)} pairs ask evaluation questions: {'; '.join(shared[:3])}. "
+            "Reword or remove them: the score would be of trained answers"
+        )
 
 
 if __name__ == "__main__":

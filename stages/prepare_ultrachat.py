@@ -81,8 +81,10 @@ def refuse_overlap(train: list[dict[str, Any]], evaluation: list[dict[str, Any]]
     prompts = {normalised(row["messages"][0]["content"]) for row in train}
     shared = [r["id"] for r in evaluation if r["id"] in ids or normalised(r["messages"][0]["content"]) in prompts]
     if shared:
-        raise UserError(f"{len(shared)} conversations are in both training and evaluation: {', '.join(shared[:5])}. "
-                        "Give prepare_ultrachat.evaluation rows that train does not have (skip, take, split)")  # fmt: skip
+        raise UserError(
+            f"{len(shared)} conversations are in both training and evaluation: {', '.join(shared[:5])}. "
+            "Give prepare_ultrachat.evaluation rows that train does not have (skip, take, split)"
+        )
 
 
 if __name__ == "__main__":

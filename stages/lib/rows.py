@@ -7,7 +7,7 @@ import numpy as np
 
 from stages.lib.errors import UserError
 from stages.lib.records import read_jsonl
-from stages.lib.schema import RowSource, Rows
+from stages.lib.schema import Rows, RowSource
 
 
 def load_rows(rows: Rows) -> list[dict[str, Any]]:
@@ -23,7 +23,9 @@ def load_rows(rows: Rows) -> list[dict[str, Any]]:
         order = np.random.default_rng(rows.shuffle_seed).permutation(len(source))
     needed = rows.skip + max(rows.take, 1)
     if len(source) < needed:
-        raise UserError(f"{rows.path or rows.id}: found {len(source)} rows, needed {needed} (skip {rows.skip}, take {rows.take})")
+        raise UserError(
+            f"{rows.path or rows.id}: found {len(source)} rows, needed {needed} (skip {rows.skip}, take {rows.take})"
+        )
     order = order[rows.skip : rows.skip + rows.take if rows.take else None]
     return [source[int(index)] for index in order]
 
