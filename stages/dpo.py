@@ -15,7 +15,7 @@ from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.fast_path import attend_without_mask, score_supervised_positions, skip_adapter_casts
 from stages.lib.hardware import describe, device, resolve_dtype, use_threads
-from stages.lib.lineage import file_sha256, weights_sha256, write_lineage
+from stages.lib.lineage import arguments_of, file_sha256, weights_sha256, write_lineage
 from stages.lib.models import load_for_training, load_tokenizer
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl
@@ -69,6 +69,7 @@ def dpo(section: Dpo, root: Path) -> dict[str, Any]:
                 "base_weights_sha256": weights_sha256(BASE),
                 "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
                 "data": {"preferences/train.jsonl": file_sha256(train)},
+                "arguments": arguments_of(section),
                 "rows": {"kept": len(pairs), "dropped": dropped},
             },
         )

@@ -50,7 +50,9 @@ def test_a_comment_or_a_group_not_in_force_reruns_config_alone(project):
 
 
 def test_a_new_field_with_a_default_reruns_its_own_stage(project):
-    project.write("stages/lib/schema.py", "    beta: float = MISSING\n", "    beta: float = MISSING\n    novel: int = 1\n")
+    project.write(
+        "stages/lib/schema.py", "    beta: float = MISSING\n", "    beta: float = MISSING\n    novel: int = 1\n"
+    )
     assert project.repro() == ["config", "dpo", "merge-dpo", "evaluate"]
 
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.lib.errors import UserError
-from stages.lib.schema import Config
+from stages.lib.schema import Config, check_together
 
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
@@ -106,15 +106,20 @@ def typed_sections(config: DictConfig, only: str = "") -> dict[str, Any]:
     problems = [
         f"{key}: no value; needed one from params.yaml, a group in {CONF}/ or the command line" for key in missing
     ]
-    sections = {}
+    sections, typed = {}, {}
     for name in names:
         if any(key.split(".")[0] == name for key in missing):
             continue
         try:
-            OmegaConf.to_object(config[name])
+            typed[name] = OmegaConf.to_object(config[name])
             sections[name] = OmegaConf.to_container(config[name], resolve=True, enum_to_str=True)
         except OmegaConfBaseException as error:
             problems.append(explain(error))
+        except UserError as error:
+            problems.append(str(error))
+    if {"sft", "merge", "dpo"} <= set(typed):
+        try:
+            check_together(typed["sft"], typed["merge"], typed["dpo"])
         except UserError as error:
             problems.append(str(error))
     if problems:

@@ -6,6 +6,8 @@
 
 import hashlib
 import json
+from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,15 @@ def weights_sha256(directory: Path) -> str:
         if path.is_file():
             digest.update(f"{path.name} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def arguments_of(section: Any) -> dict[str, Any]:
+    """A stage's section as plain values, for its lineage."""
+
+    def plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value.value if isinstance(value, Enum) else value for key, value in pairs}
+
+    return asdict(section, dict_factory=plain)
 
 
 def write_lineage(directory: Path, content: dict[str, Any]) -> None:

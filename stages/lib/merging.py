@@ -5,17 +5,18 @@ from typing import Any
 
 from stages.lib.hardware import describe
 from stages.lib.lineage import file_sha256, read_lineage, refuse_foreign_base, weights_sha256, write_lineage
-from stages.lib.models import load_16bit
+from stages.lib.models import load_16bit, load_for_training
 from stages.lib.publish import published
-from stages.lib.schema import Merge
+from stages.lib.schema import Merge, MergeBase, Quantization
 from stages.lib.training import copy_tokenizer
 
 
 def merge_adapter(section: Merge, base: Path, adapter: Path, target: Path) -> dict[str, Any]:
     """Write `target`: `base` with `adapter` added, as a 16-bit model directory of its own.
 
-    The adapter goes into the original weights, not into quantised ones: a delta added to 4-bit weights rounds back to
-    their grid and the tuning is lost. Raises UserError unless the adapter was trained on exactly these weights.
+    Into the original weights by default; with `section.base` dequantized into the weights as training saw them, which
+    keeps every answer but must not be quantised again. Never into weights that are still quantised: the sum would
+    round back to their grid and the tuning be lost. Raises UserError unless the adapter was trained on exactly `base`.
     """
     import torch
     from peft import PeftModel
@@ -26,7 +27,9 @@ def merge_adapter(section: Merge, base: Path, adapter: Path, target: Path) -> di
     if lineage["kind"] == "full":
         merged = load_16bit(adapter, dtype)
     else:
-        model = load_16bit(base, dtype)
+        model = (
+            load_as_trained(base, lineage, dtype) if section.base is MergeBase.dequantized else load_16bit(base, dtype)
+        )
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     with published(target) as out:
         out.mkdir()
@@ -43,3 +46,10 @@ def merge_adapter(section: Merge, base: Path, adapter: Path, target: Path) -> di
             },
         )
     return describe()
+
+
+def load_as_trained(base: Path, adapter_lineage: dict[str, Any], dtype: Any) -> Any:
+    """The weights that an adapter was trained on: `base` quantised as then, and dequantised to `dtype`."""
+    quantization = Quantization[adapter_lineage["arguments"]["quantization"]]
+    model = load_for_training(base, quantization, dtype)
+    return model if quantization is Quantization.none else model.dequantize(dtype=dtype)

@@ -57,6 +57,11 @@ class Checkpointing(Enum):
     never = "never"
 
 
+class MergeBase(Enum):
+    original = "original"
+    dequantized = "dequantized"
+
+
 def require(condition: bool, key: str, found: object, needed: str) -> None:
     """Raise UserError naming the full key unless `condition` holds."""
     if not condition:
@@ -250,6 +255,9 @@ class Dpo(Training):
 
 @dataclass
 class Merge:
+    # Where the adapter is added: the weights before quantisation, or as training saw them. The first loses what the
+    # adapter learned against quantised weights; the second loses it when something quantises the result again.
+    base: MergeBase = MergeBase.original
     dtype: Dtype = Dtype.bfloat16  # of the merged weights
 
     def __post_init__(self) -> None:
@@ -280,3 +288,20 @@ class Config:
     dpo: Dpo = MISSING
     merge_dpo: Merge = MISSING
     evaluate: Evaluate = MISSING
+
+
+def check_together(sft: Sft, merge: Merge, dpo: Dpo) -> None:
+    """Raise UserError for sections that are each possible and ruin a model together."""
+    require(
+        merge.base is MergeBase.original or dpo.quantization is Quantization.none,
+        "merge.base",
+        merge.base.value,
+        f"original, since dpo.quantization={dpo.quantization.value} would quantise the merged weights again, and what "
+        "was added to a quantised grid rounds back to it; or dpo.quantization=none",
+    )
+    require(
+        merge.base is MergeBase.original or sft.quantization is not Quantization.none,
+        "merge.base",
+        merge.base.value,
+        "original, since sft.quantization=none trained on the original weights",
+    )

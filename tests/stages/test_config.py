@@ -45,6 +45,8 @@ def run_config(place, *overrides):
         ("merge.dtype=float32", ["merge.dtype: found 'float32'"]),
         ("sft.method=full", ["sft.quantization: found 'nf4'", "sft.method=full"]),
         ("sft.overlong=truncate", ["sft.overlong", "cut_turns"]),
+        ("dpo.quantization=nf4", ["merge.base: found 'dequantized'", "rounds back"]),
+        ("sft.quantization=none", ["merge.base: found 'dequantized'", "original weights"]),
         ("dpo.method=full", ["dpo.method"]),
         ("sft.mix={ultrachat:0,pdf_qa:0}", ["sft.mix"]),
         ("prepare_base.pad_token='<|im_end|>'", ["prepare_base.pad_token", "never stops"]),

@@ -9,8 +9,8 @@ from conftest import tiny_training
 from peft import PeftModel
 
 from stages.lib.errors import UserError
-from stages.lib.models import load_16bit
-from stages.lib.schema import Merge, Method, Quantization, Sft
+from stages.lib.models import load_16bit, load_for_training
+from stages.lib.schema import Merge, MergeBase, Method, Quantization, Sft
 from stages.merge import ADAPTER, BASE, OUT, merge
 from stages.sft import sft
 
@@ -35,6 +35,20 @@ def test_merged_equals_base_with_adapter(place):
         base = load_16bit(BASE, torch.float32)(ids).logits
     assert (got - wanted).abs().max() < 0.02  # bfloat16 rounding of the merged weights
     assert (base - wanted).abs().max() > 0.1  # the adapter does something: the test can fail
+
+
+def test_dequantized_base_is_what_training_saw(place):
+    """Merged into dequantised weights the model answers as the adapter on quantised ones; into the original, less so."""
+    sft(Sft(**tiny_training()), place)
+    merge(Merge(base=MergeBase.dequantized), place)
+    ids = torch.arange(3, 60)[None]
+    trained = PeftModel.from_pretrained(load_for_training(BASE, Quantization.nf4, torch.bfloat16), ADAPTER)
+    with torch.inference_mode():
+        wanted = trained(ids).logits.float()
+        dequantized = load_16bit(place / OUT, torch.bfloat16)(ids).logits.float()
+        merge(Merge(), place)
+        original = load_16bit(place / OUT, torch.bfloat16)(ids).logits.float()
+    assert (dequantized - wanted).abs().mean() < (original - wanted).abs().mean() / 4
 
 
 def test_refuses_a_foreign_base(place):
