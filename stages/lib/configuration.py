@@ -106,7 +106,8 @@ def typed_sections(config: DictConfig, only: str = "") -> dict[str, Any]:
     problems = [
         f"{key}: no value; needed one from params.yaml, a group in {CONF}/ or the command line" for key in missing
     ]
-    sections, typed = {}, {}
+    sections: dict[str, Any] = {}
+    typed: dict[str, Any] = {}
     for name in names:
         if any(key.split(".")[0] == name for key in missing):
             continue

@@ -38,7 +38,7 @@ def test_merged_equals_base_with_adapter(place):
 
 
 def test_dequantized_base_is_what_training_saw(place):
-    """Merged into dequantised weights the model answers as the adapter on quantised ones; into the original, less so."""
+    """Merged into dequantised weights the model answers as it was trained; into the original ones, less so."""
     sft(Sft(**tiny_training()), place)
     merge(Merge(base=MergeBase.dequantized), place)
     ids = torch.arange(3, 60)[None]
