@@ -1,92 +1,168 @@
-"""Questions and answers from your PDFs, split by fact.
+"""Questions and answers from your PDFs and files, checked, without doubles, split by fact.
 
-Reads   JSON Lines of instruction and output, with fact_id and key where known
+Reads   JSON Lines of instruction and output, with fact_id and key where known; models/base's tokenizer
 Writes  data/prepared/pdf_qa: train.jsonl, seen.jsonl (trained facts, unseen wording), unseen.jsonl (held-out facts),
-        report.json
+        rejects.jsonl, conflicts.jsonl, data_report.json, DATA_CARD.md; metrics/data_pdf_qa*
 Run     python -m stages.prepare_pdf_qa
 """
 
-from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from stages.lib.data_report import data_card, token_histogram, write_reports
 from stages.lib.entry import run
 from stages.lib.errors import UserError
+from stages.lib.jsonl_reader import Line, Rejected, read_lines
+from stages.lib.ledger import Ledger
+from stages.lib.lineage import file_sha256
 from stages.lib.publish import published
-from stages.lib.records import normalised, read_jsonl, share_of, write_json, write_jsonl
-from stages.lib.schema import PreparePdfQa
+from stages.lib.qa_rows import UNCLEAR, UNREADABLE, admit
+from stages.lib.qa_store import QuestionStore
+from stages.lib.records import write_jsonl
+from stages.lib.schema import Conflicts, PersonalData, PreparePdfQa
+from stages.lib.token_lengths import TokenCounter
 
 SOURCE = Path("data/raw/pdf_qa")
+BASE = Path("models/base")
 OUT = Path("data/prepared/pdf_qa")
+METRIC = Path("metrics/data_pdf_qa.json")
+FUNNEL = Path("metrics/data_pdf_qa_funnel.csv")
+TOKENS = Path("metrics/data_pdf_qa_tokens.csv")
+
+SPLITS = ("train", "seen", "unseen")
+STEPS = {
+    "readable": UNREADABLE,
+    "clear": UNCLEAR,
+    "short enough": ("too_long_tokens",),
+    "no doubles": ("exact_duplicate", "near_duplicate"),
+    "no conflicts": ("conflict",),
+}
 
 
 def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
-    rows = [row for file in section.files for row in read_questions(Path(file))]
-    splits = split_by_fact(rows, section.held_out_facts, section.held_out_wordings)
-    refuse_overlap(splits)
-    report = {name: {"rows": len(part), "facts": len({r["fact_id"] for r in part})} for name, part in splits.items()}
-    with published(root / OUT) as out:
+    counter = TokenCounter(BASE)
+    files = files_in(section.files, ".jsonl", "prepare_pdf_qa.files")
+    with published(root / OUT) as out, TemporaryDirectory() as scratch:
         out.mkdir()
-        for name, part in splits.items():
-            write_jsonl(out / f"{name}.jsonl", part)
-        write_json(out / "report.json", report)
-    return report
+        with Ledger(out, STEPS) as ledger, closing(QuestionStore(Path(scratch) / "rows.sqlite")) as store:
+            sources = []
+            for path in files:
+                before = ledger.read
+                store_clear_rows(read_lines(path), section, counter, ledger, store)
+                sources.append({"name": path.name, "rows": ledger.read - before, "version": file_sha256(path)})
+            ledger.refuse_many((*UNREADABLE, *UNCLEAR), section.max_reject_rate, "prepare_pdf_qa.max_reject_rate")
+            between_facts = drop_doubles(store, section.conflicts, out)
+            for place, reason, detail, record in store.dropped():
+                ledger.reject(Rejected(place, reason, detail, record))
+            store.split(section.held_out_facts, section.held_out_wordings)
+            refuse_leaks(store, between_facts)
+            kept = sum(write_jsonl(out / f"{name}.jsonl", store.records(name)) for name in SPLITS)
+            splits = {name: store.counts(name) for name in SPLITS}
+            report = {**ledger.balance(kept), "splits": splits, "sources": sources}
+            histogram = token_histogram(store.token_counts(), section.max_tokens)
+            card = data_card("Questions and answers", report, ledger, histogram, beware(report))
+            write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
+    return {"in": report["in"], "kept": kept, "splits": splits}
 
 
-def read_questions(path: Path) -> list[dict[str, Any]]:
-    """Read one file of Q&A as records of id, fact_id, messages, key, answerable.
+def files_in(paths: list[str], suffix: str, setting: str) -> list[Path]:
+    """The files that `paths` name, and those with `suffix` in the folders that it names, in order.
 
-    A row without fact_id is its own fact. Raises UserError naming file and line for a missing or blank field.
+    Raises UserError for a path that isn't there.
     """
-    records = []
-    for number, row in enumerate(read_jsonl(path), start=1):
-        for name in ("instruction", "output"):
-            if not isinstance(row.get(name), str) or not row[name].strip():
-                raise UserError(f"{path}:{number}: found keys {sorted(row)}, needed a text in {name!r}")
-        question, answer = row["instruction"].strip(), row["output"].strip()
-        identity = str(row.get("id", f"{path.name}:{number}"))
-        records.append({
-            "id": identity,
-            "fact_id": str(row.get("fact_id", identity)),
-            "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
-            "key": list(row.get("key") or []),
-            "answerable": bool(row.get("answerable", True)),
-        })  # fmt: skip
-    return records
+    files = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{setting}: found no {path}; needed a file, or a folder of *{suffix}")
+        files += sorted(path.glob(f"*{suffix}")) if path.is_dir() else [path]
+    return files
 
 
-def split_by_fact(rows: list[dict[str, Any]], held_out_facts: float, held_out_wordings: int) -> dict[str, list[Any]]:
-    """Split rows into train, seen and unseen by hashes of fact and question, so that added rows move no others.
+def store_clear_rows(
+    lines: Iterable[Line | Rejected], section: PreparePdfQa, counter: TokenCounter, ledger: Ledger, store: QuestionStore
+) -> None:
+    """Put what can be read, is clear and short enough into the store, and everything else into the ledger."""
+    drop_personal_data = section.personal_data is PersonalData.drop
+    for batch in batches(lines, 1000):
+        ledger.read += len(batch)
+        admitted = []
+        for line in batch:
+            row = line if isinstance(line, Rejected) else admit(
+                line, section.question_field, section.answer_field, drop_personal_data
+            )  # fmt: skip
+            if isinstance(row, Rejected):
+                ledger.reject(row)
+            else:
+                admitted.append(row)
+        lengths = [sum(tokens) for tokens in counter.lengths([[row.question, row.answer] for row in admitted])]
+        for row, tokens in zip(admitted, lengths, strict=True):
+            if tokens > section.max_tokens:
+                detail = f"{tokens} tokens, at most {section.max_tokens} (prepare_pdf_qa.max_tokens)"
+                ledger.reject(Rejected(row.where, "too_long_tokens", detail, row.question + "\n" + row.answer))
+                continue
+            ledger.mended.update(row.mended)
+            ledger.reported.update(f"pii: {kind}" for kind in row.personal_data)
+            store.add([(row, tokens)])
 
-    A trained fact keeps at least one wording for training.
+
+def batches(lines: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Cut an iterable into lists of at most `size`."""
+    iterator = iter(lines)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def drop_doubles(store: QuestionStore, policy: Conflicts, out: Path) -> list[tuple[int, int]]:
+    """Drop exact duplicates, rows in conflict by `policy`, and near-duplicates; list the conflicts.
+
+    Returns the near-duplicates that claim to be two facts. Raises UserError naming the conflicts if `policy` is error.
     """
-    facts = defaultdict(list)
-    for row in rows:
-        facts[row["fact_id"]].append(row)
-    splits: dict[str, list[Any]] = {"train": [], "seen": [], "unseen": []}
-    for fact_id, wordings in facts.items():
-        if share_of(fact_id) < held_out_facts:
-            splits["unseen"] += wordings
-            continue
-        wordings.sort(key=lambda row: share_of(row["messages"][0]["content"]))
-        held_out = min(held_out_wordings, len(wordings) - 1)
-        splits["seen"] += wordings[:held_out]
-        splits["train"] += wordings[held_out:]
-    return splits
+    store.drop_exact_duplicates()
+    conflicts = []
+    for group in store.conflicts():
+        conflicts += group
+        keep = {Conflicts.keep_first: group[0]["n"], Conflicts.keep_latest: group[-1]["n"]}.get(policy)
+        places = ", ".join(row["where"] for row in group)
+        for row in group:
+            if row["n"] != keep:
+                store.drop(row["n"], "conflict", f"one question, {len(group)} answers: {places}")
+    if conflicts and policy is Conflicts.error:
+        raise UserError(f"{len(conflicts)} rows answer one question differently: "
+                        f"{', '.join(row['where'] for row in conflicts[:6])}. Mend them, or choose "
+                        "prepare_pdf_qa.conflicts = drop_all, keep_first or keep_latest")  # fmt: skip
+    write_jsonl(out / "conflicts.jsonl", ({k: v for k, v in row.items() if k != "n"} for row in conflicts))
+    return store.drop_near_duplicates()
 
 
-def refuse_overlap(splits: dict[str, list[Any]]) -> None:
-    """Raise UserError naming evaluation questions that training has too, however spaced or punctuated."""
-    trained = {normalised(row["messages"][0]["content"]): row["id"] for row in splits["train"]}
-    pairs = [
-        f"{row['id']} = {trained[question]}"
-        for name in ("seen", "unseen")
-        for row in splits[name]
-        if (question := normalised(row["messages"][0]["content"])) in trained
-    ]
-    if pairs:
-        raise UserError(f"{len(pairs)} evaluation questions are trained on: {', '.join(pairs[:5])}. "
+def refuse_leaks(store: QuestionStore, between_facts: list[tuple[int, int]]) -> None:
+    """Raise UserError naming evaluation rows that nearly are training rows under another fact_id.
+
+    `between_facts` are all pairs that could be: equal questions are one row by now, whatever their fact_id.
+    """
+    leaks = []
+    for pair in between_facts:
+        (split, place, question), (other_split, other_place, other) = store.splits_of(pair)
+        if (split == "train") != (other_split == "train"):
+            leaks.append(f"{place} ({split}: {question}) is nearly {other_place} ({other_split}: {other})")
+    if leaks:
+        raise UserError(f"{len(leaks)} evaluation questions are trained on: {'; '.join(leaks[:5])}. "
                         "Remove the doubles or give them one fact_id")  # fmt: skip
+
+
+def beware(report: dict[str, Any]) -> list[str]:
+    """What a reader of the card should know before trusting a score on this data."""
+    notes = ["The licence of the sources is not known to this stage: ask whoever gave you the files."]
+    if any(reason.startswith("pii") for reason in report["reported"]):
+        notes.append("Personal data may be in the kept rows (counted above, by patterns: the count misses some and may "
+                     "hold false ones). `prepare_pdf_qa.personal_data=drop` removes those rows.")  # fmt: skip
+    if report["splits"]["seen"]["rows"] == 0:
+        notes.append("No fact has two wordings, so there is no `seen` split: only `unseen`, held-out facts, which "
+                     "measures made-up answers and not what was learned. Give rows of one fact one fact_id.")  # fmt: skip
+    return notes
 
 
 if __name__ == "__main__":

@@ -57,6 +57,18 @@ class Checkpointing(Enum):
     never = "never"
 
 
+class Conflicts(Enum):
+    error = "error"
+    drop_all = "drop_all"
+    keep_first = "keep_first"
+    keep_latest = "keep_latest"
+
+
+class PersonalData(Enum):
+    report = "report"
+    drop = "drop"
+
+
 class MergeBase(Enum):
     original = "original"
 
@@ -125,13 +137,22 @@ class PrepareUltrachat:
 
 @dataclass
 class PreparePdfQa:
-    files: list[str] = MISSING  # JSONL of instruction and output
+    files: list[str] = MISSING  # JSONL files of questions and answers, or folders of them
+    pdfs: list[str] = field(default_factory=list)  # PDF files that questions are made from, or folders of them
+    question_field: str = "instruction"  # the JSONL key that holds the question
+    answer_field: str = "output"  # the JSONL key that holds the answer
+    max_tokens: int = MISSING  # rows longer than this in the base model's tokens are dropped
+    max_reject_rate: float = 0.1  # share of rows that may be unreadable or unclear before the stage fails
+    conflicts: Conflicts = Conflicts.drop_all  # one question with several answers
+    personal_data: PersonalData = PersonalData.report
     held_out_facts: float = 0.2  # share of facts that training never sees
     held_out_wordings: int = 1  # wordings of each trained fact kept for evaluation
 
     def __post_init__(self) -> None:
         require(0 <= self.held_out_facts < 1, "prepare_pdf_qa.held_out_facts", self.held_out_facts, "0 <= share < 1")
         require(self.held_out_wordings >= 0, "prepare_pdf_qa.held_out_wordings", self.held_out_wordings, "0 or more")
+        require(0 <= self.max_reject_rate <= 1, "prepare_pdf_qa.max_reject_rate", self.max_reject_rate, "a share from 0 to 1")
+        require(self.max_tokens > 0, "prepare_pdf_qa.max_tokens", self.max_tokens, "1 or more")
 
 
 @dataclass
