@@ -8,7 +8,6 @@ Run     python -m stages.prepare_pdf_qa
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +19,7 @@ from stages.lib.jsonl_reader import Line, Rejected, read_lines
 from stages.lib.ledger import Ledger
 from stages.lib.lineage import file_sha256
 from stages.lib.publish import published
-from stages.lib.qa_rows import UNCLEAR, UNREADABLE, admit
+from stages.lib.qa_rows import UNCLEAR, UNREADABLE, Question, admit
 from stages.lib.qa_store import QuestionStore
 from stages.lib.records import write_jsonl
 from stages.lib.schema import Conflicts, PersonalData, PreparePdfQa
@@ -86,34 +85,31 @@ def store_clear_rows(
     lines: Iterable[Line | Rejected], section: PreparePdfQa, counter: TokenCounter, ledger: Ledger, store: QuestionStore
 ) -> None:
     """Put what can be read, is clear and short enough into the store, and everything else into the ledger."""
+    questions = clear_questions(lines, section, ledger)
+    for row, lengths in counter.measured(questions, lambda row: [row.question, row.answer]):
+        if sum(lengths) > section.max_tokens:
+            detail = f"{sum(lengths)} tokens, at most {section.max_tokens} (prepare_pdf_qa.max_tokens)"
+            ledger.reject(Rejected(row.where, "too_long_tokens", detail, row.question + "\n" + row.answer))
+            continue
+        ledger.mended.update(row.mended)
+        ledger.reported.update(f"pii: {kind}" for kind in row.personal_data)
+        store.add(row, sum(lengths))
+
+
+def clear_questions(lines: Iterable[Line | Rejected], section: PreparePdfQa, ledger: Ledger) -> Iterator[Question]:
+    """Yield the rows that can be read and understood; count all."""
     drop_personal_data = section.personal_data is PersonalData.drop
-    for batch in batches(lines, 1000):
-        ledger.read += len(batch)
-        admitted = []
-        for line in batch:
-            row = line if isinstance(line, Rejected) else admit(
-                line, section.question_field, section.answer_field, drop_personal_data
-            )  # fmt: skip
-            if isinstance(row, Rejected):
-                ledger.reject(row)
-            else:
-                admitted.append(row)
-        lengths = [sum(tokens) for tokens in counter.lengths([[row.question, row.answer] for row in admitted])]
-        for row, tokens in zip(admitted, lengths, strict=True):
-            if tokens > section.max_tokens:
-                detail = f"{tokens} tokens, at most {section.max_tokens} (prepare_pdf_qa.max_tokens)"
-                ledger.reject(Rejected(row.where, "too_long_tokens", detail, row.question + "\n" + row.answer))
-                continue
-            ledger.mended.update(row.mended)
-            ledger.reported.update(f"pii: {kind}" for kind in row.personal_data)
-            store.add([(row, tokens)])
-
-
-def batches(lines: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Cut an iterable into lists of at most `size`."""
-    iterator = iter(lines)
-    while batch := list(islice(iterator, size)):
-        yield batch
+    for line in lines:
+        ledger.read += 1
+        row: Question | Rejected = (
+            line
+            if isinstance(line, Rejected)
+            else admit(line, section.question_field, section.answer_field, drop_personal_data)
+        )
+        if isinstance(row, Rejected):
+            ledger.reject(row)
+        else:
+            yield row
 
 
 def drop_doubles(store: QuestionStore, policy: Conflicts, out: Path) -> list[tuple[int, int]]:

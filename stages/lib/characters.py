@@ -96,7 +96,7 @@ def name_mojibake(text: str) -> str:
     for codec in (*REPAIRED_FROM, *NAMED_ONLY):
         decoded = text.encode(codec, "ignore").decode("utf-8", "ignore")
         hangul = len(HANGUL.findall(decoded))
-        # three foreign characters make one syllable; half of them may be lost
-        if hangul >= 2 and hangul * 3 >= foreign * 0.5:
+        # three foreign characters make one syllable; most of them may be lost
+        if hangul >= 2 and hangul * 3 >= foreign * 0.4:
             return f"UTF-8 read as {codec}, e.g. {decoded[:20]!r}; export it again as UTF-8"
     return ""

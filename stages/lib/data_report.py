@@ -57,7 +57,10 @@ def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dic
     parts += ["## Sources", table(("source", "rows", "SHA-256 or revision"), [
         (source["name"], source["rows"], source["version"]) for source in report["sources"]
     ])]  # fmt: skip
-    parts += ["## Rows", f"{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped."]
+    parts += [
+        "## Rows",
+        f"{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped.",
+    ]
     parts += [table(("step", "rows left"), ledger.funnel())]
     if report["dropped"]:
         parts += [f"Dropped, each listed in `{REJECTS}`:", table(("reason", "rows"), report["dropped"].items())]

@@ -14,14 +14,20 @@ from hashlib import blake2b
 import numpy as np
 
 from stages.lib.clarity import letters
+from stages.lib.records import normalised
 
 THRESHOLD = 0.9
 BANDS, ROWS = 10, 5
 """At a similarity of 0.9 a pair is missed with probability (1 - 0.9**5)**10 = 0.0001."""
+SIGNED = 500
+"""Characters of a question that its signature is made of: more would only cost time."""
 COMPARED = 16
 """Earlier members of a bucket that a question is compared with: a bucket of n costs 16 n, not n * n."""
 
-NEGATIONS = re.compile(r"않|없|못|아니|아닌|말고|말아|금지|불가|제외|외에|(?<!\S)안(?!\S)|n't\b|\b(?:not|no|never|without|except)\b")
+NEGATIONS = re.compile(
+    r"않|없|못|아니|아닌|말고|말아|금지|불가|제외|외에|(?<!\S)안(?!\S)|n't\b|\b(?:not|no|never|without|except)\b"
+)
+FOREIGN = re.compile("[가-힣ぁ-ヿ一-鿿Ѐ-ӿ]")
 _random = np.random.default_rng(1997)
 FACTORS = _random.integers(1, 2**61, size=BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
 OFFSETS = _random.integers(0, 2**61, size=BANDS * ROWS, dtype=np.uint64)
@@ -66,9 +72,13 @@ def near(question: str, answer: str, other_question: str, other_answer: str) -> 
 
 
 def guard(text: str) -> str:
-    """What must be equal in near-duplicates: numbers, Latin words and negations, in order."""
-    plain = text.casefold()
-    return "|".join([*re.findall(r"[a-z]+|\d[\d.,:/-]*\d|\d", plain), "!", *NEGATIONS.findall(plain)])
+    """What must be equal in near-duplicates: numbers, names and negations, in order.
+
+    Names are Latin words in a text of another script, and in a Latin text those with a capital inside a sentence.
+    """
+    names = r"[A-Za-z]+" if FOREIGN.search(text) else r"(?<=[\w,;] )[A-Z]\w*"
+    found = re.findall(rf"{names}|\d[\d.,:/-]*\d|\d", text)
+    return "|".join([*found, "!", *NEGATIONS.findall(text.casefold())]).casefold()
 
 
 def similarity(one: str, other: str) -> float:
@@ -84,10 +94,12 @@ def trigrams(text: str) -> set[str]:
 
 def band_keys(question: str, answer: str) -> np.ndarray:
     """One 64-bit key a band, from the question's MinHash signature and both guards."""
-    text = letters(question).ljust(3)
+    text = letters(question)[:SIGNED].ljust(3)
     points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
     with np.errstate(over="ignore"):
-        shingles = mix(points[:-2] * np.uint64(0x1F123BB5159A55E5) + points[1:-1] * np.uint64(0x9E3779B97F4A7C15) + points[2:])
+        shingles = mix(
+            points[:-2] * np.uint64(0x1F123BB5159A55E5) + points[1:-1] * np.uint64(0x9E3779B97F4A7C15) + points[2:]
+        )
         signature = mix(shingles[:, None] * FACTORS + OFFSETS).min(axis=0).reshape(BANDS, ROWS)
         salt = np.uint64(hash_of(guard(question) + "\n" + guard(answer)))
         weights = FACTORS[:ROWS]
@@ -103,3 +115,27 @@ def mix(values: np.ndarray) -> np.ndarray:
 def hash_of(text: str) -> int:
     """A 64-bit number of a text that is the same in every process, unlike hash()."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+class KnownQuestions:
+    """A few questions, such as an evaluation set's, against which many are checked one at a time."""
+
+    def __init__(self) -> None:
+        self.equal: dict[str, str] = {}
+        self.bands: dict[int, list[tuple[str, str]]] = {}
+
+    def add(self, name: str, question: str) -> None:
+        """Remember a question under the name that `find` reports."""
+        self.equal.setdefault(normalised(question), name)
+        for key in band_keys(question, "").tolist():
+            self.bands.setdefault(key, []).append((name, question))
+
+    def find(self, question: str) -> str:
+        """The name of a remembered question that is equal but for spacing and punctuation, or nearly so; else ''."""
+        if name := self.equal.get(normalised(question)):
+            return name
+        for key in band_keys(question, "").tolist():
+            for name, known in self.bands.get(key, ()):
+                if near(question, "", known, ""):
+                    return name
+        return ""

@@ -29,24 +29,23 @@ class QuestionStore:
     def __init__(self, path: Path) -> None:
         self.connection = sqlite3.connect(path)
         # a scratch file: nobody reads it after a crash
-        self.connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384;")
+        self.connection.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384;"
+        )
         self.connection.execute(TABLE)
 
     def close(self) -> None:
         """Close the database."""
         self.connection.close()
 
-    def add(self, batch: list[tuple[Question, int]]) -> None:
-        """Add questions with their numbers of tokens."""
-        self.connection.executemany(
+    def add(self, row: Question, tokens: int) -> None:
+        """Add a question with its number of tokens."""
+        self.connection.execute(
             "INSERT INTO rows VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
             (
-                (
-                    row.where, row.id, row.fact_id, row.fact_given, row.question, row.answer,
-                    number_of(letters(row.question)), number_of(letters(row.answer)),
-                    share_of(row.question), share_of(row.fact_id), tokens, json.dumps(row.record(), ensure_ascii=False),
-                )
-                for row, tokens in batch
+                row.where, row.id, row.fact_id, row.fact_given, row.question, row.answer,
+                number_of(letters(row.question)), number_of(letters(row.answer)),
+                share_of(row.question), share_of(row.fact_id), tokens, json.dumps(row.record(), ensure_ascii=False),
             ),
         )  # fmt: skip
 

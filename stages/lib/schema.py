@@ -64,6 +64,11 @@ class Conflicts(Enum):
     keep_latest = "keep_latest"
 
 
+class Overlap(Enum):
+    error = "error"
+    drop = "drop"
+
+
 class PersonalData(Enum):
     report = "report"
     drop = "drop"
@@ -133,6 +138,13 @@ class Rows:
 class PrepareUltrachat:
     train: Rows = MISSING
     evaluation: Rows = MISSING
+    max_tokens: int = 0  # longer conversations lose whole last turns; 0: left to SFT, which cuts at its max_length
+    overlap: Overlap = Overlap.error  # a training conversation whose first question is an evaluation one's
+    max_reject_rate: float = 0.1  # share of rows that may be unfit before the stage fails
+
+    def __post_init__(self) -> None:
+        require(self.max_tokens >= 0, "prepare_ultrachat.max_tokens", self.max_tokens, "0 (not cut here) or more")
+        require(0 <= self.max_reject_rate <= 1, "prepare_ultrachat.max_reject_rate", self.max_reject_rate, "0 to 1")
 
 
 @dataclass
@@ -151,7 +163,7 @@ class PreparePdfQa:
     def __post_init__(self) -> None:
         require(0 <= self.held_out_facts < 1, "prepare_pdf_qa.held_out_facts", self.held_out_facts, "0 <= share < 1")
         require(self.held_out_wordings >= 0, "prepare_pdf_qa.held_out_wordings", self.held_out_wordings, "0 or more")
-        require(0 <= self.max_reject_rate <= 1, "prepare_pdf_qa.max_reject_rate", self.max_reject_rate, "a share from 0 to 1")
+        require(0 <= self.max_reject_rate <= 1, "prepare_pdf_qa.max_reject_rate", self.max_reject_rate, "0 to 1")
         require(self.max_tokens > 0, "prepare_pdf_qa.max_tokens", self.max_tokens, "1 or more")
 
 
@@ -160,9 +172,11 @@ class PreparePreferences:
     rows: Rows = MISSING
     min_chosen_score: float = 8.0  # pairs whose chosen answer is rated lower are left out
     held_out_pairs: float = 0.2  # share of pairs kept for evaluation
+    max_reject_rate: float = 0.1  # share of rows that may be defective before the stage fails; filtered ones aren't
 
     def __post_init__(self) -> None:
         require(0 < self.held_out_pairs < 1, "prepare_preferences.held_out_pairs", self.held_out_pairs, "0 < share < 1")
+        require(0 <= self.max_reject_rate <= 1, "prepare_preferences.max_reject_rate", self.max_reject_rate, "0 to 1")
 
 
 @dataclass

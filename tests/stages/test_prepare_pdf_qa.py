@@ -30,7 +30,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings_for(*files: Path, **changes: Any) -> PreparePdfQa:
-    return PreparePdfQa(**({"files": [str(file) for file in files], "max_tokens": 1024, "max_reject_rate": 1.0} | changes))
+    return PreparePdfQa(
+        **({"files": [str(file) for file in files], "max_tokens": 1024, "max_reject_rate": 1.0} | changes)
+    )
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -86,7 +88,9 @@ def test_the_dirty_set_is_accounted_for(dirty: dict[str, Any]) -> None:
     assert sum(report["dropped"].values()) == actions["reject"] + actions["conflict"] == len(dirty["rejects"])
     assert sum(report["reported"].values()) == actions["report"]
     reasons = Counter(expected["reason"] for expected in EXPECTED["lines"].values())
-    assert report["mended"] == {name: reasons[name] for name in ("control_characters", "nfd", "zero_width")} | {"mojibake": 2}
+    assert report["mended"] == {name: reasons[name] for name in ("control_characters", "nfd", "zero_width")} | {
+        "mojibake": 2
+    }
 
 
 def test_rejects_say_where_and_name_the_remedy(dirty: dict[str, Any]) -> None:
@@ -164,7 +168,9 @@ def near_rows(*facts: str) -> list[dict[str, Any]]:
 
 def test_a_near_duplicate_across_train_and_evaluation_stops_the_stage(workspace: Path) -> None:
     file = write_rows(workspace / "faq.jsonl", near_rows(fact_that_is(False, "trained"), fact_that_is(True, "held")))
-    with pytest.raises(UserError, match=r"faq.jsonl:1 \(train: .*쉬나요\?\) is nearly .*faq.jsonl:2 \(unseen: .*쉬나여\?\)"):
+    with pytest.raises(
+        UserError, match=r"faq.jsonl:1 \(train: .*쉬나요\?\) is nearly .*faq.jsonl:2 \(unseen: .*쉬나여\?\)"
+    ):
         prepare_pdf_qa(settings_for(file), workspace)
 
 
@@ -176,7 +182,11 @@ def test_a_near_duplicate_within_one_side_stays(workspace: Path) -> None:
 
 def test_a_question_with_other_spacing_is_one_row_whatever_its_fact(workspace: Path) -> None:
     rows = [
-        {"fact_id": fact_that_is(False, "trained"), "instruction": "도서관은 언제 쉬나요?", "output": "월요일에 쉽니다."},
+        {
+            "fact_id": fact_that_is(False, "trained"),
+            "instruction": "도서관은 언제 쉬나요?",
+            "output": "월요일에 쉽니다.",
+        },
         {"fact_id": fact_that_is(True, "held"), "instruction": "도서관은  언제 쉬나요?", "output": "화요일에 쉽니다."},
     ]
     file = write_rows(workspace / "faq.jsonl", rows)
@@ -212,7 +222,13 @@ json_values = st.recursive(
 )
 row_values = st.fixed_dictionaries(
     {"instruction": st.text() | json_values, "output": st.text() | json_values},
-    optional={"id": json_values, "fact_id": json_values, "key": json_values, "answerable": json_values, "source": json_values},
+    optional={
+        "id": json_values,
+        "fact_id": json_values,
+        "key": json_values,
+        "answerable": json_values,
+        "source": json_values,
+    },
 )
 lines = st.one_of(
     row_values.map(lambda row: json.dumps(row, ensure_ascii=False)),
