@@ -3,14 +3,15 @@
 import json
 from array import array
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stages.lib.errors import UserError
+from stages.lib.hub_rows import first_rows, whole_split
 from stages.lib.jsonl_reader import Line, Rejected, encoding_of, parse
+from stages.lib.lineage import file_sha256
 from stages.lib.schema import Rows, RowSource
 
 
@@ -22,18 +23,11 @@ def load_rows(rows: Rows) -> Iterator[Line | Rejected]:
     downloaded, and without a shuffle only as much of them as `skip` + `take` rows need. Raises UserError if the
     source can't be read or is shorter than `skip` + `take`.
     """
-    if rows.source is RowSource.jsonl:
-        yield from file_rows(rows)
-    elif rows.shuffle_seed < 0 and rows.take:
-        yield from streamed_rows(rows)
-    else:
-        yield from hub_rows(rows)
+    yield from file_rows(rows) if rows.source is RowSource.jsonl else hub_rows(rows)
 
 
 def version(rows: Rows) -> str:
     """What pins the rows: the hub's commit, or the SHA-256 of the file."""
-    from stages.lib.lineage import file_sha256
-
     return rows.revision if rows.source is RowSource.hub else file_sha256(Path(rows.path))
 
 
@@ -76,57 +70,19 @@ def file_rows(rows: Rows) -> Iterator[Line | Rejected]:
 
 
 def hub_rows(rows: Rows) -> Iterator[Line]:
-    """Rows of a split of a hub data set, of which only that split's files are downloaded."""
-    from datasets import load_dataset
-
-    def load() -> Any:
-        return load_dataset(rows.id, revision=rows.revision, split=rows.split, data_files=split_files(rows))
-
-    dataset = reached(rows, load)
-    indices = chosen(rows, len(dataset))
-    for index, row in zip(indices, dataset.select(indices), strict=True):
+    """Rows of a split of a hub data set, of which only that split's files are downloaded, or only their beginning."""
+    if rows.shuffle_seed < 0 and rows.take:
+        indices = range(rows.skip, rows.skip + rows.take)
+        found: Any = first_rows(rows.id, rows.revision, rows.split, indices.stop)[rows.skip :]
+        if len(found) < rows.take:
+            raise UserError(f"{rows.id}: found {rows.skip + len(found)} rows, needed {indices.stop} "
+                            f"(skip {rows.skip}, take {rows.take})")  # fmt: skip
+    else:
+        dataset = whole_split(rows.id, rows.revision, rows.split)
+        indices = chosen(rows, len(dataset))
+        found = dataset.select(indices)
+    for index, row in zip(indices, found, strict=True):
         yield Line(f"{rows.id} {rows.split}:{index + 1}", row)
-
-
-def streamed_rows(rows: Rows) -> Iterator[Line]:
-    """The first rows of a split of a hub data set, read by range requests and no further than needed."""
-    from datasets import load_dataset
-
-    def load() -> list[Any]:
-        stream = load_dataset(
-            rows.id, revision=rows.revision, split=rows.split, data_files=split_files(rows), streaming=True
-        )
-        return list(islice(stream, rows.skip, rows.skip + rows.take))
-
-    found = reached(rows, load)
-    if len(found) < rows.take:
-        raise UserError(f"{rows.id}: found {rows.skip + len(found)} rows or fewer, needed {rows.skip + rows.take}")
-    for index, row in enumerate(found, start=rows.skip + 1):
-        yield Line(f"{rows.id} {rows.split}:{index}", row)
-
-
-def split_files(rows: Rows) -> dict[str, list[str]]:
-    """The files of the split, as the repository's own README or its file names lay them out.
-
-    Raises UserError naming the splits that there are.
-    """
-    from datasets import load_dataset_builder
-
-    files = load_dataset_builder(rows.id, revision=rows.revision).config.data_files
-    if rows.split not in files:
-        raise UserError(f"{rows.id} at {rows.revision}: found splits {sorted(files)}, needed {rows.split!r}")
-    return {rows.split: list(files[rows.split])}
-
-
-def reached(rows: Rows, load: Any) -> Any:
-    """What `load` returns. Raises UserError in which the hub's refusal, a cut connection or a damaged file has its name."""
-    from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-
-    try:
-        return load()
-    except (ConnectionError, OSError, DatasetNotFoundError, GatedRepoError, HfHubHTTPError) as error:
-        raise UserError(f"{rows.id}: {error}") from error
 
 
 def as_text(value: Any) -> str:
