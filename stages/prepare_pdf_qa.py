@@ -1,28 +1,32 @@
 """Questions and answers from your PDFs and files, checked, without doubles, split by fact.
 
-Reads   JSON Lines of instruction and output, with fact_id and key where known; models/base's tokenizer
+Reads   JSON Lines of instruction and output, with fact_id and key where known; PDFs; models/base's tokenizer
 Writes  data/prepared/pdf_qa: train.jsonl, seen.jsonl (trained facts, unseen wording), unseen.jsonl (held-out facts),
-        rejects.jsonl, conflicts.jsonl, data_report.json, DATA_CARD.md; metrics/data_pdf_qa*
+        rejects.jsonl, conflicts.jsonl, pages.jsonl, data_report.json, DATA_CARD.md; metrics/data_pdf_qa*
 Run     python -m stages.prepare_pdf_qa
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from stages.lib.answer_models import cache_home, make_ask
 from stages.lib.data_report import data_card, token_histogram, write_reports
 from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.jsonl_reader import Line, Rejected, read_lines
 from stages.lib.ledger import Ledger
 from stages.lib.lineage import file_sha256
+from stages.lib.pdf_questions import FROM_PDF, PdfReport, pdf_rows, summary
 from stages.lib.publish import published
 from stages.lib.qa_rows import UNCLEAR, UNREADABLE, Question, admit
 from stages.lib.qa_store import QuestionStore
 from stages.lib.records import write_jsonl
-from stages.lib.schema import Conflicts, PersonalData, PreparePdfQa
+from stages.lib.rewording import add_rewordings
+from stages.lib.schema import Backend, Conflicts, PersonalData, PreparePdfQa, Rewording
 from stages.lib.token_lengths import TokenCounter
 
 SOURCE = Path("data/raw/pdf_qa")
@@ -32,8 +36,10 @@ METRIC = Path("metrics/data_pdf_qa.json")
 FUNNEL = Path("metrics/data_pdf_qa_funnel.csv")
 TOKENS = Path("metrics/data_pdf_qa_tokens.csv")
 
+GENERATED_FIELDS = {"question_field": "instruction", "answer_field": "output"}
 SPLITS = ("train", "seen", "unseen")
 STEPS = {
+    "grounded": FROM_PDF,
     "readable": UNREADABLE,
     "clear": UNCLEAR,
     "short enough": ("too_long_tokens",),
@@ -43,8 +49,9 @@ STEPS = {
 
 
 def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
-    counter = TokenCounter(BASE)
-    files = files_in(section.files, ".jsonl", "prepare_pdf_qa.files")
+    counter, pdf_report = TokenCounter(BASE), PdfReport()
+    files, pdfs = questions_and_pdfs(section)
+    ask = None if section.generate.backend is Backend.rules else make_ask(section.generate, cache_home())
     with published(root / OUT) as out, TemporaryDirectory() as scratch:
         out.mkdir()
         with Ledger(out, STEPS) as ledger, closing(QuestionStore(Path(scratch) / "rows.sqlite")) as store:
@@ -53,7 +60,13 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
                 before = ledger.read
                 store_clear_rows(read_lines(path), section, counter, ledger, store)
                 sources.append({"name": path.name, "rows": ledger.read - before, "version": file_sha256(path)})
+            # before the PDFs: a pair that a page doesn't ground says nothing about the files
             ledger.refuse_many((*UNREADABLE, *UNCLEAR), section.max_reject_rate, "prepare_pdf_qa.max_reject_rate")
+            for path in pdfs:
+                before = ledger.read
+                rows = pdf_rows(path, section.limits, section.generate, ask, section.on_bad_pdf, pdf_report)
+                store_clear_rows(rows, replace(section, **GENERATED_FIELDS), counter, ledger, store)
+                sources.append({"name": path.name, "rows": ledger.read - before, "version": file_sha256(path)})
             between_facts = drop_doubles(store, section.conflicts, out)
             for place, reason, detail, record in store.dropped():
                 ledger.reject(Rejected(place, reason, detail, record))
@@ -61,11 +74,25 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             refuse_leaks(store, between_facts)
             kept = sum(write_jsonl(out / f"{name}.jsonl", store.records(name)) for name in SPLITS)
             splits = {name: store.counts(name) for name in SPLITS}
-            report = {**ledger.balance(kept), "splits": splits, "sources": sources}
+            report = {**ledger.balance(kept), "splits": splits, "sources": sources, "pdf": summary(pdf_report)}
+            if section.reword.backend is not Rewording.none:
+                translate = ask if section.reword.backend is Rewording.back_translation else None
+                report["reworded"] = add_rewordings(out, ["seen", "unseen"], section.reword.wordings, translate)
+            write_jsonl(out / "pages.jsonl", pdf_report.pages)
             histogram = token_histogram(store.token_counts(), section.max_tokens)
             card = data_card("Questions and answers", report, ledger, histogram, beware(report))
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
     return {"in": report["in"], "kept": kept, "splits": splits}
+
+
+def questions_and_pdfs(section: PreparePdfQa) -> tuple[list[Path], list[Path]]:
+    """The JSONL files and the PDFs to read. Raises UserError if there are none."""
+    files = files_in(section.files, ".jsonl", "prepare_pdf_qa.files")
+    pdfs = files_in(section.pdfs, ".pdf", "prepare_pdf_qa.pdfs")
+    if not files and not pdfs:
+        places = ", ".join([*section.files, *section.pdfs])
+        raise UserError(f"found no *.jsonl and no *.pdf in {places}; needed at least one. Put yours there")
+    return files, pdfs
 
 
 def files_in(paths: list[str], suffix: str, setting: str) -> list[Path]:
@@ -77,7 +104,8 @@ def files_in(paths: list[str], suffix: str, setting: str) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{setting}: found no {path}; needed a file, or a folder of *{suffix}")
-        files += sorted(path.glob(f"*{suffix}")) if path.is_dir() else [path]
+        inside = (file for file in path.iterdir() if file.suffix.lower() == suffix) if path.is_dir() else [path]
+        files += sorted(inside)
     return files
 
 
@@ -152,6 +180,13 @@ def refuse_leaks(store: QuestionStore, between_facts: list[tuple[int, int]]) -> 
 def beware(report: dict[str, Any]) -> list[str]:
     """What a reader of the card should know before trusting a score on this data."""
     notes = ["The licence of the sources is not known to this stage: ask whoever gave you the files."]
+    pdf = report["pdf"]
+    notes += [f"{page['file']} was left out: {page['reason']}: {page['detail']}." for page in pdf["refused"]]
+    if pdf["pages"]:
+        flagged = ", ".join(f"{count} {name}" for name, count in pdf["problems"].items()) or "none"
+        notes.append(f"{pdf['pages']} pages of PDFs were read; with problems: {flagged} (`pages.jsonl` says which). "
+                     "Questions come from headings, FAQ sections and tables alone unless a model was asked; "
+                     "`python -m tools.review` shows them to you one by one.")  # fmt: skip
     if any(reason.startswith("pii") for reason in report["reported"]):
         notes.append("Personal data may be in the kept rows (counted above, by patterns: the count misses some and may "
                      "hold false ones). `prepare_pdf_qa.personal_data=drop` removes those rows.")  # fmt: skip

@@ -69,6 +69,23 @@ class Overlap(Enum):
     drop = "drop"
 
 
+class OnBadPdf(Enum):
+    stop = "stop"
+    skip = "skip"
+
+
+class Backend(Enum):
+    rules = "rules"
+    huggingface = "huggingface"
+    openai = "openai"
+
+
+class Rewording(Enum):
+    none = "none"
+    templates = "templates"
+    back_translation = "back_translation"  # by generate's model
+
+
 class PersonalData(Enum):
     report = "report"
     drop = "drop"
@@ -148,6 +165,45 @@ class PrepareUltrachat:
 
 
 @dataclass
+class PdfLimits:
+    """What reading one PDF may cost; beyond it the file is refused and the run goes on or stops by `on_bad_pdf`."""
+
+    bytes: int = 200_000_000
+    pages: int = 2000
+    memory_mib: int = 512  # address space of the process that reads it
+    seconds: int = 120  # processor time
+
+
+@dataclass
+class Generate:
+    """How questions are made from the pages of PDFs."""
+
+    backend: Backend = Backend.rules
+    model: str = ""  # huggingface: a directory with a chat model; openai: the model's name
+    endpoint: str = ""  # openai: the address that /chat/completions is appended to; the key is OPENAI_API_KEY's
+    chunk_characters: int = 1500  # of a page that the model sees at once
+    max_new_tokens: int = 512  # huggingface and openai: of one response
+
+    def __post_init__(self) -> None:
+        if self.backend is not Backend.rules:
+            require(bool(self.model), "prepare_pdf_qa.generate.model", "", f"a value for backend={self.backend.value}")
+        if self.backend is Backend.openai:
+            require(self.endpoint.startswith("http"), "prepare_pdf_qa.generate.endpoint", self.endpoint, "an http(s) address")
+        require(self.chunk_characters >= 200, "prepare_pdf_qa.generate.chunk_characters", self.chunk_characters, "200 or more")
+
+
+@dataclass
+class Reword:
+    """More wordings of the training questions; evaluation is left as it is."""
+
+    backend: Rewording = Rewording.none
+    wordings: int = 1  # added to each training row at most
+
+    def __post_init__(self) -> None:
+        require(self.wordings > 0, "prepare_pdf_qa.reword.wordings", self.wordings, "1 or more")
+
+
+@dataclass
 class PreparePdfQa:
     files: list[str] = MISSING  # JSONL files of questions and answers, or folders of them
     pdfs: list[str] = field(default_factory=list)  # PDF files that questions are made from, or folders of them
@@ -157,6 +213,10 @@ class PreparePdfQa:
     max_reject_rate: float = 0.1  # share of rows that may be unreadable or unclear before the stage fails
     conflicts: Conflicts = Conflicts.drop_all  # one question with several answers
     personal_data: PersonalData = PersonalData.report
+    on_bad_pdf: OnBadPdf = OnBadPdf.stop
+    limits: PdfLimits = field(default_factory=PdfLimits)
+    generate: Generate = field(default_factory=Generate)
+    reword: Reword = field(default_factory=Reword)
     held_out_facts: float = 0.2  # share of facts that training never sees
     held_out_wordings: int = 1  # wordings of each trained fact kept for evaluation
 
@@ -164,6 +224,9 @@ class PreparePdfQa:
         require(0 <= self.held_out_facts < 1, "prepare_pdf_qa.held_out_facts", self.held_out_facts, "0 <= share < 1")
         require(self.held_out_wordings >= 0, "prepare_pdf_qa.held_out_wordings", self.held_out_wordings, "0 or more")
         require(0 <= self.max_reject_rate <= 1, "prepare_pdf_qa.max_reject_rate", self.max_reject_rate, "0 to 1")
+        require(self.reword.backend is not Rewording.back_translation or self.generate.backend is not Backend.rules,
+                "prepare_pdf_qa.reword.backend", self.reword.backend.value,
+                "prepare_pdf_qa.generate.backend=huggingface or openai, whose model translates")  # fmt: skip
         require(self.max_tokens > 0, "prepare_pdf_qa.max_tokens", self.max_tokens, "1 or more")
 
 

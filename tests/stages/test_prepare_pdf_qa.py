@@ -211,7 +211,7 @@ def test_twice_gives_the_same_bytes(workspace: Path) -> None:
     for root in ("one", "two"):
         prepare_pdf_qa(settings_for(DIRTY / "pdf_qa_dirty.jsonl"), workspace / root)
     files = {path.relative_to(workspace / "one") for path in (workspace / "one").rglob("*") if path.is_file()}
-    assert len(files) == 10
+    assert len(files) == 11
     assert all((workspace / "one" / file).read_bytes() == (workspace / "two" / file).read_bytes() for file in files)
 
 
