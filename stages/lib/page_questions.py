@@ -77,9 +77,15 @@ def table_questions(table: list[list[str]], text: str) -> Iterator[Pair]:
     for row in rows:
         for column, cell in zip(columns, row[1:], strict=False):
             if row[0] and cell.strip(" -–—") and not column.endswith("?"):
-                row_start = max(0, text.find(row[0]))
-                start = max(row_start, text.find(cell, row_start))
-                yield Pair(f"{row[0]}의 {column}{topic(column)}?", cell, start, start + len(cell))
+                row_start = span_of(row[0], text, 0)[0]
+                yield Pair(f"{row[0]}의 {column}{topic(column)}?", cell, *span_of(cell, text, row_start))
+
+
+def span_of(words: str, text: str, start: int) -> tuple[int, int]:
+    """Where words stand in a text from `start` on, whatever its spacing; the whole text if they don't."""
+    pattern = r"\s*".join(re.escape(char) for char in "".join(words.split()))
+    found = re.compile(pattern).search(text, start)
+    return found.span() if found else (0, len(text))
 
 
 def topic(word: str) -> str:

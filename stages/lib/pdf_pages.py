@@ -92,32 +92,28 @@ def cause_of_death(done: subprocess.CompletedProcess[bytes], limits: PdfLimits) 
 
 
 def without_running_lines(pages: list[Page]) -> list[Page]:
-    """Remove lines that recur, digits aside, at the top or bottom of pages, and put words cut by a hyphen together."""
+    """Remove the lines that recur at the top or bottom of pages, page numbers aside."""
     counts: Counter[str] = Counter()
     for page in pages:
-        counts.update({masked(line) for line in edges(page.text)})
+        lines = [line for line in page.text.split("\n") if line.strip()]
+        counts.update({masked(line, page.page) for line in lines[:EDGE] + lines[-EDGE:]})
     least = max(RUNNING_LEAST, RUNNING_SHARE * len(pages))
-    running = {line for line, count in counts.items() if count >= least and line}
+    running = {line for line, count in counts.items() if count >= least}
     for page in pages:
         lines = page.text.split("\n")
-        top = EDGE
-        while top and lines and (masked(lines[0]) in running or not lines[0].strip()):
-            lines.pop(0)
-            top -= 1
-        bottom = EDGE
-        while bottom and lines and (masked(lines[-1]) in running or not lines[-1].strip()):
-            lines.pop()
-            bottom -= 1
+        for edge in (0, -1):
+            for _ in range(EDGE):
+                while lines and not lines[edge].strip():
+                    lines.pop(edge)
+                if lines and masked(lines[edge], page.page) in running:
+                    lines.pop(edge)
         page.text = "\n".join(lines)
     return pages
 
 
-def edges(text: str) -> list[str]:
-    """The lines at the top and at the bottom of a page."""
-    lines = [line for line in text.split("\n") if line.strip()]
-    return lines[:EDGE] + lines[-EDGE:]
-
-
-def masked(line: str) -> str:
-    """A line without its numbers and spacing, so that page numbers don't tell lines apart."""
-    return re.sub(r"\d+|\b[ivxlc]+\b", "0", " ".join(line.split()))
+def masked(line: str, page: int) -> str:
+    """A line with its numbers as distances from the page's: page numbers become equal, rows of a table don't."""
+    plain = " ".join(line.split())
+    if re.fullmatch("[ivxlc]+", plain):
+        return "roman"
+    return re.sub(r"\d+", lambda found: f"<{int(found.group()[:9]) - page}>", plain)

@@ -53,7 +53,7 @@ REFUSED = {
     "encrypted": encrypted(pdf([text_page([KOREAN])])),
     "memory_limit": bomb(700),
     "too_many_pages": pdf([text_page([KOREAN])] * 12),
-    "too_big": b"%PDF-1.7\n" + bytes(1_000_000) + b"%%EOF",
+    "too_big": b"%PDF-1.7\n" + bytes(2_000_000) + b"%%EOF",
 }
 
 
@@ -63,7 +63,7 @@ def test_each_bad_file_has_its_reason(tmp_path: Path, reason: str) -> None:
     path.write_bytes(REFUSED[reason])
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(PdfRefused) as refused:
-        read_pdf(path, PdfLimits(bytes=900_000, pages=10, memory_mib=400, seconds=20))
+        read_pdf(path, PdfLimits(bytes=2_000_000, pages=10, memory_mib=400, seconds=20))
     assert refused.value.reason == reason
     assert "bad.pdf" in str(refused.value)
     assert time.monotonic() - started < 30
