@@ -126,7 +126,9 @@ def main() -> None:
     fetch(folder)
     pdfs = korean_pdfs(folder)
     korean, everything = guide_f1(folder)
-    print(f"installation guide against its HTML: F1 {korean:.3f} of Korean words, {everything:.3f} of all between spaces")
+    print(
+        f"installation guide against its HTML: F1 {korean:.3f} of Korean words, {everything:.3f} of all between spaces"
+    )
     for path in pdfs:
         started = time.monotonic()
         try:
@@ -137,7 +139,9 @@ def main() -> None:
         problems = Counter(problem for page in pages for problem in page.problems)
         by_pypdf = sum(page.via == "pypdf" for page in pages)
         seconds = time.monotonic() - started
-        print(f"{path.name}: {len(pages)} pages in {seconds:.1f} s, {by_pypdf} read by pypdf, {dict(problems) or 'no problems'}")
+        print(
+            f"{path.name}: {len(pages)} pages in {seconds:.1f} s, {by_pypdf} read by pypdf, {dict(problems) or 'no problems'}"
+        )
     rows = faq_rows(folder)
     target = folder / "debian-faq-ko.jsonl"
     target.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -54,7 +54,9 @@ def cached(ask: Ask, model: str, cache: Path) -> Ask:
         if not path.is_file():
             response = ask(prompt)
             with published(path) as new:
-                new.write_text(json.dumps({"prompt": prompt, "response": response}, ensure_ascii=False), encoding="utf-8")
+                new.write_text(
+                    json.dumps({"prompt": prompt, "response": response}, ensure_ascii=False), encoding="utf-8"
+                )
         return json.loads(path.read_text(encoding="utf-8"))["response"]
 
     return ask_once
@@ -121,7 +123,9 @@ def ask_local(section: Generate) -> Ask:
         if not (directory / "config.json").is_file():
             raise UserError(f"prepare_pdf_qa.generate.model: found no config.json in {directory}, needed a chat model")
         if not loaded:
-            loaded.extend([load_tokenizer(directory), load_16bit(directory, torch.float32 if device() == "cpu" else "auto")])
+            loaded.extend(
+                [load_tokenizer(directory), load_16bit(directory, torch.float32 if device() == "cpu" else "auto")]
+            )
         tokenizer, model = loaded
         ids = torch.tensor([encode_prompt(tokenizer, [{"role": "user", "content": prompt}])], device=model.device)
         with torch.inference_mode():

@@ -82,7 +82,9 @@ def refuse_damaged(identity: str, revision: str, file: str) -> None:
         return
     path = file.removeprefix(prefix)
     blob = Path(hf_hub_download(identity, path, repo_type="dataset", revision=revision)).resolve()
-    if len(blob.name) == 64 and (found := file_sha256(blob)) != blob.name:  # the cache names large files by their SHA-256
+    if (
+        len(blob.name) == 64 and (found := file_sha256(blob)) != blob.name
+    ):  # the cache names large files by their SHA-256
         blob.unlink()
         raise UserError(f"{identity}: {path}: found SHA-256 {found}, needed {blob.name}; the download is damaged and "
                         "was removed. Run again; if it stays, a proxy alters it")  # fmt: skip
@@ -105,7 +107,9 @@ def explained(identity: str, revision: str) -> Iterator[None]:
             remedy = "check its id and revision in conf/data, and HF_TOKEN if it is private"
         raise UserError(f"{identity} at {revision}: {error} Needed a data set that can be read: {remedy}") from error
     except (ConnectionError, LocalEntryNotFoundError) as error:
-        raise UserError(f"{identity} at {revision}: can't be reached: {str(error).splitlines()[0]}. {offline}") from error
+        raise UserError(
+            f"{identity} at {revision}: can't be reached: {str(error).splitlines()[0]}. {offline}"
+        ) from error
     except HTTPError as error:
         raise UserError(f"{identity} at {revision}: the download broke off: {str(error).splitlines()[0]}. "
                         f"Run again: what came is kept. {offline}") from error  # fmt: skip

@@ -52,7 +52,10 @@ def extract(path: str, max_pages: int) -> dict[str, Any]:
         textpage.close()
         page.close()
         if len(text) > TEXT_LIMIT:
-            return {"refused": "text_limit", "detail": f"page {index + 1} has {len(text)} characters, at most {TEXT_LIMIT}"}
+            return {
+                "refused": "text_limit",
+                "detail": f"page {index + 1} has {len(text)} characters, at most {TEXT_LIMIT}",
+            }
         problems, via = page_problems(text), "pdfium"
         if UNUSABLE & set(problems):
             other = clean(text_by_pypdf(path, index))
@@ -91,7 +94,9 @@ def ruled_tables(path: str, index: int) -> list[list[list[str]]]:
 
 def clean(text: str) -> str:
     """Line breaks as one character, soft hyphens and null characters out."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "").replace("\ufffe", "").replace("\u00ad", "")
+    return (
+        text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "").replace("\ufffe", "").replace("\u00ad", "")
+    )
 
 
 def say(line: dict[str, Any]) -> None:

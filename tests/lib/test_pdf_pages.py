@@ -134,12 +134,16 @@ def test_an_answer_ends_with_its_sentence() -> None:
     ]
 
 
-@pytest.mark.parametrize(("word", "particle"), [("주소", "는"), ("기간", "은"), ("API", "는"), ("URL", "은"), ("비고(1)", "은")])
+@pytest.mark.parametrize(
+    ("word", "particle"), [("주소", "는"), ("기간", "은"), ("API", "는"), ("URL", "은"), ("비고(1)", "은")]
+)
 def test_topic_particles(word: str, particle: str) -> None:
     assert topic(word) == particle
 
 
-SOURCE = "반딧불도서관은 매월 셋째 화요일에 쉽니다. 대출은 13권까지이고 Wi-Fi 암호는 lib2031입니다. 연체료는 1,350원입니다."
+SOURCE = (
+    "반딧불도서관은 매월 셋째 화요일에 쉽니다. 대출은 13권까지이고 Wi-Fi 암호는 lib2031입니다. 연체료는 1,350원입니다."
+)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +164,9 @@ def test_the_grounding_gate(answer: str, reason: str) -> None:
 
 def test_tables_are_looked_for_only_where_lines_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mixed.pdf"
-    path.write_bytes(pdf([text_page([KOREAN]), text_page([KOREAN]) + table(60, 500, [["업무", "기간"], ["여권", "3일"]])]))
+    path.write_bytes(
+        pdf([text_page([KOREAN]), text_page([KOREAN]) + table(60, 500, [["업무", "기간"], ["여권", "3일"]])])
+    )
     asked: list[int] = []
     monkeypatch.setattr(pdf_child, "say", lambda line: None)
     monkeypatch.setattr(pdf_child, "ruled_tables", lambda path, index: asked.append(index) or [])

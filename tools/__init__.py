@@ -1,0 +1,1 @@
+"""Tools that people run; none is a stage."""
