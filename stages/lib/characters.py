@@ -91,8 +91,8 @@ def name_mojibake(text: str) -> str:
     if "\ufffd" in text:
         return "holds U+FFFD: bytes were lost when it was decoded"
     foreign = sum(ord(char) > 127 for char in text)
-    if foreign < 6:
-        return ""
+    if foreign < 6 or len(HANGUL.findall(text)) > 0.9 * foreign:
+        return ""  # Korean; UTF-8 read as cp949 is a third Han characters
     for codec in (*REPAIRED_FROM, *NAMED_ONLY):
         decoded = text.encode(codec, "ignore").decode("utf-8", "ignore")
         hangul = len(HANGUL.findall(decoded))

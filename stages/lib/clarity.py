@@ -42,6 +42,7 @@ SCRIPTS = {
     "Thai": re.compile("[฀-๿]"),
     "Devanagari": re.compile("[ऀ-ॿ]"),
 }
+BETWEEN_WORDS = re.compile(r"[.,:/-](?!\d)|(?<!\d)[.,:/-]|[^\w.,:/-]+|_+")
 PII = {
     "resident_number": re.compile(r"(?<!\d)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])-?[1-8]\d{6}(?!\d)"),
     "card_number": re.compile(r"(?<!\d)(?:\d{4}[- ]){3}\d{4}(?!\d)|(?<!\d)\d{16}(?!\d)"),
@@ -107,4 +108,4 @@ def passes_luhn(number: str) -> bool:
 
 def letters(text: str) -> str:
     """The text's letters and digits in lower case, with what stands between two digits: 1.5 isn't 15."""
-    return re.sub(r"(?<=\d)([.,:/-])(?=\d)|[\W_]+", lambda match: match.group(1) or "", text.casefold())
+    return BETWEEN_WORDS.sub("", text.casefold())
