@@ -1,7 +1,7 @@
 """Rows per second and peak memory of the data stages on synthetic rows, each size in its own process.
 
 Run     python -m bench.data [--sizes 1000 10000 100000 1000000] [--conversations 200000] [--base models/base]
-Prints  a table: rows, seconds, rows per second, peak MiB with the near-duplicate index, and without it. Exit status 1 if
+Prints  a table: rows, seconds, rows per second, peak MiB with the near-duplicate index and without. Exit status 1 if
         memory without the index more than doubles, or time per row grows by half, from 10,000 rows to the largest size
 """
 
@@ -18,26 +18,27 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
-PLACES = "도서관 수영장 보건소 시민청 체육관 미술관 박물관 주차장 회의실 강당 공방 분소 민원실 상담실 보관소 정류장".split()
+PLACES = "도서관 수영장 보건소 시민청 체육관 미술관 박물관 주차장 회의실 강당 공방 분소 민원실 상담실".split()
 MATTERS = "이용료 수수료 전화번호 여는 시각 닫는 시각 정원 좌석 신청 기한 처리 기간 담당 부서 필요한 서류".split()
-WORDS = "신청 접수 이용 안내 예약 취소 환불 회원 단체 평일 주말 오전 오후 행사 강좌 대관 대출 반납 점검 공사 확인".split()
+WORDS = "신청 접수 이용 안내 예약 취소 환불 회원 단체 평일 주말 오전 오후 행사 강좌 대관 대출 반납".split()
 
 
 def write_questions(path: Path, count: int) -> None:
     """Rows of Q&A: four wordings a fact, one row in fifty a near-duplicate, one in a hundred without an answer."""
-    generator = random.Random(0)
+    generator, last = random.Random(0), {"instruction": "", "output": ""}
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             fact = number // 4
             place, matter = generator.choice(PLACES), generator.choice(MATTERS)
             words = " ".join(generator.choices(WORDS, k=6))
+            answer = f"{fact}번 {place}의 {matter} 안내는 {generator.randrange(10**6)}입니다."
             row = {
                 "id": f"q{number}", "fact_id": f"f{fact}",
                 "instruction": f"{fact}번 {place}에서 {words} 때 {matter} 안내는 어떻게 되나요?",
-                "output": "" if number % 100 == 7 else f"{fact}번 {place}의 {matter} 안내는 {generator.randrange(10**6)}입니다.",
+                "output": "" if number % 100 == 7 else answer,
             }  # fmt: skip
             if number % 50 == 1:
-                row["instruction"], row["output"] = last["instruction"].replace("되나요", "되나여"), last["output"]
+                row |= {"instruction": last["instruction"].replace("되나요", "되나여"), "output": last["output"]}
             last = row
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -118,11 +119,13 @@ def main() -> None:
         return
     if arguments.one:
         return run_one(arguments.one[0], int(arguments.one[1]), base, not arguments.without_index)
-    print("| rows | kept | s | rows/s | peak MiB | without the index: s | peak MiB |\n" + "| --- " * 7 + "|", flush=True)
+    print("| rows | kept | s | rows/s | peak MiB | without the index: s | peak MiB |")
+    print("| --- " * 7 + "|", flush=True)
     plain = {}
     for size in arguments.sizes:
         one, plain[size] = (measured("questions", size, base, with_index) for with_index in (True, False))
-        print(f"| {size} Q&A | {one['kept']} | {one['seconds']:.1f} | {size / one['seconds']:.0f} | {one['peak_mib']:.0f} "
+        print(f"| {size} Q&A | {one['kept']} | {one['seconds']:.1f} | {size / one['seconds']:.0f} "
+              f"| {one['peak_mib']:.0f} "
               f"| {plain[size]['seconds']:.1f} | {plain[size]['peak_mib']:.0f} |", flush=True)  # fmt: skip
     if arguments.conversations:
         one = measured("conversations", arguments.conversations, base, True)

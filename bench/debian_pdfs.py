@@ -140,7 +140,8 @@ def main() -> None:
         by_pypdf = sum(page.via == "pypdf" for page in pages)
         seconds = time.monotonic() - started
         print(
-            f"{path.name}: {len(pages)} pages in {seconds:.1f} s, {by_pypdf} read by pypdf, {dict(problems) or 'no problems'}"
+            f"{path.name}: {len(pages)} pages in {seconds:.1f} s, {by_pypdf} read by pypdf, "
+            f"{dict(problems) or 'no problems'}"
         )
     rows = faq_rows(folder)
     target = folder / "debian-faq-ko.jsonl"

@@ -31,8 +31,8 @@ def chatting(model: ChatModel) -> Iterator[ChatModel]:
             model.keys.append(self.headers.get("Authorization", ""))
             status = model.failures.pop(0) if model.failures else 200
             content = model.answer(request["messages"][0]["content"]) if status == 200 else ""
-            body = json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]} if status == 200 else
-                              {"error": {"message": "no"}}).encode()  # fmt: skip
+            completion = {"choices": [{"message": {"role": "assistant", "content": content}}]}
+            body = json.dumps(completion if status == 200 else {"error": {"message": "no"}}).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

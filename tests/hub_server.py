@@ -19,7 +19,7 @@ LFS = (".parquet", ".safetensors")
 
 @dataclass
 class Hub:
-    """Repositories by `datasets/owner/name` or `models/owner/name`, each path -> bytes; faults by repository or path."""
+    """Repositories by `datasets/owner/name` or `models/owner/name`: path -> bytes; faults by repository or path."""
 
     repositories: dict[str, dict[str, bytes]]
     faults: dict[str, str] = field(default_factory=dict)
@@ -101,7 +101,8 @@ class HubHandler(BaseHTTPRequestHandler):
     def info(self, identity: str, files: dict[str, bytes]) -> dict[str, object]:
         """What the Hub says of a repository."""
         return {
-            "_id": "0" * 24, "id": identity, "author": identity.split("/")[0], "sha": COMMIT, "private": False, "gated": False,
+            "_id": "0" * 24, "id": identity, "author": identity.split("/")[0], "sha": COMMIT, "private": False,
+            "gated": False,
             "disabled": False, "downloads": 0, "likes": 0, "tags": [], "lastModified": "2024-01-01T00:00:00.000Z",
             "createdAt": "2024-01-01T00:00:00.000Z", "siblings": [{"rfilename": path} for path in files],
         }  # fmt: skip

@@ -25,20 +25,18 @@ def table(x: int, y: int, rows: list[list[str]], width: int = 140, height: int =
     return drawn
 
 
-def pdf(contents: list[str], to_unicode: str = "") -> bytes:
-    """A PDF with one page for each content stream; `to_unicode` is a CMap that says what the characters mean."""
+def pdf(contents: list[str]) -> bytes:
+    """A PDF with one page for each content stream."""
     count = len(contents)
     pages = " ".join(f"{10 + 2 * number} 0 R" for number in range(count))
-    mapped = " /ToUnicode 7 0 R" if to_unicode else ""
     objects = {
         1: b"<< /Type /Catalog /Pages 2 0 R >>",
         2: f"<< /Type /Pages /Kids [{pages}] /Count {count} >>".encode(),
-        3: f"<< /Type /Font /Subtype /Type0 /BaseFont /Batang /Encoding /UniKS-UCS2-H /DescendantFonts [4 0 R]{mapped} >>".encode(),
+        3: b"<< /Type /Font /Subtype /Type0 /BaseFont /Batang /Encoding /UniKS-UCS2-H /DescendantFonts [4 0 R] >>",
         4: b"<< /Type /Font /Subtype /CIDFontType0 /BaseFont /Batang /FontDescriptor 5 0 R /DW 1000 "
         b"/CIDSystemInfo << /Registry (Adobe) /Ordering (Korea1) /Supplement 1 >> >>",
         5: b"<< /Type /FontDescriptor /FontName /Batang /Flags 6 /FontBBox [0 -200 1000 900] /ItalicAngle 0 "
         b"/Ascent 800 /Descent -200 /CapHeight 700 /StemV 80 >>",
-        7: stream(to_unicode.encode()),
     }
     for number, content in enumerate(contents):
         objects[10 + 2 * number] = (
@@ -97,8 +95,14 @@ def write_faq(path: Path, pages: int = 4) -> Path:
     for number in range(1, pages + 1):
         contents.append(text_page([
             "한빛구청 안내서", f"- {number} -",
-            f"{number}. {number}번 창구는 무슨 일을 하나요?", f"{number}번 창구는 여권을 접수하고", f"{number}00원짜리 수입인지를 팝니다.",
-            "", f"Q. {number}층 회의실은 몇 명까지 들어가나요?", f"A. {number}층 회의실에는 {number}7명까지 들어갑니다.",
-        ]) + table(60, 500, [["업무", "수수료", "처리 기간"], [f"{number}호 증명", f"{number}50원", f"{number}일"]]))  # fmt: skip
+            f"{number}. {number}번 창구는 무슨 일을 하나요?",
+            f"{number}번 창구는 여권을 접수하고",
+            f"{number}00원짜리 수입인지를 팝니다.",
+            "",
+            f"Q. {number}층 회의실은 몇 명까지 들어가나요?",
+            f"A. {number}층 회의실에는 {number}7명까지 들어갑니다.",
+        ]))  # fmt: skip
+        cells = [["업무", "수수료", "처리 기간"], [f"{number}호 증명", f"{number}50원", f"{number}일"]]
+        contents[-1] += table(60, 500, cells)
     path.write_bytes(pdf(contents))
     return path

@@ -21,14 +21,16 @@ CUT_OFF = re.compile(
     r"|\s(and|or|the|a|an|of|to|with|for|because|which|that))$"
 )
 REFUSAL = re.compile(
-    r"답(변|을|변을)?\s*(드릴|해 드릴|할|하실)?\s*수 (없|가 없)|답변(이|을 드리기|드리기)\s*(어렵|곤란)|잘 모르겠|^모르겠"
+    r"답(변|을|변을)?\s*(드릴|해 드릴|할|하실)?\s*수 (없|가 없)|답변(이|을 드리기|드리기)\s*(어렵|곤란)"
+    r"|잘 모르겠|^모르겠"
     r"|(없는|없는 내용|않은) 내용입니다\.?$|알 수 없습니다\.?$"
     r"|\bas an ai\b|\bi('m| am) (sorry|unable|not able)\b.{0,40}\b(answer|help|assist|unable|cannot|can't)\b"
     r"|\bi (can't|cannot|do not|don't) (answer|help|assist|know)\b",
     re.IGNORECASE,
 )
 NAMES_A_LANGUAGE = re.compile(
-    r"중국어|일본어|러시아어|영어|한자|한문|원어|번역|로마자|[a-z]+어로|translat|\bin (korean|english|chinese|japanese|russian)\b",
+    r"중국어|일본어|러시아어|영어|한자|한문|원어|번역|로마자|translat"
+    r"|\bin (korean|english|chinese|japanese|russian)\b",
     re.IGNORECASE,
 )
 SCRIPTS = {

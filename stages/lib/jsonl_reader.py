@@ -1,6 +1,6 @@
 """JSON Lines from anywhere: whatever encoding, damaged lines beside good ones, nothing lost uncounted.
 
-{"instruction": "여권과로 거는 전화번호는?", "output": "여권과 전화번호는 099-731-5913입니다.", "fact_id": "phone-passport"}
+{"instruction": "여권과로 거는 전화번호는?", "output": "여권과 전화번호는 099-731-5913입니다.", "fact_id": "phone"}
 """
 
 import codecs

@@ -62,7 +62,7 @@ class NearDuplicates:
 
 
 def near(question: str, answer: str, other_question: str, other_answer: str) -> bool:
-    """Whether two pairs say the same: nearly equal questions, equal numbers, names and negations, answers that agree."""
+    """Whether two pairs say the same: questions nearly equal, numbers, names and negations equal, answers agreeing."""
     return (
         guard(question) == guard(other_question)
         and guard(answer) == guard(other_answer)

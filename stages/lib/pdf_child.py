@@ -1,6 +1,6 @@
 """The process that opens a stranger's PDF: it limits itself first, writes one JSON line a page, and may die.
 
-{"page": 3, "text": "1. 찾아오시는 길\\n…", "via": "pdfium", "problems": [], "tables": [[["기관", "주소"], ["동부분소", "…"]]]}
+{"page": 3, "text": "1. 찾아오시는 길\\n…", "via": "pdfium", "problems": [], "tables": [[["기관", …], …]]}
 Its last line says how it ended: {"done": 10} or {"refused": "encrypted", "detail": "…"}.
 """
 

@@ -1,6 +1,6 @@
 """Pairs of a better and a worse answer in the Orca pairs' columns, checked, and the notebook's filter.
 
-{"system": "", "input": "주차는 얼마인가요?", "chosen": "처음 55분은 무료입니다.", "rejected": "처음 15분은 무료입니다.",
+{"system": "", "input": "주차는 얼마인가요?", "chosen": "처음 55분은 무료입니다.", "rejected": "비쌉니다.",
  "status": "unchanged", "chosen_score": 10.0, "in_gsm8k_train": false, …}
 Only input, chosen and rejected are needed where pairs aren't rated (min_chosen_score 0).
 """

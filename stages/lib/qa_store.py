@@ -125,7 +125,7 @@ class QuestionStore:
         )
 
     def records(self, split: str) -> Iterator[dict[str, Any]]:
-        """Yield the records of a split: facts in the order they first came, wordings by hash, held-out facts' as read."""
+        """Yield a split's records: facts in the order they first came, wordings by hash, held-out facts' as read."""
         order = "n" if split == "unseen" else "question_share, n"
         query = f"""
             SELECT record FROM rows JOIN (SELECT fact_id AS fact, MIN(n) AS first FROM rows WHERE verdict IS NULL

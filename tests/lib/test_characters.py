@@ -25,7 +25,8 @@ def test_lossy_mojibake_is_named(codec: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["Où est le café très cher à côté de l'hôtel ?", "Καλημέρα, πού είναι η βιβλιοθήκη;", "Где находится библиотека?",
-     "図書館はどこですか", "圖書館在哪裡？", "Größe: 5 µm ± 0,1 €", "👨‍👩‍👧 가족은 몇 명인가요?", "첫 줄\n둘째 줄\t끝", "مرحبا بالعالم"],
+     "図書館はどこですか", "圖書館在哪裡？", "Größe: 5 µm ± 0,1 €", "👨‍👩‍👧 가족은 몇 명인가요?",
+     "첫 줄\n둘째 줄\t끝", "مرحبا بالعالم"],
 )  # fmt: skip
 def test_sound_text_stays(text: str) -> None:
     mended = mend(text)

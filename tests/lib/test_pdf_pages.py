@@ -127,7 +127,8 @@ def test_a_table_without_clear_names_makes_no_questions() -> None:
 
 
 def test_an_answer_ends_with_its_sentence() -> None:
-    text = "Q. 언제 여나요?\nA. 아홉 시에\n엽니다.\n다른 이야기입니다.\n2. 다음 장\nQ. 답이 없나요?\nQ. 어디인가요?\nA. 여기"
+    text = "Q. 언제 여나요?\nA. 아홉 시에\n엽니다.\n다른 이야기입니다.\n2. 다음 장\n"
+    text += "Q. 답이 없나요?\nQ. 어디인가요?\nA. 여기"
     assert [(pair.question, pair.answer) for pair in text_questions(text)] == [
         ("언제 여나요?", "아홉 시에 엽니다."),
         ("어디인가요?", "여기"),

@@ -196,7 +196,7 @@ def test_a_question_with_other_spacing_is_one_row_whatever_its_fact(workspace: P
 
 def test_added_rows_move_no_others(workspace: Path) -> None:
     rows = [
-        {"fact_id": f"window-{n}", "id": f"{n}-{w}", "instruction": f"{n}번 창구의 {w}시 담당은 누구인가요?", "output": f"{n}번 담당입니다."}
+        {"fact_id": f"window-{n}", "id": f"{n}-{w}", "instruction": f"{n}번 창구 {w}시 담당은?", "output": f"{n}번"}
         for n in range(60) for w in range(3)
     ]  # fmt: skip
     prepare_pdf_qa(settings_for(write_rows(workspace / "a.jsonl", rows[:120])), workspace / "less")

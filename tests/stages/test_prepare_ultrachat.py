@@ -155,8 +155,9 @@ pairs = st.lists(st.tuples(texts, texts), min_size=1, max_size=3).map(
     ]
 )
 rows = st.fixed_dictionaries(
-    {"messages": pairs | messages | st.integers() | st.none()}, optional={"prompt_id": texts | st.integers() | st.none(), "prompt": texts}
-)  # fmt: skip
+    {"messages": pairs | messages | st.integers() | st.none()},
+    optional={"prompt_id": texts | st.integers() | st.none(), "prompt": texts},
+)
 
 
 @given(chats=st.lists(rows, min_size=1, max_size=8), max_tokens=st.sampled_from([0, 120]))

@@ -13,7 +13,10 @@ from stages.lib.records import read_jsonl, write_jsonl
 from tools.review import readable, review
 
 REPOSITORY = Path(__file__).parents[2]
-ROWS = [{"id": str(n), "instruction": f"{n}번 창구는 어디인가요?", "output": f"{n}층입니다.", "source": {"by": "rules"}} for n in range(4)]
+ROWS = [
+    {"id": str(n), "instruction": f"{n}번 창구는 어디인가요?", "output": f"{n}층입니다.", "source": {"by": "rules"}}
+    for n in range(4)
+]
 
 
 def typing(*lines: str) -> Callable[[str], str]:
@@ -51,7 +54,8 @@ def test_a_review_goes_on_where_it_was_left(tmp_path: Path) -> None:
 
 def test_prepared_and_raw_rows_are_read(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "질문인가요?"}, {"role": "assistant", "content": "답입니다."}]
-    rows: list[dict[str, Any]] = [{"id": "a", "messages": messages, "source": {"by": "rules"}}, ROWS[0] | {"source": {"by": "openai"}}]
+    prepared: dict[str, Any] = {"id": "a", "messages": messages, "source": {"by": "rules"}}
+    rows = [prepared, ROWS[0] | {"source": {"by": "openai"}}]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     assert [row["instruction"] for row in readable(tmp_path / "rows.jsonl", "rules")] == ["질문인가요?"]
     assert len(readable(tmp_path / "rows.jsonl", "")) == 2
