@@ -181,3 +181,37 @@ def test_back_translation_is_guarded(workspace: Path) -> None:
     added = [row for row in read_jsonl(OUT / "train.jsonl") if row.get("reworded")]
     assert [row["messages"][0]["content"] for row in added] == ["3번 데스크는 어디인가요?"]
     assert report()["reworded"] == {"added": 1, "asked_already": 0, "changed_meaning": 2}
+
+
+@pytest.mark.slow
+def test_a_local_chat_model_is_asked_and_its_answers_are_cached(workspace: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    directory = workspace / "chat-model"
+    write_byte_tokenizer(directory)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = (REPOSITORY / "conf/chat_template/chatml.jinja").read_text(encoding="utf-8")
+    tokenizer.save_pretrained(directory)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(directory)
+    write_faq(OWN / "guide.pdf", pages=1)
+    generate = Generate(Backend.huggingface, str(directory), max_new_tokens=8)
+    prepare_pdf_qa(section(generate=generate), workspace)
+    assert report()["dropped"] == {"unreadable_response": 1}  # an untrained model writes no JSON, and that is counted
+    (response,) = (workspace / "cache").rglob("*.json")
+    said = json.loads(response.read_text(encoding="utf-8"))
+    assert "1번 창구" in said["prompt"] and said["response"]
+    (directory / "model.safetensors").unlink()
+    prepare_pdf_qa(section(generate=generate), workspace)  # nothing is asked, so no model is loaded
+
+
+def test_a_local_model_that_isnt_there_is_named(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf", pages=1)
+    with pytest.raises(UserError, match=r"prepare_pdf_qa.generate.model: found no config.json in nowhere"):
+        prepare_pdf_qa(section(generate=Generate(Backend.huggingface, "nowhere")), workspace)
