@@ -54,11 +54,23 @@ def test_a_bucket_of_equal_questions_costs_no_square() -> None:
 
 
 def test_guards() -> None:
-    question = "시민 백일장의 접수를 마감하는 날짜와 시각은 정확히 언제이며 어디에서 신청서를 받나요?"
-    assert near(question, "5월", question.replace("받나요", "받나여"), "5월")
-    assert not near("2031년 " + question, "5월", "2032년 " + question, "5월")
-    assert not near(question, "5월 12일", question.replace("받나요", "받나여"), "5월 29일")
-    assert not near(question, "5월", question.replace("받나요", "안 받나요"), "5월")
+    question = (
+        "시민 백일장의 접수를 마감하는 날짜와 시각은 정확히 언제이며 어디에서 신청서를 받고 작품은 누구에게 몇 편까지 "
+        "우편으로 보낼 때 어떤 봉투를 쓰며 심사 결과는 어느 게시판에서 볼 수 있나요?"
+    )
+    slip = question.replace("백일장", "백일짱", 1)
+    answer = "시민 백일장의 접수를 마감하는 시각은 오후 6시이며 신청서는 본청 1층 종합 안내대에서 받습니다. "
+    answer += "12일까지입니다. 작품은 우편으로도 보냅니다."
+    assert near(question, answer, slip, answer)
+    pairs = [
+        ("2031년 " + question, answer, "2032년 " + question, answer),
+        (question, answer, slip, answer.replace("12일", "19일")),
+        (question, answer, "안 " + question, answer),
+        ("KT " + question, answer, "SK " + question, answer),
+    ]
+    for one, said, other, also_said in pairs:
+        assert similarity(one, other) >= 0.9 and similarity(said, also_said) >= 0.9  # the guard alone tells them apart
+        assert not near(one, said, other, also_said)
 
 
 def test_known_questions() -> None:
