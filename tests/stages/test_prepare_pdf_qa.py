@@ -151,6 +151,14 @@ def test_foreign_names_of_fields(workspace: Path) -> None:
     assert row["key"] == [] and row["answerable"] is True
 
 
+@pytest.mark.parametrize("field", [{"answerable": "false"}, {"answerable": 1}, {"key": "여권"}, {"fact_id": 1.5}])
+def test_no_type_is_guessed(workspace: Path, field: dict[str, Any]) -> None:
+    file = write_rows(workspace / "faq.jsonl", [{"instruction": "언제 쉬나요?", "output": "월요일입니다."} | field])
+    prepare_pdf_qa(settings_for(file), workspace)
+    (reject,) = read_jsonl(OUT / "rejects.jsonl")
+    assert reject["reason"] == "wrong_type" and next(iter(field)) in reject["detail"]
+
+
 def fact_that_is(held_out: bool, stem: str) -> str:
     """A fact_id whose hash puts it into or out of the held-out fifth."""
     return next(name for name in (f"{stem}-{n}" for n in range(100)) if (share_of(name) < 0.2) == held_out)
