@@ -44,8 +44,8 @@ def korean_pdfs(folder: Path) -> list[Path]:
 class Text(html.parser.HTMLParser):
     """The text of an HTML page, and its parts by tag."""
 
-    BLOCKS = {"p", "div", "li", "dt", "dd", "h1", "h2", "h3", "h4", "pre", "td", "th", "tr", "br", "title"}
-    LEFT_OUT = {"script", "style", "title"}
+    BLOCKS = frozenset({"p", "div", "li", "dt", "dd", "h1", "h2", "h3", "h4", "pre", "td", "th", "tr", "br", "title"})
+    LEFT_OUT = frozenset({"script", "style", "title"})
 
     def __init__(self, left_out: set[str]) -> None:
         super().__init__()

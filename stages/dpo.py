@@ -13,7 +13,7 @@ from typing import Any
 from stages.lib.chat import encode_answer
 from stages.lib.entry import run
 from stages.lib.errors import UserError
-from stages.lib.fast_path import score_supervised_positions
+from stages.lib.fast_path import attend_without_mask, score_supervised_positions, skip_adapter_casts
 from stages.lib.hardware import describe, device, resolve_dtype, use_threads
 from stages.lib.lineage import file_sha256, weights_sha256, write_lineage
 from stages.lib.models import load_for_training, load_tokenizer
@@ -25,7 +25,6 @@ from stages.lib.training import (
     keep_adapter_in_float32,
     lora_config,
     make_plan,
-    quiet_libraries,
     save_adapter,
     trainer_arguments,
     write_log,
@@ -46,14 +45,15 @@ LOG_COLUMNS = {
 
 
 def dpo(section: Dpo, root: Path) -> dict[str, Any]:
-    quiet_libraries()
     threads = use_threads(section.threads)
     dtype = resolve_dtype(section.dtype)
     tokenizer = load_tokenizer(BASE)
     model = load_for_training(BASE, section.quantization, dtype)
     train = PREFERENCES / "train.jsonl"
     pairs, dropped = training_pairs(train, tokenizer, section.max_length)
-    longest = max(len(pair["prompt_ids"]) + len(pair[side]) for pair in pairs for side in ("chosen_ids", "rejected_ids"))
+    longest = max(
+        len(pair["prompt_ids"]) + len(pair[side]) for pair in pairs for side in ("chosen_ids", "rejected_ids")
+    )
     plan = make_plan(section, longest=2 * longest)  # a pair is two rows
     with TemporaryDirectory() as scratch:
         trainer = make_trainer(section, plan, dtype, model, tokenizer, pairs, Path(scratch))
@@ -62,13 +62,16 @@ def dpo(section: Dpo, root: Path) -> dict[str, Any]:
         out.mkdir()
         save_adapter(trainer.model, out)
         copy_tokenizer(BASE, out)
-        write_lineage(out, {
-            "kind": "adapter",
-            "base_weights_sha256": weights_sha256(BASE),
-            "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
-            "data": {"preferences/train.jsonl": file_sha256(train)},
-            "rows": {"kept": len(pairs), "dropped": dropped},
-        })  # fmt: skip
+        write_lineage(
+            out,
+            {
+                "kind": "adapter",
+                "base_weights_sha256": weights_sha256(BASE),
+                "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
+                "data": {"preferences/train.jsonl": file_sha256(train)},
+                "rows": {"kept": len(pairs), "dropped": dropped},
+            },
+        )
     with published(root / LOG) as path:
         write_log(trainer.state.log_history, path, LOG_COLUMNS)
     return {**describe(), "threads": threads, "dtype": str(dtype), "plan": asdict(plan), "rows": len(pairs)}
@@ -104,6 +107,9 @@ def make_trainer(
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
+    on_cpu = device() == "cpu"
+    if on_cpu:
+        attend_without_mask(model)
     arguments = DPOConfig(
         **trainer_arguments(section, plan, dtype, scratch),
         max_length=None,  # no pair is too long
@@ -118,8 +124,9 @@ def make_trainer(
         peft_config=lora_config(section),
     )
     keep_adapter_in_float32(trainer.model)
-    if device() == "cpu":
+    if on_cpu:
         score_supervised_positions(trainer.model)
+        skip_adapter_casts(trainer.model)
     return trainer
 
 

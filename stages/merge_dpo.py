@@ -18,7 +18,7 @@ OUT = Path("models/dpo-merged")
 
 
 def merge_dpo(section: Merge, root: Path) -> dict[str, Any]:
-    return merge_adapter(BASE, ADAPTER, root / OUT)
+    return merge_adapter(section, BASE, ADAPTER, root / OUT)
 
 
 if __name__ == "__main__":

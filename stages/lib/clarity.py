@@ -63,9 +63,9 @@ def unclear(question: str, answer: str, answerable: bool) -> tuple[str, str]:
         return "question_too_short", f"{question!r} has {len(letters(question))} letters, needed 4"
     if found := DANGLING.match(question):
         return "dangling_reference", f"{found.group().strip()!r} refers to nothing in the question"
-    if SCRIPTS["Hangul"].search(question) and "?" not in question and "？" not in question:
-        if not PREDICATE.search(question.rstrip(" .!~…")):
-            return "no_predicate", f"{question[-20:]!r} ends in no verb and no question mark"
+    asks = "?" in question or "？" in question or PREDICATE.search(question.rstrip(" .!~…"))
+    if SCRIPTS["Hangul"].search(question) and not asks:
+        return "no_predicate", f"{question[-20:]!r} ends in no verb and no question mark"
     if letters(question) == letters(answer):
         return "answer_repeats_question", "the answer is the question"
     if answerable and (found := REFUSAL.search(answer)) and len(answer) < 120:

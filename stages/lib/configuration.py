@@ -103,7 +103,9 @@ def typed_sections(config: DictConfig, only: str = "") -> dict[str, Any]:
     """
     names = [only] if only else SECTIONS
     missing = [key for key in sorted(OmegaConf.missing_keys(config)) if key.split(".")[0] in names]
-    problems = [f"{key}: no value; needed one from params.yaml, a group in {CONF}/ or the command line" for key in missing]
+    problems = [
+        f"{key}: no value; needed one from params.yaml, a group in {CONF}/ or the command line" for key in missing
+    ]
     sections = {}
     for name in names:
         if any(key.split(".")[0] == name for key in missing):
@@ -117,7 +119,7 @@ def typed_sections(config: DictConfig, only: str = "") -> dict[str, Any]:
             problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
-    return sections  # type: ignore[return-value]
+    return sections
 
 
 def overridden(config: DictConfig, choices: dict[str, str], knobs: dict[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ def use_threads(threads: int) -> int:
 
 
 def device() -> str:
-    """"cuda" where a GPU is visible, else "cpu"."""
+    """ "cuda" where a GPU is visible, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -28,7 +28,9 @@ def weights_sha256(directory: Path) -> str:
     """
     files = sorted(directory.glob("*.safetensors"))
     if not files:
-        raise UserError(f"{directory}: found no *.safetensors; needed a model. Run `dvc repro` for the stage that makes it")
+        raise UserError(
+            f"{directory}: found no *.safetensors; needed a model. Run `dvc repro` for the stage that makes it"
+        )
     digest = hashlib.sha256()
     for path in [directory / "config.json", *files]:
         if path.is_file():
@@ -45,7 +47,9 @@ def read_lineage(directory: Path) -> dict[str, Any]:
     """Read lineage.json. Raises UserError if it is missing: nobody knows then what the directory holds."""
     path = directory / FILE
     if not path.is_file():
-        raise UserError(f"{path}: no such file; needed the record of what made {directory}. Rebuild it with `dvc repro`")
+        raise UserError(
+            f"{path}: no such file; needed the record of what made {directory}. Rebuild it with `dvc repro`"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -57,5 +61,7 @@ def refuse_foreign_base(adapter: Path, base: Path) -> None:
     trained_on = read_lineage(adapter)["base_weights_sha256"]
     found = weights_sha256(base)
     if trained_on != found:
-        raise UserError(f"{adapter} was trained on weights {trained_on[:12]}, but {base} holds {found[:12]}. "
-                        f"Merging would give a ruined model; rebuild {adapter} on this base with `dvc repro`")  # fmt: skip
+        raise UserError(
+            f"{adapter} was trained on weights {trained_on[:12]}, but {base} holds {found[:12]}. "
+            f"Merging would give a ruined model; rebuild {adapter} on this base with `dvc repro`"
+        )

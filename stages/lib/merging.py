@@ -7,10 +7,11 @@ from stages.lib.hardware import describe
 from stages.lib.lineage import file_sha256, read_lineage, refuse_foreign_base, weights_sha256, write_lineage
 from stages.lib.models import load_16bit
 from stages.lib.publish import published
+from stages.lib.schema import Merge
 from stages.lib.training import copy_tokenizer
 
 
-def merge_adapter(base: Path, adapter: Path, target: Path) -> dict[str, Any]:
+def merge_adapter(section: Merge, base: Path, adapter: Path, target: Path) -> dict[str, Any]:
     """Write `target`: `base` with `adapter` added, as a 16-bit model directory of its own.
 
     The adapter goes into the original weights, not into quantised ones: a delta added to 4-bit weights rounds back to
@@ -21,20 +22,24 @@ def merge_adapter(base: Path, adapter: Path, target: Path) -> dict[str, Any]:
 
     refuse_foreign_base(adapter, base)
     lineage = read_lineage(adapter)
+    dtype = getattr(torch, section.dtype.value)
     if lineage["kind"] == "full":
-        merged = load_16bit(adapter, torch.bfloat16)
+        merged = load_16bit(adapter, dtype)
     else:
-        model = load_16bit(base, torch.bfloat16)
+        model = load_16bit(base, dtype)
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     with published(target) as out:
         out.mkdir()
         merged.save_pretrained(out)
         copy_tokenizer(base, out)
-        write_lineage(out, {
-            "kind": "merged",
-            "base_weights_sha256": lineage["base_weights_sha256"],
-            "adapter_sha256": {path.name: file_sha256(path) for path in sorted(adapter.glob("*.safetensors"))},
-            "weights_sha256": weights_sha256(out),
-            "chat_template_sha256": file_sha256(out / "chat_template.jinja"),
-        })  # fmt: skip
+        write_lineage(
+            out,
+            {
+                "kind": "merged",
+                "base_weights_sha256": lineage["base_weights_sha256"],
+                "adapter_sha256": {path.name: file_sha256(path) for path in sorted(adapter.glob("*.safetensors"))},
+                "weights_sha256": weights_sha256(out),
+                "chat_template_sha256": file_sha256(out / "chat_template.jinja"),
+            },
+        )
     return describe()

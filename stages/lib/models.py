@@ -1,10 +1,25 @@
 """Loading models from model directories, the same way wherever it is done."""
 
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
 from stages.lib.hardware import device
 from stages.lib.schema import Quantization
+
+
+def quiet_libraries() -> None:
+    """Silence what is known and harmless, so that what is printed is worth reading.
+
+    bitsandbytes looks for a CPU kernel from the hub when it is imported; trl 1.16 uses a name that transformers 5.23
+    is about to drop; loading weights needs no progress bar of its own.
+    """
+    import transformers
+
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
+    transformers.utils.logging.disable_progress_bar()
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -18,7 +33,9 @@ def load_16bit(directory: Path, dtype: Any) -> Any:
     """A model for inference or merging, on the GPU where there is one."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True, use_safetensors=True)
+    quiet_libraries()
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, **options)
     return model.to(device()).eval()
 
 
@@ -26,6 +43,7 @@ def load_for_training(directory: Path, quantization: Quantization, dtype: Any) -
     """A model whose frozen weights are quantised as asked, computing in `dtype`."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    quiet_libraries()
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     if quantization is Quantization.nf4:
         options["quantization_config"] = BitsAndBytesConfig(

@@ -44,7 +44,7 @@ def text_questions(text: str) -> Iterator[Pair]:
         question = asks(line)
         if not question:
             continue
-        taken = []
+        taken: list[str] = []
         for below in range(number + 1, min(number + 1 + LONGEST_ANSWER, len(lines))):
             said = ANSWERED.match(lines[below])
             if not lines[below].strip() or asks(lines[below]) or (not said and HEADING.match(lines[below])):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stages.lib import pdf_child
 from stages.lib.errors import UserError
 from stages.lib.schema import PdfLimits
 
@@ -46,7 +47,7 @@ class Page:
 def read_pdf(path: Path, limits: PdfLimits) -> list[Page]:
     """All pages of a PDF. Raises PdfRefused with its reason."""
     refuse_at_a_glance(path, limits)
-    command = [sys.executable, "-m", "stages.lib.pdf_child", str(path.resolve())]
+    command = [sys.executable, "-m", pdf_child.__name__, str(path.resolve())]
     numbers = [str(limits.memory_mib), str(limits.seconds), str(limits.pages)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:

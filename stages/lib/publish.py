@@ -27,8 +27,10 @@ def published(target: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None:  # such as a parser's own subclass of OSError
             raise
-        raise UserError(f"{target}: can't be written: {error.strerror}. Free space or mend its permissions, "
-                        "then run again; nothing was published") from error  # fmt: skip
+        raise UserError(
+            f"{target}: can't be written: {error.strerror}. Free space or mend its permissions, "
+            "then run again; nothing was published"
+        ) from error
     finally:
         remove(sibling)
 

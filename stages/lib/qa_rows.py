@@ -117,5 +117,5 @@ def typed(line: Line, question_field: str, answer_field: str) -> Fields | str:
         })  # fmt: skip
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = {"instruction": question_field, "output": answer_field}.get(str(first["loc"][0]), first["loc"][0])
+        name = {"instruction": question_field, "output": answer_field}.get(str(first["loc"][0]), str(first["loc"][0]))
         return f"wrong_type: {name!r} is a {type(first['input']).__name__}: {first['msg']}"

@@ -29,7 +29,9 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 record = json.loads(line.decode("utf-8-sig"))
             except UnicodeDecodeError as error:
-                raise UserError(f"{path}:{number}: found bytes that are not UTF-8 ({error.reason}); save it as UTF-8") from None
+                raise UserError(
+                    f"{path}:{number}: found bytes that are not UTF-8 ({error.reason}); save it as UTF-8"
+                ) from None
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}:{number}:{error.colno}: found no JSON: {error.msg}") from None
             if not isinstance(record, dict):

@@ -72,10 +72,10 @@ def file_rows(rows: Rows) -> Iterator[Line | Rejected]:
 def hub_rows(rows: Rows) -> Iterator[Line]:
     """Rows of a split of a hub data set, of which only that split's files are downloaded, or only their beginning."""
     if rows.shuffle_seed < 0 and rows.take:
-        indices = range(rows.skip, rows.skip + rows.take)
-        found: Any = first_rows(rows.id, rows.revision, rows.split, indices.stop)[rows.skip :]
+        indices = np.arange(rows.skip, rows.skip + rows.take)
+        found: Any = first_rows(rows.id, rows.revision, rows.split, rows.skip + rows.take)[rows.skip :]
         if len(found) < rows.take:
-            raise UserError(f"{rows.id}: found {rows.skip + len(found)} rows, needed {indices.stop} "
+            raise UserError(f"{rows.id}: found {rows.skip + len(found)} rows, needed {rows.skip + rows.take} "
                             f"(skip {rows.skip}, take {rows.take})")  # fmt: skip
     else:
         dataset = whole_split(rows.id, rows.revision, rows.split)

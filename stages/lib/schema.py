@@ -91,10 +91,6 @@ class PersonalData(Enum):
     drop = "drop"
 
 
-class MergeBase(Enum):
-    original = "original"
-
-
 def require(condition: bool, key: str, found: object, needed: str) -> None:
     """Raise UserError naming the full key unless `condition` holds."""
     if not condition:
@@ -126,8 +122,12 @@ class PrepareBase:
         }[self.source]
         for name in needs:
             require(bool(getattr(self, name)), f"prepare_base.{name}", "", f"a value for source={self.source.value}")
-        require(self.pad_token not in self.stop_tokens, "prepare_base.pad_token", self.pad_token,
-                "a token that is no stop token: a model whose stop token is masked as padding never stops")  # fmt: skip
+        require(
+            self.pad_token not in self.stop_tokens,
+            "prepare_base.pad_token",
+            self.pad_token,
+            "a token that is no stop token: a model whose stop token is masked as padding never stops",
+        )
         require(bool(self.stop_tokens), "prepare_base.stop_tokens", [], "at least one token")
 
 
@@ -188,8 +188,10 @@ class Generate:
         if self.backend is not Backend.rules:
             require(bool(self.model), "prepare_pdf_qa.generate.model", "", f"a value for backend={self.backend.value}")
         if self.backend is Backend.openai:
-            require(self.endpoint.startswith("http"), "prepare_pdf_qa.generate.endpoint", self.endpoint, "an http(s) address")
-        require(self.chunk_characters >= 200, "prepare_pdf_qa.generate.chunk_characters", self.chunk_characters, "200 or more")
+            key = "prepare_pdf_qa.generate.endpoint"
+            require(self.endpoint.startswith("http"), key, self.endpoint, "an http(s) address")
+        key = "prepare_pdf_qa.generate.chunk_characters"
+        require(self.chunk_characters >= 200, key, self.chunk_characters, "200 or more")
 
 
 @dataclass
@@ -271,11 +273,12 @@ class Training:
     batch_size: int = MISSING  # rows per optimizer step, whatever the hardware
     max_length: int = MISSING  # tokens
     optim: str = MISSING
+    adam_beta2: float = 0.999
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     logging_steps: int = 10
     seed: int = MISSING
-    micro_batch_size: int = 0  # rows per forward pass; 0: decided from the hardware found
+    micro_batch_size: int = 0  # at most so many rows per forward pass; 0: decided from the hardware found
     gradient_checkpointing: Checkpointing = Checkpointing.auto
     threads: int = 0  # CPU threads; 0: all that this process may use
 
@@ -288,13 +291,19 @@ class Training:
         require(0 <= self.lora.lora_dropout < 1, f"{section}.lora.lora_dropout", self.lora.lora_dropout, "0 <= p < 1")
         require(bool(self.lora.target_modules), f"{section}.lora.target_modules", [], "at least one module name")
         require(self.warmup_steps >= 0, f"{section}.warmup_steps", self.warmup_steps, "0 or more")
-        require(self.num_train_epochs > 0 or self.max_steps > 0, f"{section}.num_train_epochs", self.num_train_epochs,
-                f"more than 0, or {section}.max_steps")  # fmt: skip
+        require(
+            self.num_train_epochs > 0 or self.max_steps > 0,
+            f"{section}.num_train_epochs",
+            self.num_train_epochs,
+            f"more than 0, or {section}.max_steps",
+        )
         require(self.micro_batch_size >= 0, f"{section}.micro_batch_size", self.micro_batch_size, "0 (auto) or more")
-        require(not self.micro_batch_size or self.batch_size % self.micro_batch_size == 0, f"{section}.micro_batch_size",
-                self.micro_batch_size, f"a divisor of {section}.batch_size={self.batch_size}")  # fmt: skip
-        require(self.method is Method.lora or self.quantization is Quantization.none, f"{section}.quantization",
-                self.quantization.value, f"none, since {section}.method=full trains the weights themselves")  # fmt: skip
+        require(
+            self.method is Method.lora or self.quantization is Quantization.none,
+            f"{section}.quantization",
+            self.quantization.value,
+            f"none, since {section}.method=full trains the weights themselves",
+        )
 
 
 @dataclass
@@ -315,8 +324,12 @@ class Sft(Training):
         self.check("sft")
         shares = (self.mix.ultrachat, self.mix.pdf_qa)
         require(min(shares) >= 0 and sum(shares) > 0, "sft.mix", shares, "0 or more each, and not both 0")
-        require(self.overlong is Overlong.cut_turns or self.loss_on is LossOn.all, "sft.overlong", self.overlong.value,
-                "cut_turns, since a cut answer without its stop token teaches sft.loss_on=assistant not to stop")  # fmt: skip
+        require(
+            self.overlong is Overlong.cut_turns or self.loss_on is LossOn.all,
+            "sft.overlong",
+            self.overlong.value,
+            "cut_turns, since a cut answer without its stop token teaches sft.loss_on=assistant not to stop",
+        )
 
 
 @dataclass
@@ -327,12 +340,20 @@ class Dpo(Training):
     def __post_init__(self) -> None:
         self.check("dpo")
         require(self.beta > 0, "dpo.beta", self.beta, "more than 0")
-        require(self.method is Method.lora, "dpo.method", self.method.value, "lora, whose reference is the model with the adapter off")  # fmt: skip
+        require(
+            self.method is Method.lora,
+            "dpo.method",
+            self.method.value,
+            "lora: its reference is the model with the adapter off",
+        )
 
 
 @dataclass
 class Merge:
-    base: MergeBase = MergeBase.original  # the 16-bit weights the adapter is added to
+    dtype: Dtype = Dtype.bfloat16  # of the merged weights
+
+    def __post_init__(self) -> None:
+        require(self.dtype in (Dtype.bfloat16, Dtype.float16), "merge.dtype", self.dtype.value, "bfloat16 or float16")
 
 
 @dataclass
@@ -355,7 +376,7 @@ class Config:
     prepare_pdf_qa: PreparePdfQa = MISSING
     prepare_preferences: PreparePreferences = MISSING
     sft: Sft = MISSING
-    merge: Merge = field(default_factory=Merge)
+    merge: Merge = MISSING
     dpo: Dpo = MISSING
-    merge_dpo: Merge = field(default_factory=Merge)
+    merge_dpo: Merge = MISSING
     evaluate: Evaluate = MISSING

@@ -1,7 +1,6 @@
 """What SFT and DPO share around trl's trainers: arguments, plan, adapter, log."""
 
 import csv
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +33,9 @@ def make_plan(section: Training, longest: int) -> Plan:
     `longest` is the longest row in tokens. Micro-batch times accumulation is always the batch size.
     """
     on_cpu = device() == "cpu"
-    micro = section.micro_batch_size
-    if not micro:
-        budget = CPU_MICRO_BATCH_TOKENS if on_cpu else GPU_MICRO_BATCH_TOKENS
-        divisors = [n for n in range(1, section.batch_size + 1) if section.batch_size % n == 0]
-        micro = max(n for n in divisors if n == 1 or n * longest <= budget)
+    budget = CPU_MICRO_BATCH_TOKENS if on_cpu else GPU_MICRO_BATCH_TOKENS
+    most = section.micro_batch_size or max(1, budget // longest)
+    micro = max(rows for rows in range(1, section.batch_size + 1) if section.batch_size % rows == 0 and rows <= most)
     checkpointing = section.gradient_checkpointing is Checkpointing.always
     # Paging is a GPU affair; on a CPU bitsandbytes runs its plain AdamW instead, slower than torch's.
     optim = "adamw_torch" if on_cpu and section.optim == "paged_adamw_32bit" else section.optim
@@ -60,6 +57,7 @@ def trainer_arguments(section: Training, plan: Plan, dtype: Any, scratch: Path) 
         "warmup_steps": section.warmup_steps,
         "num_train_epochs": section.num_train_epochs,
         "max_steps": section.max_steps,
+        "adam_beta2": section.adam_beta2,
         "weight_decay": section.weight_decay,
         "max_grad_norm": section.max_grad_norm,
         "logging_steps": section.logging_steps,
@@ -87,11 +85,6 @@ def lora_config(section: Training) -> Any:
     )
 
 
-def quiet_libraries() -> None:
-    """Silence what is known and harmless: bitsandbytes looks for a CPU kernel from the hub when it is imported."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
-
 def keep_adapter_in_float32(model: Any) -> None:
     """Undo trl's cast of the adapters of quantised models to bfloat16, where small updates would round to nothing."""
     import torch
@@ -112,7 +105,13 @@ def save_adapter(model: Any, out: Path) -> None:
 
 def copy_tokenizer(base: Path, out: Path) -> None:
     """Copy the tokenizer and chat template of `base`: what trains, merges and talks reads the same files."""
-    for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "chat_template.jinja"):
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+    ):
         if (base / name).is_file():
             shutil.copyfile(base / name, out / name)
 

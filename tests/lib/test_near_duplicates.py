@@ -4,7 +4,25 @@ import random
 
 from stages.lib.near_duplicates import KnownQuestions, NearDuplicates, near, similarity
 
-WORDS = "도서관 수영장 보건소 시민청 접수 마감 이용 시간 요금 신청 서류 담당 위치 전화 예약 취소 환불".split()
+WORDS = [
+    "도서관",
+    "수영장",
+    "보건소",
+    "시민청",
+    "접수",
+    "마감",
+    "이용",
+    "시간",
+    "요금",
+    "신청",
+    "서류",
+    "담당",
+    "위치",
+    "전화",
+    "예약",
+    "취소",
+    "환불",
+]
 
 
 def questions(count: int, seed: int) -> list[str]:

@@ -25,7 +25,7 @@ from tests.hub_server import COMMIT, Hub, serving
 
 pytestmark = pytest.mark.slow  # each test starts Python with datasets, two to three seconds
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 ULTRACHAT, ORCA = "HuggingFaceH4/ultrachat_200k", "argilla/distilabel-intel-orca-dpo-pairs"
 TRAIN = "data/train_sft-00000-of-00001-a3ecf92756993583.parquet"
 TEST = "data/test_sft-00000-of-00001-f7dfac4afe5b93f4.parquet"
@@ -108,7 +108,7 @@ def run_stage(
     )
     env = os.environ | {
         "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(workspace / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": str(REPOSITORY), "HF_TOKEN": "",
+        "PYTHONPATH": str(REPOSITORY), "HF_TOKEN": "", "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0",
     } | environment  # fmt: skip
     return subprocess.run([sys.executable, "-c", code], cwd=workspace, env=env, capture_output=True, text=True)
 

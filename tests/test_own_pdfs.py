@@ -18,7 +18,7 @@ from tests.byte_tokenizer import write_byte_tokenizer
 from tests.chat_server import ChatModel, chatting
 from tests.pdf_files import encrypted, pdf, text_page, write_faq
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 OWN = Path("data/raw/pdf_qa/own")
 OUT = Path("data/prepared/pdf_qa")
 
@@ -133,9 +133,9 @@ def test_a_response_that_is_no_json_is_counted(workspace: Path) -> None:
 @pytest.mark.parametrize(("failures", "message"), [([401], "answered 401"), ([500] * 3, "answered 500")])
 def test_an_endpoint_that_refuses_is_named(workspace: Path, failures: list[int], message: str) -> None:
     write_faq(OWN / "guide.pdf", pages=1)
-    with chatting(ChatModel(as_a_model, failures=failures)) as model:
-        with pytest.raises(UserError, match=rf"{model.endpoint}/chat/completions: {message}.*OPENAI_API_KEY"):
-            prepare_pdf_qa(section(generate=endpoint(model)), workspace)
+    asked = rf"/v1/chat/completions: {message}.*OPENAI_API_KEY"
+    with chatting(ChatModel(as_a_model, failures=failures)) as model, pytest.raises(UserError, match=asked):
+        prepare_pdf_qa(section(generate=endpoint(model)), workspace)
 
 
 def test_an_endpoint_that_isnt_there_is_named(workspace: Path) -> None:

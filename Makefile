@@ -1,0 +1,34 @@
+# make repro: the whole chain, with its scores. make test: the tests. Both set up .venv first if they must.
+PYTHON ?= python3.11
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+READY := $(VENV)/.ready
+
+help:  ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(READY)  ## .venv with the pinned packages
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+repro: $(READY)  ## run what is out of date of the chain and show the scores
+	dvc repro
+	python -m tools.scores
+
+scores: $(READY)  ## show the scores of the last run
+	python -m tools.scores
+
+test: $(READY)  ## lint, types, all tests
+	ruff check .
+	ruff format --check .
+	mypy
+	python -m pytest -n 2 --dist loadgroup
+
+quick-test: $(READY)  ## the tests that take seconds
+	python -m pytest -m 'not slow'
+
+.PHONY: help setup repro scores test quick-test
+.DEFAULT_GOAL := help

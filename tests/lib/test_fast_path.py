@@ -1,0 +1,59 @@
+"""Every fast path gives the loss and gradients of the plain path."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from stages.lib.fast_path import attend_without_mask, score_supervised_positions
+
+
+@pytest.fixture
+def model(tiny_base):
+    return AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+
+
+def gradients(model):
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def test_supervised_positions_score_as_trl_does(model):
+    from trl.trainer.utils import add_fused_lm_head
+
+    torch.manual_seed(0)
+    ids = torch.randint(3, 600, (2, 12))
+    labels = ids.masked_fill(torch.rand(2, 12) < 0.5, -100)
+    add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
+    plain = model(input_ids=ids, labels=labels, fused_lm_head=True)
+    plain.log_probs.sum().backward()
+    plain_gradients = gradients(model)
+    model.zero_grad()
+    score_supervised_positions(model)
+    fast = model(input_ids=ids, labels=labels, fused_lm_head=True)
+    fast.log_probs.sum().backward()
+    for name in ("loss", "log_probs", "entropy", "mean_logits"):
+        torch.testing.assert_close(getattr(fast, name), getattr(plain, name), msg=name)
+    assert torch.equal(fast.is_top1, plain.is_top1)
+    assert torch.equal(fast.label_mask, plain.label_mask)
+    torch.testing.assert_close(gradients(model), plain_gradients)
+
+
+def test_rows_laid_end_to_end_see_only_themselves(model):
+    rows = [torch.randint(3, 600, (1, length)) for length in (5, 1, 9)]
+    apart = torch.cat([model(row).logits for row in rows], dim=1)
+    attend_without_mask(model)
+    positions = torch.cat([torch.arange(row.shape[1]) for row in rows])[None]
+    borders = torch.tensor([0, 5, 6, 15], dtype=torch.int32)
+    together = model(torch.cat(rows, dim=1), position_ids=positions, use_cache=False, cu_seq_lens_q=borders).logits
+    torch.testing.assert_close(together, apart)
+    mixed = model(torch.cat(rows, dim=1), position_ids=positions, use_cache=False).logits
+    assert (mixed - apart).abs().max() > 1e-3  # without borders they do see each other: the test can fail
+
+
+def test_right_padding_needs_no_mask(model):
+    ids = torch.randint(3, 600, (2, 8))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    masked = model(ids, attention_mask=mask, use_cache=False).logits
+    attend_without_mask(model)
+    unmasked = model(ids, attention_mask=mask, use_cache=False).logits
+    torch.testing.assert_close(unmasked[mask.bool()], masked[mask.bool()])

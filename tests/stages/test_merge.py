@@ -1,0 +1,74 @@
+"""Merging: the merged model says what base and adapter say together, and a foreign base is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import tiny_training
+from peft import PeftModel
+
+from stages.lib.errors import UserError
+from stages.lib.models import load_16bit
+from stages.lib.schema import Merge, Method, Quantization, Sft
+from stages.merge import ADAPTER, BASE, OUT, merge
+from stages.sft import sft
+
+
+def test_merged_equals_base_with_adapter(place):
+    sft(Sft(**tiny_training()), place)
+    merge(Merge(), place)
+    assert sorted(path.name for path in (place / OUT).iterdir()) == [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "lineage.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    ids = torch.arange(3, 60)[None]
+    adapted = PeftModel.from_pretrained(load_16bit(BASE, torch.float32), ADAPTER)
+    with torch.inference_mode():
+        wanted = adapted(ids).logits
+        got = load_16bit(place / OUT, torch.float32)(ids).logits
+        base = load_16bit(BASE, torch.float32)(ids).logits
+    assert (got - wanted).abs().max() < 0.02  # bfloat16 rounding of the merged weights
+    assert (base - wanted).abs().max() > 0.1  # the adapter does something: the test can fail
+
+
+def test_refuses_a_foreign_base(place):
+    sft(Sft(**tiny_training(max_steps=1)), place)
+    (place / "models/base").unlink()
+    shutil.copytree(place.joinpath("data").resolve().parent / "models/base", place / "models/base")
+    model = load_16bit(BASE, torch.bfloat16)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight += 0.01
+    model.save_pretrained(place / "models/base")
+    with pytest.raises(UserError, match="models/sft was trained on weights"):
+        merge(Merge(), place)
+    assert not (place / OUT).exists()
+
+
+def test_does_not_believe_the_adapters_own_word(place):
+    """base_model_name_or_path edited by hand, as the notebook does, changes nothing."""
+    sft(Sft(**tiny_training(max_steps=1)), place)
+    config_file = place / ADAPTER / "adapter_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config_file.write_text(json.dumps({**config, "base_model_name_or_path": "someone/else"}), encoding="utf-8")
+    merge(Merge(), place)
+    assert (place / OUT / "model.safetensors").is_file()
+
+
+def test_refuses_an_adapter_of_unknown_origin(place):
+    sft(Sft(**tiny_training(max_steps=1)), place)
+    (place / ADAPTER / "lineage.json").unlink()
+    with pytest.raises(UserError, match=r"lineage\.json: no such file"):
+        merge(Merge(), place)
+
+
+def test_a_fully_tuned_model_is_taken_as_it_is(place):
+    options = {"method": Method.full, "quantization": Quantization.none, "max_steps": 1, "learning_rate": 1e-3}
+    sft(Sft(**tiny_training(**options)), place)
+    merge(Merge(), place)
+    assert load_16bit(place / OUT, torch.bfloat16).dtype is torch.bfloat16

@@ -1,0 +1,101 @@
+"""SFT on the tiny model: the files it writes, what it learns from, what it counts."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from conftest import tiny_training
+
+from stages.lib.errors import UserError
+from stages.lib.models import load_tokenizer
+from stages.lib.schema import Dtype, LossOn, Method, Mix, Overlong, Quantization, Sft
+from stages.sft import BASE, OUT, sft, training_rows
+
+
+def section(**changes):
+    return Sft(**tiny_training(**changes))
+
+
+def test_writes_exactly_these_files_and_learns(place):
+    facts = sft(section(), place)
+    assert sorted(path.name for path in (place / OUT).iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "lineage.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    with (place / "metrics/sft_log.csv").open(encoding="utf-8") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+    assert facts["plan"]["micro_batch_size"] * facts["plan"]["gradient_accumulation_steps"] == 4
+
+
+def test_same_inputs_same_bytes_and_no_local_path_in_them(place):
+    sft(section(), place / "a")
+    sft(section(), place / "b")
+    for name in ("adapter_model.safetensors", "adapter_config.json", "lineage.json"):
+        first = (place / "a" / OUT / name).read_bytes()
+        assert first == (place / "b" / OUT / name).read_bytes(), name
+        assert str(place).encode() not in first
+    config = json.loads((place / "a" / OUT / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == "models/base"
+    assert config["target_modules"] == sorted(config["target_modules"])
+
+
+@pytest.mark.parametrize("quantization", [Quantization.int8, Quantization.none])
+def test_other_precisions_train(place, quantization):
+    sft(section(quantization=quantization, max_steps=1), place)
+    assert (place / OUT / "adapter_model.safetensors").is_file()
+
+
+def test_full_fine_tuning_saves_a_whole_model(place):
+    sft(section(method=Method.full, quantization=Quantization.none, learning_rate=1e-3, max_steps=1), place)
+    assert (place / OUT / "model.safetensors").is_file()
+    assert json.loads((place / OUT / "lineage.json").read_text(encoding="utf-8"))["kind"] == "full"
+
+
+def test_effective_batch_does_not_depend_on_the_micro_batch(place):
+    """Same loss curve whether a step is one forward pass or four (float32, so that rounding can't hide a fault)."""
+    curves = []
+    for micro in (4, 1):
+        root = place / str(micro)
+        options = {"quantization": Quantization.none, "dtype": Dtype.float32, "max_steps": 3}
+        sft(section(micro_batch_size=micro, **options), root)
+        with (root / "metrics/sft_log.csv").open(encoding="utf-8") as file:
+            curves.append([float(row["loss"]) for row in csv.DictReader(file)])
+    assert curves[0] == pytest.approx(curves[1], abs=2e-4)
+
+
+def test_long_conversations_are_cut_between_turns_and_counted(place):
+    tokenizer = load_tokenizer(BASE)
+    whole, none_cut = training_rows(section(max_length=100_000, mix=Mix(1, 0)), tokenizer)
+    assert none_cut == {"cut_turns": 0, "truncated": 0, "dropped_too_long": 0}
+    rows, counts = training_rows(section(max_length=700, mix=Mix(1, 0)), tokenizer)
+    assert counts["cut_turns"] > 0
+    assert len(rows) + counts["dropped_too_long"] == len(whole)
+    assert all(len(row["input_ids"]) <= 700 for row in rows)
+    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert all([label for label in row["labels"] if label != -100][-1] == stop for row in rows)
+
+
+def test_the_notebooks_way_learns_all_tokens_of_truncated_rows(place):
+    options = {"loss_on": LossOn.all, "overlong": Overlong.truncate, "mix": Mix(1, 0)}
+    rows, counts = training_rows(section(max_length=300, **options), load_tokenizer(BASE))
+    assert counts["truncated"] > 0
+    assert all(row["labels"] == row["input_ids"] for row in rows)
+    assert max(len(row["input_ids"]) for row in rows) == 300
+
+
+def test_no_row_left_is_an_error_that_says_what_to_raise(place):
+    with pytest.raises(UserError, match="sft.max_length=8"):
+        training_rows(section(max_length=8), load_tokenizer(BASE))
+
+
+def test_float16_on_a_cpu_is_refused(place):
+    with pytest.raises(UserError, match="float16 on a CPU"):
+        sft(section(dtype=Dtype.float16), place)
+    assert not Path("models/sft").exists()

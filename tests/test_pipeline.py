@@ -1,0 +1,188 @@
+"""What holds between dvc.yaml, the stages, the configuration and the tests; no torch, seconds."""
+
+import ast
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from stages.lib import schema
+from stages.lib.configuration import GROUPS, SECTIONS, compose_config, typed_sections
+
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+EXEMPT = {"stages/lib/schema.py", "stages/lib/configuration.py"}
+"""Tracked by their values: all that they decide is in params.lock.yaml."""
+
+ORDER = [
+    "config",
+    "prepare-base",
+    "prepare-ultrachat",
+    "prepare-pdf-qa",
+    "prepare-preferences",
+    "sft",
+    "merge",
+    "dpo",
+    "merge-dpo",
+    "evaluate",
+]
+
+
+def module_file(stage: str) -> Path:
+    return ROOT / "stages" / f"{stage.replace('-', '_')}.py"
+
+
+def library_imports(path: Path) -> set[str]:
+    """Library modules that a file imports, anywhere in it and transitively, as paths from the root."""
+    found: set[str] = set()
+    todo = [path]
+    while todo:
+        for node in ast.walk(ast.parse(todo.pop().read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stages."):
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            for name in names:
+                file = f"{name.replace('.', '/')}.py"
+                if name.startswith("stages.") and (ROOT / file).is_file() and file not in found | EXEMPT:
+                    found.add(file)
+                    todo.append(ROOT / file)
+    return found
+
+
+def declared(stage: str, *keys: str) -> set[str]:
+    entries = [entry for key in keys for entry in PIPELINE[stage].get(key, [])]
+    return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
+
+
+def test_stages_stand_in_the_order_they_run():
+    assert list(PIPELINE) == ORDER
+
+
+def test_stage_module_section_and_test_share_a_name():
+    modules = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
+    names = {stage.replace("-", "_") for stage in PIPELINE}
+    assert modules == names
+    assert set(SECTIONS) == names - {"config"}
+    assert {field.name for field in dataclasses.fields(schema.Config)} == {*SECTIONS, "seed"}
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/stages").glob("test_*.py")}
+    assert tests == names
+
+
+@pytest.mark.parametrize("stage", PIPELINE)
+def test_command_and_params_follow_the_name(stage):
+    name = stage.replace("-", "_")
+    assert PIPELINE[stage]["cmd"] == f"python -m stages.{name}"
+    if stage != "config":
+        assert PIPELINE[stage]["params"] == [{"params.lock.yaml": [name]}]
+
+
+@pytest.mark.parametrize("stage", PIPELINE)
+def test_code_deps_are_the_modules_imported(stage):
+    needed = {f"stages/{module_file(stage).name}"} | library_imports(module_file(stage))
+    if stage == "config":
+        needed.add("stages/lib/configuration.py")
+        needed |= {"stages/lib/schema.py"} & declared(stage, "deps")
+        needed |= library_imports(ROOT / "stages/lib/configuration.py")
+    assert {dep for dep in declared(stage, "deps") if dep.startswith("stages/")} == needed
+
+
+@pytest.mark.parametrize("stage", [stage for stage in PIPELINE if stage != "config"])
+def test_path_constants_are_the_deps_and_outs(stage):
+    tree = ast.parse(module_file(stage).read_text(encoding="utf-8"))
+    constants = {
+        ast.literal_eval(node.value.args[0])
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "Path"
+    }
+    code = {dep for dep in declared(stage, "deps") if dep.startswith("stages/")}
+    assert constants == declared(stage, "deps", "outs", "plots", "metrics") - code
+
+
+def test_importing_stages_and_tools_is_cheap():
+    files = [*(ROOT / "stages").glob("*.py"), *(ROOT / "stages/lib").glob("*.py"), *(ROOT / "tools").glob("*.py")]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.stem != "__init__"]
+    code = (
+        f"import sys, {', '.join(modules)}\nprint(sorted({{'torch', 'transformers', 'datasets'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def group_files() -> list[tuple[str, str]]:
+    return [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
+
+
+def test_every_group_has_files():
+    assert {group for group, _ in group_files()} == set(GROUPS)
+
+
+@pytest.mark.parametrize(("group", "choice"), group_files())
+def test_every_conf_file_composes(group, choice, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sections = typed_sections(compose_config({group: choice}, {}))
+    assert set(sections) == set(SECTIONS)
+
+
+def test_no_secret_can_reach_the_lock():
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        assert "oc.env" not in path.read_text(encoding="utf-8"), path
+
+
+def test_every_config_key_is_read():
+    """Each field of the schema is an attribute that some stage or library module looks at."""
+    files = [*(ROOT / "stages").rglob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files if path.name != "schema.py")
+    checks = (ROOT / "stages/lib/schema.py").read_text(encoding="utf-8")
+    types = [value for value in vars(schema).values() if dataclasses.is_dataclass(value) and value is not schema.Config]
+    unread = {
+        f"{kind.__name__}.{field.name}"
+        for kind in types
+        for field in dataclasses.fields(kind)
+        if not re.search(rf"\.{field.name}\b", code) and not re.search(rf"self\.{field.name}\b", checks)
+    }
+    assert unread == set()
+
+
+def test_the_notebook_and_the_guide_are_one_choice_away(monkeypatch):
+    """Their exact values (recipe.md), and no knob of params.yaml outlives a change of recipe."""
+    monkeypatch.chdir(ROOT)
+    notebook = typed_sections(
+        compose_config({"model": "tinyllama-1.1b", "data": "notebook", "recipe": "notebook"}, {}),
+    )
+    sft, dpo = notebook["sft"], notebook["dpo"]
+    modules = {"k_proj", "gate_proj", "v_proj", "up_proj", "q_proj", "o_proj", "down_proj"}
+    for section in (sft, dpo):
+        assert (section["lora"]["r"], section["lora"]["lora_alpha"], section["lora"]["lora_dropout"]) == (64, 128, 0.1)
+        assert section["lora"]["bias"] == "none"
+        assert set(section["lora"]["target_modules"]) == modules
+        assert (section["quantization"], section["dtype"], section["optim"]) == ("nf4", "float16", "paged_adamw_32bit")
+        assert (section["batch_size"], section["max_length"], section["lr_scheduler_type"]) == (2 * 4, 512, "cosine")
+        assert section["logging_steps"] == 10
+    assert (sft["learning_rate"], sft["num_train_epochs"], sft["loss_on"]) == (2e-4, 1, "all")
+    assert (dpo["learning_rate"], dpo["max_steps"], dpo["warmup_steps"], dpo["beta"]) == (1e-5, 200, 0.1, 0.1)
+    train = notebook["prepare_ultrachat"]["train"]
+    assert (train["split"], train["shuffle_seed"], train["take"]) == ("test_sft", 42, 3000)
+    assert notebook["prepare_ultrachat"]["evaluation"]["skip"] == 3000
+    assert notebook["prepare_preferences"]["min_chosen_score"] == 8
+
+    guide = typed_sections(compose_config({"model": "llama3-open-ko-8b", "recipe": "guide"}, {}))
+    assert guide["prepare_base"]["id"] == "beomi/Llama-3-Open-Ko-8B-Instruct-preview"
+    assert guide["sft"]["max_length"] == 4096
+    assert (guide["sft"]["lora"]["r"], guide["sft"]["lora"]["lora_alpha"]) == (16, 32)
+    assert (guide["sft"]["learning_rate"], guide["sft"]["dtype"]) == (2e-4, "auto")
+    assert guide["sft"]["mix"] == {"ultrachat": 0, "pdf_qa": 1}
+
+
+def test_shipped_params_leave_every_knob_to_the_recipe(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    from stages.lib.configuration import read_params
+
+    _, knobs = read_params()
+    assert knobs == {}

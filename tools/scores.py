@@ -1,0 +1,49 @@
+"""Print the last evaluation and what each stage cost.
+
+Reads   metrics/eval_detail.json, metrics/runs/*.json
+Run     python -m tools.scores
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from stages.lib.report import SHOWN, figure
+
+DETAIL = Path("metrics/eval_detail.json")
+RUNS = Path("metrics/runs")
+STAGES = ["prepare_base", "prepare_ultrachat", "prepare_pdf_qa", "prepare_preferences"]
+STAGES += ["sft", "merge", "dpo", "merge_dpo", "evaluate"]
+
+
+def scores_text(detail: dict) -> str:
+    """The figures of each model with 95 % intervals, and the demo question before and after."""
+    models = list(detail["models"])
+    lines = [f"{'':30}" + "".join(f"{model:>24}" for model in models)]
+    for split, name in SHOWN:
+        cells = [detail["models"][model].get(split, {}).get(name) for model in models]
+        if any(cells):
+            lines.append(f"{split + ' ' + name:30}" + "".join(f"{figure(cell):>24}" for cell in cells))
+    lines += ["", detail["demo"]["question"]]
+    lines += [f"  {model:5} {' '.join(answer.split())[:110]}" for model, answer in detail["demo"]["answers"].items()]
+    return "\n".join(lines)
+
+
+def costs_text(runs: Path) -> str:
+    """Seconds and peak memory of the stages that ran on this machine."""
+    lines = [f"{'stage':24}{'seconds':>9}{'peak MiB':>10}  finished (UTC)"]
+    for name in STAGES:
+        path = runs / f"{name}.json"
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            cost = f"{record['seconds']:>9.1f}{record['peak_memory_mib']:>10}"
+            lines.append(f"{record['stage']:24}{cost}  {record['finished']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if not DETAIL.is_file():
+        sys.exit(f"{DETAIL}: no such file; run `make repro` first")
+    print(scores_text(json.loads(DETAIL.read_text(encoding="utf-8"))))
+    print()
+    print(costs_text(RUNS))
