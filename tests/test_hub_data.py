@@ -108,7 +108,8 @@ def run_stage(
     )
     env = os.environ | {
         "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(workspace / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": str(REPOSITORY), "HF_TOKEN": "", "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0",
+        "PYTHONPATH": str(REPOSITORY), "HF_TOKEN": "",
+        "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0",
     } | environment  # fmt: skip
     return subprocess.run([sys.executable, "-c", code], cwd=workspace, env=env, capture_output=True, text=True)
 
