@@ -1,96 +1,105 @@
-"""Questions and answers from your PDFs, split by fact.
+"""Questions and answers from your PDFs and files, checked, without doubles, split by fact.
 
-Reads   JSON Lines of instruction and output, with fact_id and key where known
+Reads   JSON Lines of instruction and output, with fact_id and key where known; PDFs; models/base's tokenizer
 Writes  data/prepared/pdf_qa: train.jsonl, seen.jsonl (trained facts, unseen wording), unseen.jsonl (held-out facts),
-        report.json
+        rejects.jsonl, conflicts.jsonl, pages.jsonl, data_report.json, DATA_CARD.md; metrics/data_pdf_qa*
 Run     python -m stages.prepare_pdf_qa
 """
 
-from collections import defaultdict
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from stages.lib.answer_models import cache_home, make_ask
+from stages.lib.data_report import data_card, token_histogram, write_reports
 from stages.lib.entry import run
 from stages.lib.errors import UserError
+from stages.lib.jsonl_reader import Rejected, read_lines
+from stages.lib.ledger import Ledger
+from stages.lib.lineage import file_sha256
+from stages.lib.pdf_questions import PdfReport, pdf_rows, summary
 from stages.lib.publish import published
-from stages.lib.records import normalised, read_jsonl, share_of, write_json, write_jsonl
-from stages.lib.schema import PreparePdfQa
+from stages.lib.qa_gates import STEPS, beware, drop_doubles, refuse_leaks, store_clear_rows
+from stages.lib.qa_rows import UNCLEAR, UNREADABLE
+from stages.lib.qa_store import QuestionStore
+from stages.lib.records import write_jsonl
+from stages.lib.rewording import add_rewordings
+from stages.lib.schema import Backend, PreparePdfQa, Rewording
+from stages.lib.token_lengths import TokenCounter
 
 SOURCE = Path("data/raw/pdf_qa")
+BASE = Path("models/base")
 OUT = Path("data/prepared/pdf_qa")
+METRIC = Path("metrics/data_pdf_qa.json")
+FUNNEL = Path("metrics/data_pdf_qa_funnel.csv")
+TOKENS = Path("metrics/data_pdf_qa_tokens.csv")
+
+SPLITS = ("train", "seen", "unseen")
 
 
 def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
-    rows = [row for file in section.files for row in read_questions(Path(file))]
-    splits = split_by_fact(rows, section.held_out_facts, section.held_out_wordings)
-    refuse_overlap(splits)
-    report = {name: {"rows": len(part), "facts": len({r["fact_id"] for r in part})} for name, part in splits.items()}
-    with published(root / OUT) as out:
+    counter, pdf_report = TokenCounter(BASE), PdfReport()
+    files, pdfs = questions_and_pdfs(section)
+    ask = None if section.generate.backend is Backend.rules else make_ask(section.generate, cache_home())
+    with published(root / OUT) as out, TemporaryDirectory() as scratch:
         out.mkdir()
-        for name, part in splits.items():
-            write_jsonl(out / f"{name}.jsonl", part)
-        write_json(out / "report.json", report)
-    return report
+        with Ledger(out, STEPS) as ledger, closing(QuestionStore(Path(scratch) / "rows.sqlite")) as store:
+            sources = []
+            for path in files:
+                before = ledger.read
+                store_clear_rows(read_lines(path), section, counter, ledger, store)
+                sources.append({"name": path.name, "rows": ledger.read - before, "version": file_sha256(path)})
+            # before the PDFs: a pair that a page doesn't ground says nothing about the files
+            ledger.refuse_many((*UNREADABLE, *UNCLEAR), section.max_reject_rate, "prepare_pdf_qa.max_reject_rate")
+            for path in pdfs:
+                before = ledger.read
+                rows = pdf_rows(path, section.limits, section.generate, ask, section.on_bad_pdf, pdf_report)
+                store_clear_rows(
+                    rows, replace(section, question_field="instruction", answer_field="output"), counter, ledger, store
+                )
+                sources.append({"name": path.name, "rows": ledger.read - before, "version": file_sha256(path)})
+            between_facts = drop_doubles(store, section.conflicts, out)
+            for place, reason, detail, record in store.dropped():
+                ledger.reject(Rejected(place, reason, detail, record))
+            store.split(section.held_out_facts, section.held_out_wordings)
+            refuse_leaks(store, between_facts)
+            kept = sum(write_jsonl(out / f"{name}.jsonl", store.records(name)) for name in SPLITS)
+            splits = {name: store.counts(name) for name in SPLITS}
+            report = {**ledger.balance(kept), "splits": splits, "sources": sources, "pdf": summary(pdf_report)}
+            if section.reword.backend is not Rewording.none:
+                translate = ask if section.reword.backend is Rewording.back_translation else None
+                report["reworded"] = add_rewordings(out, ["seen", "unseen"], section.reword.wordings, translate)
+            write_jsonl(out / "pages.jsonl", pdf_report.pages)
+            histogram = token_histogram(store.token_counts(), section.max_tokens)
+            card = data_card("Questions and answers", report, ledger, histogram, beware(report))
+            write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
+    return {"in": report["in"], "kept": kept, "splits": splits}
 
 
-def read_questions(path: Path) -> list[dict[str, Any]]:
-    """Read one file of Q&A as records of id, fact_id, messages, key, answerable.
+def questions_and_pdfs(section: PreparePdfQa) -> tuple[list[Path], list[Path]]:
+    """The JSONL files and the PDFs to read. Raises UserError if there are none."""
+    files = files_in(section.files, ".jsonl", "prepare_pdf_qa.files")
+    pdfs = files_in(section.pdfs, ".pdf", "prepare_pdf_qa.pdfs")
+    if not files and not pdfs:
+        places = ", ".join([*section.files, *section.pdfs])
+        raise UserError(f"found no *.jsonl and no *.pdf in {places}; needed at least one. Put yours there")
+    return files, pdfs
 
-    A row without fact_id is its own fact. Raises UserError naming file and line for a missing or blank field.
+
+def files_in(paths: list[str], suffix: str, setting: str) -> list[Path]:
+    """The files that `paths` name, and those with `suffix` in the folders that it names, in order.
+
+    Raises UserError for a path that isn't there.
     """
-    records = []
-    for number, row in enumerate(read_jsonl(path), start=1):
-        for name in ("instruction", "output"):
-            if not isinstance(row.get(name), str) or not row[name].strip():
-                raise UserError(f"{path}:{number}: found keys {sorted(row)}, needed a text in {name!r}")
-        question, answer = row["instruction"].strip(), row["output"].strip()
-        identity = str(row.get("id", f"{path.name}:{number}"))
-        records.append(
-            {
-                "id": identity,
-                "fact_id": str(row.get("fact_id", identity)),
-                "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
-                "key": list(row.get("key") or []),
-                "answerable": bool(row.get("answerable", True)),
-            }
-        )
-    return records
-
-
-def split_by_fact(rows: list[dict[str, Any]], held_out_facts: float, held_out_wordings: int) -> dict[str, list[Any]]:
-    """Split rows into train, seen and unseen by hashes of fact and question, so that added rows move no others.
-
-    A trained fact keeps at least one wording for training.
-    """
-    facts = defaultdict(list)
-    for row in rows:
-        facts[row["fact_id"]].append(row)
-    splits: dict[str, list[Any]] = {"train": [], "seen": [], "unseen": []}
-    for fact_id, wordings in facts.items():
-        if share_of(fact_id) < held_out_facts:
-            splits["unseen"] += wordings
-            continue
-        wordings.sort(key=lambda row: share_of(row["messages"][0]["content"]))
-        held_out = min(held_out_wordings, len(wordings) - 1)
-        splits["seen"] += wordings[:held_out]
-        splits["train"] += wordings[held_out:]
-    return splits
-
-
-def refuse_overlap(splits: dict[str, list[Any]]) -> None:
-    """Raise UserError naming evaluation questions that training has too, however spaced or punctuated."""
-    trained = {normalised(row["messages"][0]["content"]): row["id"] for row in splits["train"]}
-    pairs = [
-        f"{row['id']} = {trained[question]}"
-        for name in ("seen", "unseen")
-        for row in splits[name]
-        if (question := normalised(row["messages"][0]["content"])) in trained
-    ]
-    if pairs:
-        raise UserError(
-            f"{len(pairs)} evaluation questions are trained on: {', '.join(pairs[:5])}. "
-            "Remove the doubles or give them one fact_id"
-        )
+    files = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{setting}: found no {path}; needed a file, or a folder of *{suffix}")
+        inside = (file for file in path.iterdir() if file.suffix.lower() == suffix) if path.is_dir() else [path]
+        files += sorted(inside)
+    return files
 
 
 if __name__ == "__main__":

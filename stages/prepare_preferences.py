@@ -1,93 +1,100 @@
 """Pairs of a better and a worse answer for DPO, and held-out pairs that score it.
 
 Reads   Orca pairs from the hub, or a file in their schema (system, input, chosen, rejected, status, chosen_score, …);
-        data/prepared/pdf_qa, whose evaluation questions no pair may ask
-Writes  data/prepared/preferences: train.jsonl, evaluation.jsonl, report.json
+        data/prepared/pdf_qa, whose evaluation questions no pair may ask; models/base's tokenizer
+Writes  data/prepared/preferences: train.jsonl, evaluation.jsonl, rejects.jsonl, data_report.json, DATA_CARD.md;
+        metrics/data_preferences*
 Run     python -m stages.prepare_preferences
 """
 
-import hashlib
-from collections import Counter
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.lib.data_report import data_card, token_histogram, write_reports
 from stages.lib.entry import run
 from stages.lib.errors import UserError
+from stages.lib.jsonl_reader import Rejected
+from stages.lib.ledger import Ledger
+from stages.lib.near_duplicates import KnownQuestions, hash_of
+from stages.lib.preference_pairs import DEFECTIVE, FILTERED, Pair, admit_pair
 from stages.lib.publish import published
-from stages.lib.records import normalised, read_jsonl, share_of, write_json, write_jsonl
-from stages.lib.rows import load_rows
+from stages.lib.records import read_jsonl, share_of, write_jsonl
+from stages.lib.rows import load_rows, name, version
 from stages.lib.schema import PreparePreferences
+from stages.lib.token_lengths import TokenCounter
 
 SOURCE = Path("data/raw/preferences")
 PDF_QA = Path("data/prepared/pdf_qa")
+BASE = Path("models/base")
 OUT = Path("data/prepared/preferences")
+METRIC = Path("metrics/data_preferences.json")
+FUNNEL = Path("metrics/data_preferences_funnel.csv")
+TOKENS = Path("metrics/data_preferences_tokens.csv")
+
+BEWARE = [
+    "Lengths are those of the prompt and the longer answer; DPO drops pairs beyond its max_length and counts them."
+]
+STEPS = {"chosen by the filter": FILTERED, "sound": DEFECTIVE, "no doubles": ("duplicate_prompt",)}
 
 
 def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, Any]:
-    pairs, dropped = clean(load_rows(section.rows), section.min_chosen_score)
-    refuse_evaluation_questions(pairs, PDF_QA)
-    train = [pair for pair in pairs if share_of(pair["id"]) >= section.held_out_pairs]
-    evaluation = [pair for pair in pairs if share_of(pair["id"]) < section.held_out_pairs]
-    report = {"train": len(train), "evaluation": len(evaluation), "dropped": dropped}
+    counter, asked = TokenCounter(BASE), evaluation_questions(PDF_QA)
+    lengths, leaks = array("I"), []
     with published(root / OUT) as out:
         out.mkdir()
-        write_jsonl(out / "train.jsonl", train)
-        write_jsonl(out / "evaluation.jsonl", evaluation)
-        write_json(out / "report.json", report)
-    return report
+        with Ledger(out, STEPS) as ledger:
+            splits: dict[str, list[dict[str, Any]]] = {"train": [], "evaluation": []}
+            pairs = sound_pairs(section, ledger)
+            for pair, tokens in counter.measured(pairs, lambda p: [p.system, p.question, p.chosen, p.rejected]):
+                if known := asked.find(pair.question):
+                    leaks.append(f"{pair.where} ({pair.question[:60]}) = {known}")
+                record = pair.record()
+                splits["evaluation" if share_of(record["id"]) < section.held_out_pairs else "train"].append(record)
+                lengths.append(sum(tokens[:2]) + max(tokens[2:]))
+                ledger.mended.update(pair.mended)
+            refuse_leaks(leaks)
+            ledger.refuse_many(DEFECTIVE, section.max_reject_rate, "prepare_preferences.max_reject_rate")
+            counts = {split: {"rows": write_jsonl(out / f"{split}.jsonl", part)} for split, part in splits.items()}
+            source = {"name": name(section.rows), "rows": ledger.read, "version": version(section.rows)}
+            balance = ledger.balance(sum(part["rows"] for part in counts.values()))
+            report = {**balance, "splits": counts, "sources": [source]}
+            histogram = token_histogram(lengths, 0)
+            card = data_card("Preference pairs", report, ledger, histogram, BEWARE)
+            write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
+    return {"in": report["in"], "kept": report["kept"], "splits": counts}
 
 
-def clean(rows: list[dict[str, Any]], min_chosen_score: float) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The notebook's filter and the defects that the real set has.
-
-    Returns records of id, prompt (messages), chosen and rejected (texts), and the number dropped by reason; kept and
-    dropped add up to the rows.
-    """
-    kept, dropped, seen = [], Counter[str](), set()
-    for row in rows:
-        question, chosen, rejected = (row[name].strip() for name in ("input", "chosen", "rejected"))
-        system = (row.get("system") or "").strip()
-        identity = normalised(system + question)
-        if row["status"] == "tie":
-            dropped["tie"] += 1
-        elif row["chosen_score"] is None:
-            dropped["no_score"] += 1
-        elif row["chosen_score"] < min_chosen_score:
-            dropped["low_score"] += 1
-        elif row["in_gsm8k_train"]:
-            dropped["in_gsm8k_train"] += 1
-        elif not (question and chosen and rejected):
-            dropped["blank_content"] += 1
-        elif chosen == rejected:
-            dropped["equal_answers"] += 1
-        elif identity in seen:
-            dropped["duplicate_prompt"] += 1
+def sound_pairs(section: PreparePreferences, ledger: Ledger) -> Iterator[Pair]:
+    """Yield the pairs that pass the filter and have no defect, each question once; count all."""
+    seen: set[int] = set()
+    for line in load_rows(section.rows):
+        ledger.read += 1
+        pair = line if isinstance(line, Rejected) else admit_pair(line, section.min_chosen_score)
+        if isinstance(pair, Rejected):
+            ledger.reject(pair)
+        elif (identity := hash_of(pair.identity)) in seen:
+            ledger.reject(Rejected(pair.where, "duplicate_prompt", pair.question[:80], pair.question))
         else:
             seen.add(identity)
-            messages = [{"role": "system", "content": system}] if system else []
-            prompt = [*messages, {"role": "user", "content": question}]
-            kept.append(
-                {
-                    "id": hashlib.sha256(identity.encode()).hexdigest()[:16],
-                    "prompt": prompt,
-                    "chosen": chosen,
-                    "rejected": rejected,
-                }
-            )
-    return kept, dict(dropped)
+            yield pair
 
 
-def refuse_evaluation_questions(pairs: list[dict[str, Any]], pdf_qa: Path) -> None:
-    """Raise UserError naming the pairs that ask a question of `pdf_qa`'s evaluation sets."""
-    asked = {
-        normalised(row["messages"][0]["content"])
-        for name in ("seen", "unseen")
-        for row in read_jsonl(pdf_qa / f"{name}.jsonl")
-    }
-    shared = [pair["prompt"][-1]["content"] for pair in pairs if normalised(pair["prompt"][-1]["content"]) in asked]
-    if shared:
+def evaluation_questions(pdf_qa: Path) -> KnownQuestions:
+    """The questions of `pdf_qa`'s evaluation sets, by row id."""
+    asked = KnownQuestions()
+    for split in ("seen", "unseen"):
+        for row in read_jsonl(pdf_qa / f"{split}.jsonl"):
+            asked.add(f"{split} {row['id']}", row["messages"][0]["content"])
+    return asked
+
+
+def refuse_leaks(leaks: list[str]) -> None:
+    """Raise UserError naming the pairs that ask an evaluation question, however spaced, or nearly one."""
+    if leaks:
         raise UserError(
-            f"{len(shared)} pairs ask evaluation questions: {'; '.join(shared[:3])}. "
+            f"{len(leaks)} pairs ask evaluation questions: {'; '.join(leaks[:5])}. "
             "Reword or remove them: the score would be of trained answers"
         )
 

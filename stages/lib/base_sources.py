@@ -58,8 +58,8 @@ def load_from_wheel(section: PrepareBase, scratch: Path) -> tuple[Any, Any]:
 def load_from_hub(section: PrepareBase, scratch: Path) -> tuple[Any, Any]:
     """A repository at a commit, through huggingface_hub's own cache.
 
-    Raises UserError naming the file that couldn't be reached, a gated or unknown repository, one with pickled
-    weights only, or a file whose bytes don't match the hub's checksum.
+    Raises UserError naming the file that couldn't be reached, a gated or unknown repository, a download that broke off,
+    a repository with pickled weights only, or a file whose bytes don't match the hub's checksum.
     """
     model_dir = download(section.id, section.revision, MODEL_FILES)
     tokenizer_dir = model_dir
@@ -70,10 +70,10 @@ def load_from_hub(section: PrepareBase, scratch: Path) -> tuple[Any, Any]:
 
 def download(repository: str, revision: str, patterns: list[str]) -> Path:
     """Download the files of a hub repository that match `patterns` and check those whose checksum the hub knows."""
+    from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -89,15 +89,24 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
             f"{repository} at {revision}: found no such repository or commit; check prepare_base.id and "
             "prepare_base.revision, and HF_TOKEN if it is private"
         ) from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError):
         raise UserError(
             f"{repository}/config.json at {revision}: can't be reached. Offline, choose model=smollm2-135m, or "
             "set prepare_base.source=local and prepare_base.path to a model directory"
         ) from None
+    except HTTPError as error:
+        raise UserError(
+            f"{repository} at {revision}: the download broke off: {str(error).splitlines()[0]}. Run again: "
+            "what came is kept"
+        ) from error
     for path in directory.iterdir():
-        blob = path.resolve().name  # the hub's cache names large files by their SHA-256
-        if len(blob) == 64:
-            refuse_wrong_checksum(path, blob)
+        blob = path.resolve()
+        if len(blob.name) == 64:  # the hub's cache names large files by their SHA-256
+            try:
+                refuse_wrong_checksum(path, blob.name)
+            except UserError:
+                blob.unlink()  # or the next run would find it and fail again
+                raise
     return directory
 
 

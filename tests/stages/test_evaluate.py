@@ -26,11 +26,11 @@ def test_three_equal_models_score_equally(three_models):
     assert figures["base"]["seen"]["key_exact"] == 0
     assert figures["base"]["control"]["perplexity"] > 100  # random weights
     detail = json.loads((three_models / DETAIL).read_text(encoding="utf-8"))
-    assert detail["models"]["sft"]["seen"]["key_exact"]["n"] == 60
+    assert detail["models"]["sft"]["seen"]["key_exact"]["n"] == 40
     assert set(detail["sets_sha256"]) == {"seen", "unseen", "control", "preferences"}
     predictions = list(read_jsonl(three_models / PREDICTIONS))
     assert {row["model"] for row in predictions} == {"base", "sft", "dpo"}
-    assert "| seen | key_exact | 60 |" in (three_models / REPORT).read_text(encoding="utf-8")
+    assert "| seen | key_exact | 40 |" in (three_models / REPORT).read_text(encoding="utf-8")
 
 
 def test_a_right_answer_scores_full_and_a_wrong_one_does_not():

@@ -1,0 +1,268 @@
+"""Whatever comes in, the stage keeps it or says why not, and nothing that evaluation asks is trained on."""
+
+import json
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stages.lib.errors import UserError
+from stages.lib.records import read_jsonl, share_of
+from stages.lib.schema import Conflicts, PersonalData, PreparePdfQa
+from stages.prepare_pdf_qa import SPLITS, prepare_pdf_qa
+from tests.byte_tokenizer import write_byte_tokenizer
+
+REPOSITORY = Path(__file__).parents[2]
+DIRTY = REPOSITORY / "tests/data/dirty"
+OUT = Path("data/prepared/pdf_qa")
+EXPECTED = json.loads((DIRTY / "expected.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_byte_tokenizer(tmp_path / "models/base")
+    return tmp_path
+
+
+def settings_for(*files: Path, **changes: Any) -> PreparePdfQa:
+    return PreparePdfQa(
+        **({"files": [str(file) for file in files], "max_tokens": 1024, "max_reject_rate": 1.0} | changes)
+    )
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def kept_rows(out: Path = OUT) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for name in SPLITS for row in read_jsonl(out / f"{name}.jsonl")}
+
+
+def texts(row: dict[str, Any]) -> dict[str, str]:
+    return {"instruction": row["messages"][0]["content"], "output": row["messages"][1]["content"]}
+
+
+@pytest.fixture
+def dirty(workspace: Path) -> dict[str, Any]:
+    prepare_pdf_qa(settings_for(DIRTY / "pdf_qa_dirty.jsonl"), workspace)
+    rejects = list(read_jsonl(OUT / "rejects.jsonl"))
+    return {
+        "kept": kept_rows(),
+        "reasons": {int(reject["where"].split(":")[1]): reject["reason"] for reject in rejects},
+        "rejects": rejects,
+        "report": json.loads((OUT / "data_report.json").read_text(encoding="utf-8")),
+    }
+
+
+@pytest.mark.parametrize("line", range(1, len(EXPECTED["lines"]) + 1))
+def test_each_planted_defect_has_its_reason(dirty: dict[str, Any], line: int) -> None:
+    expected = EXPECTED["lines"][str(line)]
+    if expected["action"] in ("reject", "conflict"):
+        assert dirty["reasons"].get(line) == expected["reason"]
+        assert f"dirty-{line:02}" not in dirty["kept"]
+        return
+    assert line not in dirty["reasons"]
+    row = dirty["kept"][f"dirty-{line:02}"]
+    source = json.loads((DIRTY / "pdf_qa_dirty.jsonl").read_text(encoding="utf-8").split("\n")[line - 1])
+    if expected["action"] == "repair":
+        assert texts(row) == expected["repaired"]
+    elif expected["action"] == "clean":
+        invisible = dict.fromkeys(map(ord, "\u200b\u200d\ufeff\u0001\u0007"))
+        for name, text in texts(row).items():
+            assert text == unicodedata.normalize("NFC", source[name].translate(invisible))
+            assert text != source[name] or name == "instruction"
+    else:
+        assert texts(row) == {name: source[name] for name in ("instruction", "output")}
+
+
+def test_the_dirty_set_is_accounted_for(dirty: dict[str, Any]) -> None:
+    actions = Counter(expected["action"] for expected in EXPECTED["lines"].values())
+    report = dirty["report"]
+    assert report["in"] == 44 == report["kept"] + sum(report["dropped"].values())
+    assert sum(report["dropped"].values()) == actions["reject"] + actions["conflict"] == len(dirty["rejects"])
+    assert sum(report["reported"].values()) == actions["report"]
+    reasons = Counter(expected["reason"] for expected in EXPECTED["lines"].values())
+    assert report["mended"] == {name: reasons[name] for name in ("control_characters", "nfd", "zero_width")} | {
+        "mojibake": 2
+    }
+
+
+def test_rejects_say_where_and_name_the_remedy(dirty: dict[str, Any]) -> None:
+    details = {int(reject["where"].split(":")[1]): reject for reject in dirty["rejects"]}
+    assert details[3]["where"].count(":") == 2  # file:line:column
+    assert "'question'" in details[8]["detail"] and "prepare_pdf_qa.question_field" in details[8]["detail"]
+    assert "cp1253" in details[43]["detail"]
+
+
+def test_both_sides_of_a_conflict_are_listed(dirty: dict[str, Any]) -> None:
+    conflicts = list(read_jsonl(OUT / "conflicts.jsonl"))
+    assert [row["id"] for row in conflicts] == ["dirty-22", "dirty-23"]
+
+
+@pytest.mark.parametrize(("policy", "kept"), [(Conflicts.keep_first, "dirty-22"), (Conflicts.keep_latest, "dirty-23")])
+def test_a_conflict_policy_keeps_one(workspace: Path, policy: Conflicts, kept: str) -> None:
+    prepare_pdf_qa(settings_for(DIRTY / "pdf_qa_dirty.jsonl", conflicts=policy), workspace)
+    assert {"dirty-22", "dirty-23"} & set(kept_rows()) == {kept}
+
+
+def test_a_conflict_may_stop_the_stage(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"pdf_qa_dirty.jsonl:22, .*:23.*prepare_pdf_qa.conflicts"):
+        prepare_pdf_qa(settings_for(DIRTY / "pdf_qa_dirty.jsonl", conflicts=Conflicts.error), workspace)
+
+
+@pytest.mark.parametrize("name", [name for name, file in EXPECTED["files"].items() if file["action"] == "keep"])
+def test_encodings(workspace: Path, name: str) -> None:
+    prepare_pdf_qa(settings_for(DIRTY / name), workspace)
+    rows = kept_rows()
+    assert len(rows) == EXPECTED["files"][name]["rows"]
+    assert all("가" <= text[0] <= "힣" for row in rows.values() for text in texts(row).values())
+
+
+def test_undecodable_bytes_fail_naming_the_place(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"undecodable.jsonl:1:64?.*undecodable: found byte 0xff"):
+        prepare_pdf_qa(settings_for(DIRTY / "undecodable.jsonl"), workspace)
+    assert not OUT.exists()
+
+
+def test_too_many_rejects_stop_the_stage(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"of 44 rows are rejected, more than prepare_pdf_qa.max_reject_rate = 0.1"):
+        prepare_pdf_qa(settings_for(DIRTY / "pdf_qa_dirty.jsonl", max_reject_rate=0.1), workspace)
+    assert not OUT.exists()
+
+
+def test_personal_data_can_be_dropped(workspace: Path) -> None:
+    prepare_pdf_qa(settings_for(DIRTY / "pdf_qa_dirty.jsonl", personal_data=PersonalData.drop), workspace)
+    report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
+    assert report["dropped"]["pii"] == 3 and not {"dirty-35", "dirty-36", "dirty-37"} & set(kept_rows())
+
+
+def test_foreign_names_of_fields(workspace: Path) -> None:
+    file = write_rows(workspace / "faq.jsonl", [{"q": "도서관은 언제 쉬나요?", "a": "월요일에 쉽니다."}])
+    prepare_pdf_qa(settings_for(file, question_field="q", answer_field="a", held_out_facts=0.0), workspace)
+    (row,) = kept_rows().values()
+    assert row["id"] == row["fact_id"] == "faq.jsonl:1"
+    assert row["source"] == {"file": "faq.jsonl", "line": 1}
+    assert row["key"] == [] and row["answerable"] is True
+
+
+@pytest.mark.parametrize("field", [{"answerable": "false"}, {"answerable": 1}, {"key": "여권"}, {"fact_id": 1.5}])
+def test_no_type_is_guessed(workspace: Path, field: dict[str, Any]) -> None:
+    file = write_rows(workspace / "faq.jsonl", [{"instruction": "언제 쉬나요?", "output": "월요일입니다."} | field])
+    prepare_pdf_qa(settings_for(file), workspace)
+    (reject,) = read_jsonl(OUT / "rejects.jsonl")
+    assert reject["reason"] == "wrong_type" and next(iter(field)) in reject["detail"]
+
+
+def fact_that_is(held_out: bool, stem: str) -> str:
+    """A fact_id whose hash puts it into or out of the held-out fifth."""
+    return next(name for name in (f"{stem}-{n}" for n in range(100)) if (share_of(name) < 0.2) == held_out)
+
+
+NEAR = [
+    ("반딧불도서관은 매월 몇째 주 무슨 요일에 문을 열지 않고 하루를 쉬나요?", "매월 셋째 화요일에 쉽니다."),
+    ("반딧불도서관은 매월 몇째 주 무슨 요일에 문을 열지 않고 하루를 쉬나여?", "매월 셋째 화요일에 쉽니다."),
+]
+
+
+def near_rows(*facts: str) -> list[dict[str, Any]]:
+    return [{"fact_id": fact, "instruction": q, "output": a} for fact, (q, a) in zip(facts, NEAR, strict=True)]
+
+
+def test_a_near_duplicate_across_train_and_evaluation_stops_the_stage(workspace: Path) -> None:
+    file = write_rows(workspace / "faq.jsonl", near_rows(fact_that_is(False, "trained"), fact_that_is(True, "held")))
+    with pytest.raises(
+        UserError, match=r"faq.jsonl:1 \(train: .*쉬나요\?\) is nearly .*faq.jsonl:2 \(unseen: .*쉬나여\?\)"
+    ):
+        prepare_pdf_qa(settings_for(file), workspace)
+
+
+def test_a_near_duplicate_within_one_side_stays(workspace: Path) -> None:
+    file = write_rows(workspace / "faq.jsonl", near_rows(fact_that_is(False, "one"), fact_that_is(False, "other")))
+    prepare_pdf_qa(settings_for(file), workspace)
+    assert len(kept_rows()) == 2
+
+
+def test_a_question_with_other_spacing_is_one_row_whatever_its_fact(workspace: Path) -> None:
+    rows = [
+        {
+            "fact_id": fact_that_is(False, "trained"),
+            "instruction": "도서관은 언제 쉬나요?",
+            "output": "월요일에 쉽니다.",
+        },
+        {"fact_id": fact_that_is(True, "held"), "instruction": "도서관은  언제 쉬나요?", "output": "화요일에 쉽니다."},
+    ]
+    file = write_rows(workspace / "faq.jsonl", rows)
+    prepare_pdf_qa(settings_for(file, conflicts=Conflicts.keep_first), workspace)
+    assert len(kept_rows()) == 1
+
+
+def test_added_rows_move_no_others(workspace: Path) -> None:
+    rows = [
+        {"fact_id": f"window-{n}", "id": f"{n}-{w}", "instruction": f"{n}번 창구 {w}시 담당은?", "output": f"{n}번"}
+        for n in range(60) for w in range(3)
+    ]  # fmt: skip
+    prepare_pdf_qa(settings_for(write_rows(workspace / "a.jsonl", rows[:120])), workspace / "less")
+    prepare_pdf_qa(settings_for(write_rows(workspace / "b.jsonl", rows)), workspace / "more")
+    for name in SPLITS:
+        less = [row["id"] for row in read_jsonl(workspace / "less" / OUT / f"{name}.jsonl")]
+        more = [row["id"] for row in read_jsonl(workspace / "more" / OUT / f"{name}.jsonl")]
+        assert less and more[: len(less)] == less
+
+
+def test_twice_gives_the_same_bytes(workspace: Path) -> None:
+    for root in ("one", "two"):
+        prepare_pdf_qa(settings_for(DIRTY / "pdf_qa_dirty.jsonl"), workspace / root)
+    files = {path.relative_to(workspace / "one") for path in (workspace / "one").rglob("*") if path.is_file()}
+    assert len(files) == 11
+    assert all((workspace / "one" / file).read_bytes() == (workspace / "two" / file).read_bytes() for file in files)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+row_values = st.fixed_dictionaries(
+    {"instruction": st.text() | json_values, "output": st.text() | json_values},
+    optional={
+        "id": json_values,
+        "fact_id": json_values,
+        "key": json_values,
+        "answerable": json_values,
+        "source": json_values,
+    },
+)
+lines = st.one_of(
+    row_values.map(lambda row: json.dumps(row, ensure_ascii=False)),
+    row_values.map(json.dumps),
+    json_values.map(json.dumps),
+    st.text(),
+    st.just('{"instruction": "같은 질문은 무엇인가요?", "output": "같은 답입니다."}'),
+)
+files = st.one_of(
+    st.binary(max_size=300),
+    st.lists(lines, max_size=12).map(lambda parts: "\n".join(parts).encode("utf-8", "surrogatepass")),
+    st.lists(lines, max_size=6).map(lambda parts: "\n".join(parts).encode("utf-16", "surrogatepass")),
+)
+
+
+@given(content=files)
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_comes_in_is_kept_or_counted(workspace: Path, content: bytes) -> None:
+    (workspace / "any.jsonl").write_bytes(content)
+    try:
+        prepare_pdf_qa(settings_for(workspace / "any.jsonl"), workspace)
+    except UserError as error:
+        assert "any.jsonl" in str(error)
+        return
+    report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
+    splits = [row for name in SPLITS for row in read_jsonl(OUT / f"{name}.jsonl")]
+    rejects = list(read_jsonl(OUT / "rejects.jsonl"))
+    assert report["in"] == report["kept"] + sum(report["dropped"].values()) == len(splits) + len(rejects)
+    assert all(text.strip() for row in splits for text in texts(row).values())

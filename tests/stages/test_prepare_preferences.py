@@ -1,0 +1,96 @@
+"""The notebook's filter, the real set's defects, and no pair that asks what evaluation asks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.lib.errors import UserError
+from stages.lib.records import read_jsonl, write_jsonl
+from stages.lib.schema import PreparePreferences, Rows, RowSource
+from stages.prepare_preferences import prepare_preferences
+from tests.byte_tokenizer import write_byte_tokenizer
+
+OUT = Path("data/prepared/preferences")
+SHIPPED = Path(__file__).parents[2] / "data/raw/preferences/preferences.jsonl"
+ASKED = "반딧불도서관은 매월 몇째 주 무슨 요일에 문을 열지 않고 하루를 쉬나요?"
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_byte_tokenizer(tmp_path / "models/base")
+    pdf_qa = tmp_path / "data/prepared/pdf_qa"
+    pdf_qa.mkdir(parents=True)
+    asked = {"id": "library-2", "messages": [{"role": "user", "content": ASKED}]}
+    write_jsonl(pdf_qa / "seen.jsonl", [asked])
+    write_jsonl(pdf_qa / "unseen.jsonl", [])
+    return tmp_path
+
+
+def pair(**changes: Any) -> dict[str, Any]:
+    return {
+        "system": "", "input": "What is a tide?", "chosen": "The sea's rise and fall.", "rejected": "A wave.",
+        "status": "unchanged", "chosen_score": 9.0, "in_gsm8k_train": False,
+    } | changes  # fmt: skip
+
+
+def prepare(root: Path, rows: list[Any], **changes: Any) -> dict[str, Any]:
+    write_jsonl(root / "pairs.jsonl", rows)
+    section = {"rows": Rows(source=RowSource.jsonl, path=str(root / "pairs.jsonl")), "max_reject_rate": 1.0} | changes
+    prepare_preferences(PreparePreferences(**section), root)
+    return json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
+
+
+def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("a text", "wrong_type"),
+        (without(pair(), "rejected"), "missing_field"),
+        (pair(input=None), "wrong_type"),
+        (pair(chosen_score="9"), "wrong_type"),
+        (pair(status="tie"), "tie"),
+        (pair(chosen_score=None), "no_score"),
+        (without(pair(), "chosen_score"), "no_score"),
+        (pair(chosen_score=7.5), "low_score"),
+        (pair(in_gsm8k_train=True), "in_gsm8k_train"),
+        (pair(chosen=" "), "blank_content"),
+        (pair(rejected="The sea's rise and fall. "), "equal_answers"),
+        (pair(chosen="Half \ufffd of it."), "mojibake"),
+        (pair(input="Why is it?", chosen="Another."), "duplicate_prompt"),
+    ],
+)
+def test_each_defect_has_its_reason(workspace: Path, row: Any, reason: str) -> None:
+    report = prepare(workspace, [pair(input="Why is  it"), row])
+    assert report["dropped"] == {reason: 1} and report["in"] == 2 and report["kept"] == 1
+
+
+def test_unrated_pairs_need_no_columns_of_the_judge(workspace: Path) -> None:
+    row = without(pair(), "system", "status", "chosen_score", "in_gsm8k_train")
+    assert prepare(workspace, [row], min_chosen_score=0.0)["kept"] == 1
+
+
+def test_the_shipped_pairs_lose_the_24_that_the_filter_names(workspace: Path) -> None:
+    rows = Rows(source=RowSource.jsonl, path=str(SHIPPED))
+    prepare_preferences(PreparePreferences(rows=rows), workspace)
+    report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
+    assert report["dropped"] == {"tie": 10, "low_score": 6, "no_score": 4, "in_gsm8k_train": 4}
+    assert report["kept"] == 96
+
+
+@pytest.mark.parametrize("question", [ASKED, ASKED.replace(" ", "  ").rstrip("?"), ASKED.replace("쉬나요", "쉬나여")])
+def test_a_pair_that_asks_an_evaluation_question_stops_the_stage(workspace: Path, question: str) -> None:
+    with pytest.raises(UserError, match=r"pairs.jsonl:2 .*seen library-2"):
+        prepare(workspace, [pair(), pair(input=question)])
+    assert not OUT.exists()
+
+
+def test_the_system_message_is_part_of_the_prompt(workspace: Path) -> None:
+    prepare(workspace, [pair(), pair(system="Be brief.")], held_out_pairs=0.001)
+    prompts = [row["prompt"] for row in read_jsonl(OUT / "train.jsonl")]
+    assert [len(prompt) for prompt in prompts] == [1, 2] and prompts[1][0] == {"role": "system", "content": "Be brief."}

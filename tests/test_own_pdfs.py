@@ -1,0 +1,217 @@
+"""Your own PDFs in three steps, bad files among them, and the back ends that make questions and rewordings."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.lib import answer_models
+from stages.lib.configuration import compose_config, typed_sections
+from stages.lib.errors import UserError
+from stages.lib.records import read_jsonl
+from stages.lib.schema import Backend, Generate, OnBadPdf, PreparePdfQa, Reword, Rewording
+from stages.prepare_pdf_qa import SPLITS, prepare_pdf_qa
+from tests.byte_tokenizer import write_byte_tokenizer
+from tests.chat_server import ChatModel, chatting
+from tests.pdf_files import encrypted, pdf, text_page, write_faq
+
+REPOSITORY = Path(__file__).parents[1]
+OWN = Path("data/raw/pdf_qa/own")
+OUT = Path("data/prepared/pdf_qa")
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPENAI_API_KEY", "key-1")
+    monkeypatch.setattr(answer_models.time, "sleep", lambda seconds: None)
+    write_byte_tokenizer(tmp_path / "models/base")
+    OWN.mkdir(parents=True)
+    return tmp_path
+
+
+def section(**changes: Any) -> PreparePdfQa:
+    return PreparePdfQa(**({"files": [str(OWN)], "pdfs": [str(OWN)], "max_tokens": 1024} | changes))
+
+
+def report() -> dict[str, Any]:
+    return json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
+
+
+def rows() -> list[dict[str, Any]]:
+    return [row for split in SPLITS for row in read_jsonl(OUT / f"{split}.jsonl")]
+
+
+def test_pdfs_in_the_folder_become_rows_with_provenance(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf")
+    prepare_pdf_qa(section(), workspace)
+    assert report()["in"] == report()["kept"] == len(rows()) == 16
+    for row in rows():
+        source = row["source"]
+        assert source["file"] == "guide.pdf" and len(source["sha256"]) == 64 and source["by"] == "rules"
+        assert row["id"].startswith(f"guide-{source['page']}-")
+    card = (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert "| guide.pdf | 16 |" in card and "4 pages of PDFs were read; with problems: none" in card
+    assert [page["questions"] for page in read_jsonl(OUT / "pages.jsonl")] == [4] * 4
+
+
+def test_the_shipped_choice_reads_the_folder_and_not_the_shipped_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    for choice in ("default", "own"):
+        composed = compose_config({"data": choice}, {})
+        assert typed_sections(composed, only="prepare_pdf_qa")["prepare_pdf_qa"]["pdfs"] == [str(OWN)]
+    assert list((REPOSITORY / OWN).glob("*.pdf")) == []
+    stage = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["prepare-pdf-qa"]
+    assert str(OWN.parent) in stage["deps"]
+
+
+def test_an_empty_folder_says_what_to_put_there(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"found no \*.jsonl and no \*.pdf in data/raw/pdf_qa/own.*Put yours there"):
+        prepare_pdf_qa(section(), workspace)
+
+
+def test_a_bad_pdf_stops_the_stage_or_is_left_out_and_named(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf")
+    (OWN / "locked.pdf").write_bytes(encrypted(pdf([text_page(["비밀 문서입니다."])])))
+    with pytest.raises(UserError, match=r"own/locked.pdf: encrypted: needs a password.*on_bad_pdf=skip"):
+        prepare_pdf_qa(section(), workspace)
+    assert not OUT.exists()
+    prepare_pdf_qa(section(on_bad_pdf=OnBadPdf.skip), workspace)
+    assert report()["pdf"]["refused"] == [{"file": "locked.pdf", "reason": "encrypted", "detail": "needs a password"}]
+    assert report()["in"] == 16
+    assert "locked.pdf was left out: encrypted" in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+
+
+def as_a_model(prompt: str) -> str:
+    """One grounded pair, one with a number that the page doesn't have, in a fence as models do."""
+    number = prompt.split("번 창구는 무슨")[0][-1]
+    pairs = [
+        {"question": f"{number}번 창구에서는 무엇을 접수하나요?", "answer": f"{number}번 창구는 여권을 접수하고"},
+        {"question": f"{number}층 회의실 정원은 얼마인가요?", "answer": "99명까지 들어갑니다."},
+    ]
+    return "```json\n" + json.dumps(pairs, ensure_ascii=False) + "\n```"
+
+
+def endpoint(model: ChatModel) -> Generate:
+    return Generate(backend=Backend.openai, model="any", endpoint=model.endpoint)
+
+
+def test_an_endpoint_writes_questions_that_the_page_must_ground(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf")
+    with chatting(ChatModel(as_a_model, failures=[429, 503])) as model:
+        generate = endpoint(model)
+        prepare_pdf_qa(section(generate=generate, max_reject_rate=0.0), workspace)
+        assert report()["dropped"] == {"answer_truncated": 4, "ungrounded_number": 4}
+        assert len(model.requests) == 4 + 2 and model.requests[0]["path"] == "/v1/chat/completions"
+        assert set(model.keys) == {"Bearer key-1"} and model.requests[0]["temperature"] == 0
+        first = {path.name: path.read_bytes() for path in OUT.iterdir()}
+        prepare_pdf_qa(section(generate=generate, max_reject_rate=0.0), workspace)
+        assert len(model.requests) == 6  # cached: a rerun asks nothing
+    assert {path.name: path.read_bytes() for path in OUT.iterdir()} == first
+    assert "key-1" not in "".join(path.read_text(encoding="utf-8") for path in (workspace / "cache").rglob("*.json"))
+
+
+def test_another_model_is_asked_anew(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf", pages=1)
+    with chatting(ChatModel(as_a_model)) as model:
+        for name in ("one", "two"):
+            prepare_pdf_qa(section(generate=Generate(Backend.openai, name, model.endpoint)), workspace)
+        assert [request["model"] for request in model.requests] == ["one", "two"]
+
+
+def test_a_response_that_is_no_json_is_counted(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf")
+    with chatting(ChatModel(lambda prompt: "죄송합니다.")) as model:
+        prepare_pdf_qa(section(generate=endpoint(model)), workspace)
+    assert report()["in"] == 4 and report()["dropped"] == {"unreadable_response": 4}
+
+
+@pytest.mark.parametrize(("failures", "message"), [([401], "answered 401"), ([500] * 3, "answered 500")])
+def test_an_endpoint_that_refuses_is_named(workspace: Path, failures: list[int], message: str) -> None:
+    write_faq(OWN / "guide.pdf", pages=1)
+    asked = rf"/v1/chat/completions: {message}.*OPENAI_API_KEY"
+    with chatting(ChatModel(as_a_model, failures=failures)) as model, pytest.raises(UserError, match=asked):
+        prepare_pdf_qa(section(generate=endpoint(model)), workspace)
+
+
+def test_an_endpoint_that_isnt_there_is_named(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf", pages=1)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        with pytest.raises(UserError, match=rf"{address}/chat/completions: can't be reached"):
+            prepare_pdf_qa(section(generate=Generate(Backend.openai, "any", address)), workspace)
+
+
+def test_templates_reword_training_questions_alone(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf")
+    prepare_pdf_qa(section(), workspace / "plain")
+    prepare_pdf_qa(section(reword=Reword(Rewording.templates, 2)), workspace)
+    plain = {split: list(read_jsonl(workspace / "plain" / OUT / f"{split}.jsonl")) for split in SPLITS}
+    reworded = {split: list(read_jsonl(OUT / f"{split}.jsonl")) for split in SPLITS}
+    assert reworded["seen"] == plain["seen"] and reworded["unseen"] == plain["unseen"]
+    added = [row for row in reworded["train"] if row.get("reworded")]
+    assert [row for row in reworded["train"] if not row.get("reworded")] == plain["train"]
+    assert len(added) == report()["reworded"]["added"] > 0
+    originals = {row["id"]: row for row in plain["train"]}
+    for row in added:
+        original = originals[row["id"].split("~")[0]]
+        assert row["messages"][1] == original["messages"][1] and row["fact_id"] == original["fact_id"]
+        assert row["messages"][0] != original["messages"][0]
+
+
+def test_back_translation_is_guarded(workspace: Path) -> None:
+    questions = ["3번 창구는 어디인가요?", "1층 회의실은 어디인가요?", "여권은 누가 접수하나요?"]
+    lines = [json.dumps({"id": str(n), "instruction": q, "output": f"{n}번입니다."}) for n, q in enumerate(questions)]
+    (OWN / "faq.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+    def translate(prompt: str) -> str:
+        text = prompt.split("\n\n")[-1]
+        if prompt.startswith("Translate"):
+            return f"EN {text}"
+        return text.removeprefix("EN ").replace("창구", "데스크").replace("1층", "7층")
+
+    with chatting(ChatModel(translate)) as model:
+        reword = Reword(Rewording.back_translation)
+        prepare_pdf_qa(section(generate=endpoint(model), reword=reword, held_out_facts=0.0), workspace)
+    added = [row for row in read_jsonl(OUT / "train.jsonl") if row.get("reworded")]
+    assert [row["messages"][0]["content"] for row in added] == ["3번 데스크는 어디인가요?"]
+    assert report()["reworded"] == {"added": 1, "asked_already": 0, "changed_meaning": 2}
+
+
+@pytest.mark.slow
+def test_a_local_chat_model_is_asked_and_its_answers_are_cached(workspace: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    directory = workspace / "chat-model"
+    write_byte_tokenizer(directory)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = (REPOSITORY / "conf/chat_template/chatml.jinja").read_text(encoding="utf-8")
+    tokenizer.save_pretrained(directory)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(directory)
+    write_faq(OWN / "guide.pdf", pages=1)
+    generate = Generate(Backend.huggingface, str(directory), max_new_tokens=8)
+    prepare_pdf_qa(section(generate=generate), workspace)
+    assert report()["dropped"] == {"unreadable_response": 1}  # an untrained model writes no JSON, and that is counted
+    (response,) = (workspace / "cache").rglob("*.json")
+    said = json.loads(response.read_text(encoding="utf-8"))
+    assert "1번 창구" in said["prompt"] and said["response"]
+    (directory / "model.safetensors").unlink()
+    prepare_pdf_qa(section(generate=generate), workspace)  # nothing is asked, so no model is loaded
+
+
+def test_a_local_model_that_isnt_there_is_named(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf", pages=1)
+    with pytest.raises(UserError, match=r"prepare_pdf_qa.generate.model: found no config.json in nowhere"):
+        prepare_pdf_qa(section(generate=Generate(Backend.huggingface, "nowhere")), workspace)
