@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.entry import run
+from stages.lib.errors import UserError
 from stages.lib.generation import generate_answers
 from stages.lib.hardware import describe, resolve_dtype, use_threads
 from stages.lib.lineage import file_sha256, weights_sha256
@@ -41,7 +42,13 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         "preferences": PREFERENCES / "evaluation.jsonl",
     }
     records = {name: list(read_jsonl(path)) for name, path in sets.items()}
-    question = section.demo_question or records["seen"][0]["messages"][0]["content"]
+    asked = [*records["seen"], *records["unseen"], *records["control"]]
+    if not asked:
+        raise UserError(
+            "no evaluation rows: seen, unseen and control are empty. Give some facts a second wording, raise "
+            "prepare_pdf_qa.held_out_facts, or give prepare_ultrachat.evaluation rows"
+        )
+    question = section.demo_question or asked[0]["messages"][0]["content"]
     figures: dict[str, Any] = {}
     predictions: list[dict[str, Any]] = []
     demo = {}
@@ -75,17 +82,21 @@ def evaluate_model(
     """Figures by set, predictions, and the answer to the demo question of one model."""
     tokenizer = load_tokenizer(directory)
     model = load_16bit(directory, resolve_dtype(Dtype.auto))
-    seen = predict(model, tokenizer, name, "seen", records["seen"], section)
-    unseen = predict(model, tokenizer, name, "unseen", records["unseen"], section)
-    figures = {
-        "seen": figures_of_predictions(seen, section) | perplexity(model, tokenizer, records["seen"], section),
-        "unseen": figures_of_predictions(unseen, section) | perplexity(model, tokenizer, records["unseen"], section),
-        "control": perplexity(model, tokenizer, records["control"], section),
-        "preferences": preference(model, tokenizer, records["preferences"], section),
-    }
+    figures: dict[str, Any] = {}
+    predictions: list[dict[str, Any]] = []
+    for split in ("seen", "unseen"):
+        if records[split]:  # own data may have one wording a fact, and then nothing to hold out
+            answered = predict(model, tokenizer, name, split, records[split], section)
+            figures[split] = figures_of_predictions(answered, section)
+            figures[split] |= perplexity(model, tokenizer, records[split], section)
+            predictions += answered
+    if records["control"]:
+        figures["control"] = perplexity(model, tokenizer, records["control"], section)
+    if records["preferences"]:
+        figures["preferences"] = preference(model, tokenizer, records["preferences"], section)
     prompt = [{"role": "user", "content": question}]
     answer = generate_answers(model, tokenizer, [prompt], section.max_new_tokens)[0]
-    return figures, [*seen, *unseen], answer.text
+    return figures, predictions, answer.text
 
 
 def values_alone(figures: dict[str, Any]) -> dict[str, Any]:

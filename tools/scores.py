@@ -12,20 +12,22 @@ from stages.lib.report import SHOWN, figure
 
 DETAIL = Path("metrics/eval_detail.json")
 RUNS = Path("metrics/runs")
+MODELS = ["base", "sft", "dpo"]
 STAGES = ["prepare_base", "prepare_ultrachat", "prepare_pdf_qa", "prepare_preferences"]
 STAGES += ["sft", "merge", "dpo", "merge_dpo", "evaluate"]
 
 
 def scores_text(detail: dict) -> str:
     """The figures of each model with 95 % intervals, and the demo question before and after."""
-    models = list(detail["models"])
+    models = [name for name in MODELS if name in detail["models"]]
     lines = [f"{'':30}" + "".join(f"{model:>24}" for model in models)]
     for split, name in SHOWN:
         cells = [detail["models"][model].get(split, {}).get(name) for model in models]
         if any(cells):
             lines.append(f"{split + ' ' + name:30}" + "".join(f"{figure(cell):>24}" for cell in cells))
     lines += ["", detail["demo"]["question"]]
-    lines += [f"  {model:5} {' '.join(answer.split())[:110]}" for model, answer in detail["demo"]["answers"].items()]
+    answers = detail["demo"]["answers"]
+    lines += [f"  {model:5} {' '.join(answers[model].split())[:110]}" for model in models]
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.lib.hardware import describe
 from stages.lib.lineage import file_sha256, read_lineage, refuse_foreign_base, weights_sha256, write_lineage
-from stages.lib.models import load_16bit, load_for_training
+from stages.lib.models import load_16bit, load_for_training, quiet_libraries
 from stages.lib.publish import published
 from stages.lib.schema import Merge, MergeBase, Quantization
 from stages.lib.training import copy_tokenizer
@@ -19,6 +19,8 @@ def merge_adapter(section: Merge, base: Path, adapter: Path, target: Path) -> di
     round back to their grid and the tuning be lost. Raises UserError unless the adapter was trained on exactly `base`.
     """
     import torch
+
+    quiet_libraries()  # before peft imports bitsandbytes
     from peft import PeftModel
 
     refuse_foreign_base(adapter, base)

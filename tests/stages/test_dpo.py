@@ -22,12 +22,12 @@ def merged(place):
 
 
 def test_starts_at_ln_2_and_learns_to_prefer(merged):
-    dpo(Dpo(**tiny_training(beta=0.5, max_steps=8)), merged)
+    dpo(Dpo(**tiny_training(beta=0.5, max_steps=60, learning_rate=0.02)), merged)
     with (merged / LOG).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[0]["loss"]) == pytest.approx(math.log(2), abs=1e-6)
     assert float(rows[0]["reward_margin"]) == 0.0
-    assert float(rows[-1]["reward_margin"]) > 0
+    assert sum(float(row["reward_margin"]) for row in rows[-10:]) > 10  # 60 steps see each pair three times
     assert (merged / OUT / "adapter_model.safetensors").is_file()
 
 
@@ -35,7 +35,7 @@ def test_pairs_that_are_too_long_are_counted(place):
     tokenizer = load_tokenizer(BASE)
     path = PREFERENCES / "train.jsonl"
     everything, none = training_pairs(path, tokenizer, 100_000)
-    kept, dropped = training_pairs(path, tokenizer, 200)
+    kept, dropped = training_pairs(path, tokenizer, 100)
     assert none == {"too_long": 0}
     assert dropped["too_long"] > 0
     assert len(kept) + dropped["too_long"] == len(everything)

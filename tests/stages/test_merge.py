@@ -33,8 +33,8 @@ def test_merged_equals_base_with_adapter(place):
         wanted = adapted(ids).logits
         got = load_16bit(place / OUT, torch.float32)(ids).logits
         base = load_16bit(BASE, torch.float32)(ids).logits
-    assert (got - wanted).abs().max() < 0.02  # bfloat16 rounding of the merged weights
-    assert (base - wanted).abs().max() > 0.1  # the adapter does something: the test can fail
+    assert (got - wanted).abs().mean() < 0.01  # bfloat16 rounding of the merged weights
+    assert (base - wanted).abs().mean() > 0.05  # the adapter does something: the test can fail
 
 
 def test_dequantized_base_is_what_training_saw(place):
