@@ -4,6 +4,7 @@ Precedence: schema < groups < conf/config.yaml < params.yaml < command line. Not
 stage's deps: all that it decides ends as values in params.lock.yaml, which DVC tracks key by key.
 """
 
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,13 @@ def typed_sections(config: DictConfig, only: str = "") -> dict[str, Any]:
 def overridden(config: DictConfig, choices: dict[str, str], knobs: dict[str, Any]) -> list[str]:
     """One line for each knob of params.yaml that differs from what the groups say: none outlives them in silence."""
     groups_alone = compose_config(choices, {})
-    return [
-        f"params.yaml sets {key} = {value}; without it the groups say {OmegaConf.select(groups_alone, key)}"
-        for key, value in flatten(knobs).items()
-        if OmegaConf.select(groups_alone, key) != OmegaConf.select(config, key)
-    ]
+    lines = []
+    for key, value in flatten(knobs).items():
+        default = OmegaConf.select(groups_alone, key)
+        if default != OmegaConf.select(config, key):
+            shown = default.name if isinstance(default, Enum) else repr(default)
+            lines.append(f"params.yaml sets {key} = {value}; without it the groups say {shown}")
+    return lines
 
 
 def flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.hardware import describe
-from stages.lib.lineage import file_sha256, read_lineage, refuse_foreign_base, weights_sha256, write_lineage
+from stages.lib.lineage import (
+    arguments_of,
+    file_sha256,
+    read_lineage,
+    refuse_foreign_base,
+    weights_sha256,
+    write_lineage,
+)
 from stages.lib.models import load_16bit, load_for_training, quiet_libraries
 from stages.lib.publish import published
 from stages.lib.schema import Merge, MergeBase, Quantization
@@ -41,8 +48,10 @@ def merge_adapter(section: Merge, base: Path, adapter: Path, target: Path) -> di
             out,
             {
                 "kind": "merged",
-                "base_weights_sha256": lineage["base_weights_sha256"],
+                "base": read_lineage(base),
+                "adapter": lineage,
                 "adapter_sha256": {path.name: file_sha256(path) for path in sorted(adapter.glob("*.safetensors"))},
+                "arguments": arguments_of(section),
                 "weights_sha256": weights_sha256(out),
                 "chat_template_sha256": file_sha256(out / "chat_template.jinja"),
             },

