@@ -31,11 +31,11 @@ def test_scores_are_printed(project):
     assert "merge-dpo" in output
 
 
-def test_beta_in_params_reruns_dpo_and_what_follows_and_going_back_runs_nothing(project):
+def test_beta_in_params_reruns_dpo_and_what_follows_and_going_back_trains_nothing(project):
     project.write("params.yaml", "beta: null", "beta: 0.2")
     assert project.repro() == ["config", "dpo", "merge-dpo", "evaluate"]
     project.write("params.yaml", "beta: 0.2", "beta: null")
-    assert project.repro() == []
+    assert project.repro() == ["config"]  # the rest comes from the run cache
 
 
 def test_a_profile_in_force_reruns_training_and_no_data_stage(project):
@@ -75,9 +75,7 @@ def test_an_edit_while_sft_runs_waits_for_the_next_run(project):
     running.start()
     lock = project.directory / "params.lock.yaml"
     deadline = time.time() + 120
-    while not lock.is_file() or "max_steps: 30" not in lock.read_text(
-        encoding="utf-8"
-    ):  # DVC removes it, config writes it
+    while (project.directory / "models/sft").exists():  # DVC removes a stage's outs when it starts it
         assert time.time() < deadline
         time.sleep(0.05)
     project.write("params.yaml", "beta: null", "beta: 0.4")
