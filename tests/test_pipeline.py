@@ -29,6 +29,9 @@ ORDER = [
     "dpo",
     "merge-dpo",
     "evaluate",
+    "judge",
+    "benchmark",
+    "report",
 ]
 
 

@@ -30,6 +30,9 @@ SECTIONS = [
     "dpo",
     "merge_dpo",
     "evaluate",
+    "judge",
+    "benchmark",
+    "report",
 ]
 GROUPS = ["model", "data", "recipe", "profile"]
 
