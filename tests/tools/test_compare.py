@@ -101,7 +101,6 @@ def history(project):
     yield project
     project.command("git", "reset", "--quiet", "--hard", start)
     project.command("dvc", "checkout", "--quiet", "--force")
-    project.command("dvc", "repro", "--quiet")
 
 
 @pytest.mark.slow
@@ -124,7 +123,7 @@ def test_two_commits_that_differ_in_lora_rank(history):
     assert "sft.lora.r" in history.command("dvc", "params", "diff", "HEAD~1")
 
     history.write("params.yaml", "evaluate: {", "prepare_pdf_qa: {held_out_facts: 0.3}\nevaluate: {")
-    history.repro()
+    history.repro("--single-item", "config", "prepare-pdf-qa", "evaluate")  # the models stay as they are
     history.commit("other questions")
     text = history.command("python", "-m", "tools.compare", "HEAD~1", "HEAD", fails=True)
     assert "these runs can't be compared" in text
