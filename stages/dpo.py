@@ -10,15 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stages.lib.chat import encode_answer
 from stages.lib.entry import run
-from stages.lib.errors import UserError
-from stages.lib.fast_path import attend_without_mask, score_supervised_positions, skip_adapter_casts
-from stages.lib.hardware import describe, device, resolve_dtype, use_threads
+from stages.lib.fast_path import attend_without_mask, dequantize_once, score_supervised_positions, skip_adapter_casts
+from stages.lib.hardware import describe, device, resolve_dtype, set_up_cpu
 from stages.lib.lineage import arguments_of, file_sha256, weights_sha256, write_lineage
 from stages.lib.models import load_for_training, load_tokenizer
 from stages.lib.publish import published
-from stages.lib.records import read_jsonl
 from stages.lib.schema import Dpo
 from stages.lib.training import (
     copy_tokenizer,
@@ -29,6 +26,7 @@ from stages.lib.training import (
     trainer_arguments,
     write_log,
 )
+from stages.lib.training_rows import preference_rows
 
 BASE = Path("models/sft-merged")
 PREFERENCES = Path("data/prepared/preferences")
@@ -45,16 +43,16 @@ LOG_COLUMNS = {
 
 
 def dpo(section: Dpo, root: Path) -> dict[str, Any]:
-    threads = use_threads(section.threads)
+    threads = set_up_cpu(section.threads)
     dtype = resolve_dtype(section.dtype)
     tokenizer = load_tokenizer(BASE)
     model = load_for_training(BASE, section.quantization, dtype)
     train = PREFERENCES / "train.jsonl"
-    pairs, dropped = training_pairs(train, tokenizer, section.max_length)
+    pairs, dropped = preference_rows(train, tokenizer, section.max_length)
     longest = max(
         len(pair["prompt_ids"]) + len(pair[side]) for pair in pairs for side in ("chosen_ids", "rejected_ids")
     )
-    plan = make_plan(section, longest=2 * longest)  # a pair is two rows
+    plan = make_plan(section, model, longest=2 * longest)  # a pair is two rows
     with TemporaryDirectory() as scratch:
         trainer = make_trainer(section, plan, dtype, model, tokenizer, pairs, Path(scratch))
         trainer.train()
@@ -78,25 +76,6 @@ def dpo(section: Dpo, root: Path) -> dict[str, Any]:
     return {**describe(), "threads": threads, "dtype": str(dtype), "plan": asdict(plan), "rows": len(pairs)}
 
 
-def training_pairs(path: Path, tokenizer: Any, max_length: int) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
-    """Tokenise pairs as trl's collator takes them: prompt_ids, chosen_ids, rejected_ids.
-
-    Both answers end with their stop token. A pair longer than `max_length` tokens is dropped and counted: trl would
-    cut the end of the answer, stop token and all. Raises UserError if no pair is left.
-    """
-    pairs, too_long = [], 0
-    for record in read_jsonl(path):
-        prompt, chosen = encode_answer(tokenizer, record["prompt"], record["chosen"])
-        _, rejected = encode_answer(tokenizer, record["prompt"], record["rejected"])
-        if len(prompt) + max(len(chosen), len(rejected)) > max_length:
-            too_long += 1
-        else:
-            pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
-    if not pairs:
-        raise UserError(f"{path}: all {too_long} pairs are longer than dpo.max_length={max_length} tokens; raise it")
-    return pairs, {"too_long": too_long}
-
-
 def make_trainer(
     section: Dpo, plan: Any, dtype: Any, model: Any, tokenizer: Any, pairs: list[dict[str, list[int]]], scratch: Path
 ) -> Any:
@@ -111,6 +90,8 @@ def make_trainer(
     on_cpu = device() == "cpu"
     if on_cpu:
         attend_without_mask(model)
+    if plan.dequantize_once:
+        dequantize_once(model)
     arguments = DPOConfig(
         **trainer_arguments(section, plan, dtype, scratch),
         max_length=None,  # no pair is too long

@@ -12,7 +12,7 @@ from typing import Any
 from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.generation import generate_answers
-from stages.lib.hardware import describe, resolve_dtype, use_threads
+from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
 from stages.lib.lineage import file_sha256, weights_sha256
 from stages.lib.models import load_16bit, load_tokenizer
 from stages.lib.publish import published
@@ -34,7 +34,7 @@ REPORT = Path("metrics/eval_report.md")
 
 
 def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
-    threads = use_threads(section.threads)
+    threads = set_up_cpu(section.threads)
     sets = {
         "seen": PDF_QA / "seen.jsonl",
         "unseen": PDF_QA / "unseen.jsonl",

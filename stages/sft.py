@@ -10,16 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stages.lib.chat import IGNORED, encode, refuse_unlearnable, stop_ids
+from stages.lib.chat import refuse_unlearnable, stop_ids
 from stages.lib.entry import run
-from stages.lib.errors import UserError
-from stages.lib.fast_path import attend_without_mask, score_supervised_positions, skip_adapter_casts
-from stages.lib.hardware import describe, device, resolve_dtype, use_threads
+from stages.lib.fast_path import attend_without_mask, dequantize_once, score_supervised_positions, skip_adapter_casts
+from stages.lib.hardware import describe, device, resolve_dtype, set_up_cpu
 from stages.lib.lineage import arguments_of, file_sha256, weights_sha256, write_lineage
 from stages.lib.models import load_for_training, load_tokenizer
 from stages.lib.publish import published
-from stages.lib.records import read_jsonl
-from stages.lib.schema import LossOn, Method, Overlong, Sft
+from stages.lib.schema import LossOn, Method, Sft
 from stages.lib.training import (
     copy_tokenizer,
     keep_adapter_in_float32,
@@ -29,6 +27,7 @@ from stages.lib.training import (
     trainer_arguments,
     write_log,
 )
+from stages.lib.training_rows import supervised_rows
 
 BASE = Path("models/base")
 ULTRACHAT = Path("data/prepared/ultrachat")
@@ -46,15 +45,17 @@ LOG_COLUMNS = {
 def sft(section: Sft, root: Path) -> dict[str, Any]:
     from torch import float32
 
-    threads = use_threads(section.threads)
+    threads = set_up_cpu(section.threads)
     dtype = resolve_dtype(section.dtype)
     tokenizer = load_tokenizer(BASE)
     # Weights that are themselves trained are kept in float32: in bfloat16 small updates round to nothing.
     model = load_for_training(BASE, section.quantization, float32 if section.method is Method.full else dtype)
-    rows, dropped = training_rows(section, tokenizer)
+    files = {ULTRACHAT / "train.jsonl": section.mix.ultrachat, PDF_QA / "train.jsonl": section.mix.pdf_qa}
+    files = {path: times for path, times in files.items() if times}
+    rows, dropped = supervised_rows(section, files, tokenizer)
     if section.loss_on is LossOn.assistant:
         refuse_unlearnable(rows, stop_ids(model.generation_config))
-    plan = make_plan(section, longest=max(len(row["input_ids"]) for row in rows))
+    plan = make_plan(section, model, longest=max(len(row["input_ids"]) for row in rows))
     with TemporaryDirectory() as scratch:
         trainer = make_trainer(section, plan, dtype, model, tokenizer, rows, Path(scratch))
         trainer.train()
@@ -71,7 +72,7 @@ def sft(section: Sft, root: Path) -> dict[str, Any]:
                 "kind": "adapter" if section.method is Method.lora else "full",
                 "base_weights_sha256": weights_sha256(BASE),
                 "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
-                "data": {f"{path.parent.name}/{path.name}": file_sha256(path) for path, _ in sources(section)},
+                "data": {f"{path.parent.name}/{path.name}": file_sha256(path) for path in files},
                 "arguments": arguments_of(section),
                 "rows": {"kept": len(rows), "dropped": dropped},
             },
@@ -89,48 +90,6 @@ def sft(section: Sft, root: Path) -> dict[str, Any]:
     }
 
 
-def sources(section: Sft) -> list[tuple[Path, int]]:
-    """The files trained on, each with how often its rows are in one epoch."""
-    files = [(ULTRACHAT / "train.jsonl", section.mix.ultrachat), (PDF_QA / "train.jsonl", section.mix.pdf_qa)]
-    return [(path, times) for path, times in files if times]
-
-
-def training_rows(section: Sft, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Tokenise the mix into rows of id, input_ids, labels (both of equal length, at most max_length tokens).
-
-    Returns the rows and how many conversations were cut or dropped, by reason. Raises UserError if none is left.
-    """
-    rows = []
-    counts = {"cut_turns": 0, "truncated": 0, "dropped_too_long": 0}
-    for path, times in sources(section):
-        for record in read_jsonl(path):
-            messages = record["messages"]
-            encoded = encode(tokenizer, messages)
-            while (
-                section.overlong is Overlong.cut_turns
-                and len(encoded.input_ids) > section.max_length
-                and len(messages) > 2
-            ):
-                messages = messages[:-2]
-                encoded = encode(tokenizer, messages)
-            too_long = len(encoded.input_ids) > section.max_length
-            if too_long and section.overlong is Overlong.cut_turns:
-                counts["dropped_too_long"] += 1
-                continue
-            counts["cut_turns"] += len(messages) < len(record["messages"])
-            counts["truncated"] += too_long
-            ids = encoded.input_ids[: section.max_length]
-            learned = encoded.by_assistant if section.loss_on is LossOn.assistant else [True] * len(ids)
-            labels = [token if on else IGNORED for token, on in zip(ids, learned, strict=False)]
-            rows += [{"id": record["id"], "input_ids": ids, "labels": labels}] * times
-    if not rows:
-        raise UserError(
-            f"no training rows: {counts['dropped_too_long']} conversations are longer than sft.max_length="
-            f"{section.max_length} tokens; raise it, or give sft.mix a data set with shorter ones"
-        )
-    return rows, counts
-
-
 def make_trainer(
     section: Sft, plan: Any, dtype: Any, model: Any, tokenizer: Any, rows: list[dict[str, Any]], scratch: Path
 ) -> Any:
@@ -141,6 +100,8 @@ def make_trainer(
     on_cpu = device() == "cpu"
     if on_cpu:
         attend_without_mask(model)
+    if plan.dequantize_once:
+        dequantize_once(model)
     arguments = SFTConfig(
         **trainer_arguments(section, plan, dtype, scratch),
         max_length=None,  # rows are cut already

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.lib.hardware import device
-from stages.lib.schema import Checkpointing, Training
+from stages.lib.hardware import available_memory, device
+from stages.lib.schema import Checkpointing, Quantization, Training
 
 CPU_MICRO_BATCH_TOKENS = 4096
 GPU_MICRO_BATCH_TOKENS = 16384
@@ -24,10 +24,11 @@ class Plan:
     micro_batch_size: int  # rows per forward pass
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
+    dequantize_once: bool  # keep 16-bit values of 4-bit weights
     optim: str
 
 
-def make_plan(section: Training, longest: int) -> Plan:
+def make_plan(section: Training, model: Any, longest: int) -> Plan:
     """Decide from the hardware found how one optimizer step of `section.batch_size` rows is computed.
 
     `longest` is the longest row in tokens. Micro-batch times accumulation is always the batch size.
@@ -37,9 +38,13 @@ def make_plan(section: Training, longest: int) -> Plan:
     most = section.micro_batch_size or max(1, budget // longest)
     micro = max(rows for rows in range(1, section.batch_size + 1) if section.batch_size % rows == 0 and rows <= most)
     checkpointing = section.gradient_checkpointing is Checkpointing.always
+    # Two bytes a parameter, where they are at most a quarter of what is free.
+    dequantize_once = (
+        on_cpu and section.quantization is Quantization.nf4 and 2 * model.num_parameters() < available_memory() / 4
+    )
     # Paging is a GPU affair; on a CPU bitsandbytes runs its plain AdamW instead, slower than torch's.
-    optim = "adamw_torch" if on_cpu and section.optim == "paged_adamw_32bit" else section.optim
-    return Plan(micro, section.batch_size // micro, checkpointing, optim)
+    optim = "adamw_torch_fused" if on_cpu and section.optim == "paged_adamw_32bit" else section.optim
+    return Plan(micro, section.batch_size // micro, checkpointing, dequantize_once, optim)
 
 
 def trainer_arguments(section: Training, plan: Plan, dtype: Any, scratch: Path) -> dict[str, Any]:
