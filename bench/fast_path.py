@@ -17,7 +17,7 @@ from stages import sft
 from stages.lib.entry import locked_section
 from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
 from stages.lib.models import load_for_training, load_tokenizer
-from stages.lib.training import make_plan
+from stages.lib.plan import make_plan
 from stages.lib.training_rows import supervised_rows
 
 FAST = ["attend_without_mask", "dequantize_once", "score_supervised_positions", "skip_adapter_casts"]
@@ -30,10 +30,10 @@ def seconds_per_step(steps: int, without: list[str]) -> float:
     set_up_cpu(section.threads)
     dtype = resolve_dtype(section.dtype)
     tokenizer = load_tokenizer(sft.BASE)
-    model = load_for_training(sft.BASE, section.quantization, dtype)
+    model = load_for_training(sft.BASE, section, dtype)
     files = {sft.ULTRACHAT / "train.jsonl": 1, sft.PDF_QA / "train.jsonl": 1}
     rows, _ = supervised_rows(section, files, tokenizer)
-    plan = make_plan(section, model, longest=max(len(row["input_ids"]) for row in rows))
+    plan = make_plan("sft", section, model, max(len(row["input_ids"]) for row in rows))
     patches = [patch.object(sft, name, lambda model: None) for name in without]
     with TemporaryDirectory() as scratch:
         for each in patches:

@@ -1,6 +1,6 @@
-"""Scores of the base, SFT and DPO models on the same questions, in one run.
+"""Scores of the base, SFT and DPO models, and of ORPO's where it ran, on the same questions, in one run.
 
-Reads   models/base, models/sft-merged, models/dpo-merged, data/prepared/{ultrachat,pdf_qa,preferences}
+Reads   models/{base,sft-merged,dpo-merged,orpo-merged}, data/prepared/{ultrachat,pdf_qa,preferences}
 Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals, hashes), metrics/predictions.jsonl,
         metrics/eval_report.md
 Run     python -m stages.evaluate
@@ -13,7 +13,7 @@ from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.generation import generate_answers
 from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
-from stages.lib.lineage import file_sha256, weights_sha256
+from stages.lib.lineage import OFF, file_sha256, read_lineage, weights_sha256
 from stages.lib.models import load_16bit, load_tokenizer
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, write_json, write_jsonl
@@ -24,6 +24,7 @@ from stages.lib.scoring import chrf_signature, figures_of_predictions, perplexit
 BASE = Path("models/base")
 SFT = Path("models/sft-merged")
 DPO = Path("models/dpo-merged")
+ORPO = Path("models/orpo-merged")
 ULTRACHAT = Path("data/prepared/ultrachat")
 PDF_QA = Path("data/prepared/pdf_qa")
 PREFERENCES = Path("data/prepared/preferences")
@@ -52,7 +53,9 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     predictions: list[dict[str, Any]] = []
     demo = {}
-    for name, directory in {"base": BASE, "sft": SFT, "dpo": DPO}.items():
+    models = {"base": BASE, "sft": SFT, "dpo": DPO, "orpo": ORPO}
+    models = {name: directory for name, directory in models.items() if read_lineage(directory) != OFF}
+    for name, directory in models.items():
         print(f"evaluate: {name}", flush=True)
         figures[name], answered, demo[name] = evaluate_model(section, name, directory, records, question)
         predictions += answered
@@ -62,7 +65,7 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         "settings": {"max_new_tokens": section.max_new_tokens, "decoding": "greedy", "seed": section.seed},
         "signatures": {"chrf": chrf_signature()},
         "sets_sha256": {name: file_sha256(path) for name, path in sets.items()},
-        "weights_sha256": {path.name: weights_sha256(path) for path in (BASE, SFT, DPO)},
+        "weights_sha256": {path.name: weights_sha256(path) for path in models.values()},
         "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
     }
     with published(root / PREDICTIONS) as path:

@@ -28,6 +28,8 @@ ORDER = [
     "merge",
     "dpo",
     "merge-dpo",
+    "orpo",
+    "merge-orpo",
     "evaluate",
 ]
 

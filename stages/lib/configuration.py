@@ -29,6 +29,8 @@ SECTIONS = [
     "merge",
     "dpo",
     "merge_dpo",
+    "orpo",
+    "merge_orpo",
     "evaluate",
 ]
 GROUPS = ["model", "data", "recipe", "profile"]

@@ -75,6 +75,9 @@ def exit_on_user_error(name: str, body: Callable[[], None]) -> None:
         body()
     except UserError as error:
         sys.exit(f"{name.replace('_', '-')}: {error}")
+    except KeyboardInterrupt:
+        print(f"{name.replace('_', '-')}: stopped by Ctrl-C; nothing was published", file=sys.stderr)
+        sys.exit(130)
 
 
 def timed(stage: Stage, section: Any, root: Path) -> None:

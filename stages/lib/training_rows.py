@@ -48,7 +48,9 @@ def supervised_rows(
     return rows, counts
 
 
-def preference_rows(path: Path, tokenizer: Any, max_length: int) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
+def preference_rows(
+    name: str, path: Path, tokenizer: Any, max_length: int
+) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
     """Tokenise pairs as trl's collator takes them: prompt_ids, chosen_ids, rejected_ids.
 
     Both answers end with their stop token. A pair longer than `max_length` tokens is dropped and counted: trl would
@@ -63,5 +65,10 @@ def preference_rows(path: Path, tokenizer: Any, max_length: int) -> tuple[list[d
         else:
             pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
     if not pairs:
-        raise UserError(f"{path}: all {too_long} pairs are longer than dpo.max_length={max_length} tokens; raise it")
+        raise UserError(f"{path}: all {too_long} pairs are longer than {name}.max_length={max_length} tokens; raise it")
     return pairs, {"too_long": too_long}
+
+
+def pair_lengths(pairs: list[dict[str, list[int]]]) -> list[int]:
+    """Tokens of each pair's longer side, prompt included."""
+    return [len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"])) for pair in pairs]

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from stages.lib.fast_path import attend_without_mask, dequantize_once, score_supervised_positions
-from stages.lib.models import load_for_training
+from stages.lib.models import load_quantized
 from stages.lib.schema import Quantization
 
 
@@ -55,7 +55,7 @@ def test_a_head_that_is_trained_or_a_model_that_caps_its_logits_keeps_trls_own(m
 
 
 def test_dequantized_once_is_the_same_to_the_bit(tiny_base):
-    model = load_for_training(tiny_base, Quantization.nf4, torch.bfloat16)
+    model = load_quantized(tiny_base, Quantization.nf4, torch.bfloat16)
     ids = torch.randint(3, 600, (2, 12))
     embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
 

@@ -8,6 +8,7 @@ import pytest
 from stages.evaluate import DETAIL, EVAL, PREDICTIONS, REPORT, evaluate
 from stages.lib.errors import UserError
 from stages.lib.generation import Answer
+from stages.lib.lineage import OFF, write_lineage
 from stages.lib.records import read_jsonl
 from stages.lib.schema import Evaluate
 from stages.lib.scoring import chrf_metric, score
@@ -17,6 +18,8 @@ from stages.lib.scoring import chrf_metric, score
 def three_models(place):
     for name in ("sft-merged", "dpo-merged"):
         shutil.copytree(place / "models/base", place / "models" / name)
+    (place / "models/orpo-merged").mkdir()
+    write_lineage(place / "models/orpo-merged", OFF)
     return place
 
 
@@ -27,11 +30,11 @@ def test_three_equal_models_score_equally(three_models):
     assert figures["base"]["seen"]["key_exact"] == 0
     assert figures["base"]["control"]["perplexity"] > 100  # random weights
     detail = json.loads((three_models / DETAIL).read_text(encoding="utf-8"))
-    assert detail["models"]["sft"]["seen"]["key_exact"]["n"] == 40
+    assert detail["models"]["sft"]["seen"]["key_exact"]["n"] == 30
     assert set(detail["sets_sha256"]) == {"seen", "unseen", "control", "preferences"}
     predictions = list(read_jsonl(three_models / PREDICTIONS))
     assert {row["model"] for row in predictions} == {"base", "sft", "dpo"}
-    assert "| seen | key_exact | 40 |" in (three_models / REPORT).read_text(encoding="utf-8")
+    assert "| seen | key_exact | 30 |" in (three_models / REPORT).read_text(encoding="utf-8")
 
 
 def test_empty_sets_are_left_out_and_no_set_at_all_is_an_error(three_models):
