@@ -188,3 +188,11 @@ def test_shipped_params_leave_every_knob_to_the_recipe(monkeypatch):
 
     _, knobs = read_params()
     assert knobs == {}
+
+
+def test_the_schemas_choices_are_the_libraries_own():
+    from transformers import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    assert {choice.value for choice in schema.Optim} <= {choice.value for choice in OptimizerNames}
+    assert {choice.value for choice in schema.Scheduler} <= {choice.value for choice in SchedulerType}

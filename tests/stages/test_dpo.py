@@ -68,6 +68,7 @@ def test_a_base_that_was_never_tuned_is_refused(merged):
         dpo(Dpo(**tiny_training(beta=0.5)), merged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [loss for loss in DpoLoss if loss is not DpoLoss.sft])
 def test_every_loss_of_trl_trains(merged, loss):
     smoothing = 0.1 if loss is DpoLoss.exo_pair else 0.0
