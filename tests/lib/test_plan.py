@@ -32,7 +32,7 @@ def test_with_memory_to_spare_nothing_is_recomputed(monkeypatch, model):
 def test_less_memory_means_smaller_passes_then_recomputation_and_always_the_same_batch(monkeypatch, model):
     whole = plan_with(monkeypatch, model, 64 * GIB, quantization=Quantization.none).estimated_mib * 2**20
     seen = set()
-    for share in (1.2, 0.7, 0.45, 0.3, 0.2, 0.14, 0.1):
+    for share in (1.2 * 0.9**step for step in range(60)):
         try:
             plan = plan_with(monkeypatch, model, int(share * whole), quantization=Quantization.none)
         except UserError:

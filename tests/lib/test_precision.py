@@ -10,9 +10,10 @@ from stages.lib.schema import Dtype, Method, Quantization, Sft
 GIB = 2**30
 
 
-@pytest.mark.parametrize(
-    ("gib", "picked"), [(8, "nf4"), (12, "nf4"), (16, "int8"), (24, "int8"), (32, "none"), (80, "none")]
-)
+ADVICE = [(8, "nf4"), (12, "nf4"), (16, "int8"), (24, "int8"), (32, "none"), (80, "none")]
+
+
+@pytest.mark.parametrize(("gib", "picked"), ADVICE)
 def test_auto_for_eight_billion_weights(monkeypatch, tmp_path, gib, picked):
     monkeypatch.setattr(stages.lib.precision, "count_weights", lambda _: 8_000_000_000)
     monkeypatch.setattr(stages.lib.precision, "total_memory", lambda: gib * GIB)
