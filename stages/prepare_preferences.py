@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.lib.comparison import hash_of
 from stages.lib.data_report import data_card, token_histogram, write_reports
 from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.jsonl_reader import Rejected
 from stages.lib.ledger import Ledger
-from stages.lib.near_duplicates import KnownQuestions, hash_of
+from stages.lib.near_duplicates import KnownQuestions
 from stages.lib.preference_pairs import DEFECTIVE, FILTERED, Pair, admit_pair
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, share_of, write_jsonl

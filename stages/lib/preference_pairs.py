@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.lib.characters import mend
+from stages.lib.comparison import letters
 from stages.lib.jsonl_reader import Line, Rejected
-from stages.lib.records import normalised
 from stages.lib.rows import as_text
 
 FILTERED = ("tie", "no_score", "low_score", "in_gsm8k_train")
@@ -80,7 +80,7 @@ def admit_pair(line: Line, min_chosen_score: float) -> Pair | Rejected:
     if chosen == rejected:
         return Rejected(line.where, "equal_answers", "chosen and rejected are the same", text)
     done = sorted({step for result in mended.values() for step in result.done})
-    return Pair(line.where, normalised(system + question), system, question, chosen, rejected, done)
+    return Pair(line.where, letters(system + question), system, question, chosen, rejected, done)
 
 
 def typed(line: Line) -> Columns | str:
