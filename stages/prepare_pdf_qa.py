@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stages.lib.answer_models import cache_home, make_ask
-from stages.lib.data_report import data_card, token_histogram, write_reports
+from stages.lib.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.jsonl_reader import Rejected, read_lines
@@ -36,6 +36,10 @@ METRIC = Path("metrics/data_pdf_qa.json")
 FUNNEL = Path("metrics/data_pdf_qa_funnel.csv")
 TOKENS = Path("metrics/data_pdf_qa_tokens.csv")
 
+NOTHING_LEFT = (
+    "Mend these rows or add others. Of a PDF only headings that ask, FAQ sections and ruled tables become questions, "
+    "unless prepare_pdf_qa.generate.backend is a model"
+)
 SPLITS = ("train", "seen", "unseen")
 
 
@@ -67,14 +71,16 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             refuse_leaks(store, between_facts)
             kept = sum(write_jsonl(out / f"{name}.jsonl", store.records(name)) for name in SPLITS)
             splits = {name: store.counts(name) for name in SPLITS}
+            ledger.refuse_nothing_left(splits["train"]["rows"], NOTHING_LEFT)
             report = {**ledger.balance(kept), "splits": splits, "sources": sources, "pdf": summary(pdf_report)}
             if section.reword.backend is not Rewording.none:
                 translate = ask if section.reword.backend is Rewording.back_translation else None
                 report["reworded"] = add_rewordings(out, ["seen", "unseen"], section.reword.wordings, translate)
             write_jsonl(out / "pages.jsonl", pdf_report.pages)
             histogram = token_histogram(store.token_counts(), section.max_tokens)
-            card = data_card("Questions and answers", report, ledger, histogram, beware(report))
+            card = data_card("Questions and answers", report, ledger, histogram, beware(report, section))
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
+    print(headline(OUT, report))
     return {"in": report["in"], "kept": kept, "splits": splits}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.comparison import hash_of
-from stages.lib.data_report import data_card, token_histogram, write_reports
+from stages.lib.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.jsonl_reader import Rejected
@@ -58,12 +58,16 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
             refuse_leaks(leaks)
             ledger.refuse_many(DEFECTIVE, section.max_reject_rate, "prepare_preferences.max_reject_rate")
             counts = {split: {"rows": write_jsonl(out / f"{split}.jsonl", part)} for split, part in splits.items()}
+            ledger.refuse_nothing_left(
+                counts["train"]["rows"], "Add pairs, or lower prepare_preferences.min_chosen_score"
+            )
             source = {"name": name(section.rows), "rows": ledger.read, "version": version(section.rows)}
             balance = ledger.balance(sum(part["rows"] for part in counts.values()))
             report = {**balance, "splits": counts, "sources": [source]}
             histogram = token_histogram(lengths, 0)
             card = data_card("Preference pairs", report, ledger, histogram, BEWARE)
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
+    print(headline(OUT, report))
     return {"in": report["in"], "kept": report["kept"], "splits": counts}
 
 

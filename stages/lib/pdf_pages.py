@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ RUNNING_SHARE = 0.05
 """A line at the top or bottom of more pages than this is a header or a footer."""
 RUNNING_LEAST = 3
 """Pages on which it must stand at least: in a short document 5 % is less than one page."""
+ENDED_ITSELF = {-signal.SIGTRAP, -signal.SIGILL, -signal.SIGABRT}
 EDGE = 2
 """Lines from the top and from the bottom that are looked at."""
 
@@ -84,10 +86,10 @@ def refuse_at_a_glance(path: Path, limits: PdfLimits) -> None:
 def cause_of_death(done: subprocess.CompletedProcess[bytes], limits: PdfLimits) -> tuple[str, str]:
     """Reason and detail for a child that ended without a word."""
     last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-    if done.returncode in (-24, -9):  # SIGXCPU, and SIGKILL a second later
+    if done.returncode == -signal.SIGXCPU:
         return "time_limit", f"used more than {limits.seconds} s of processor time"
-    if "MemoryError" in last[0] or "memory" in last[0].lower() or done.returncode in (-5, -4, -6):
-        # pdfium ends itself by a trap when it gets no memory
+    if "MemoryError" in last[0] or "memory" in last[0].lower() or done.returncode in ENDED_ITSELF:
+        # pdfium does so when it gets no memory
         return "memory_limit", f"needs more than {limits.memory_mib} MiB"
     return "crashed", f"exit status {done.returncode}: {last[0]}"
 

@@ -93,10 +93,18 @@ def refuse_leaks(store: QuestionStore, between_facts: list[tuple[int, int]]) -> 
                         "Remove the doubles or give them one fact_id")  # fmt: skip
 
 
-def beware(report: dict[str, Any]) -> list[str]:
+def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
     """What a reader of the card should know before trusting a score on this data."""
     notes = ["The licence of the sources is not known to this stage: ask whoever gave you the files."]
     pdf = report["pdf"]
+    if too_long := report["dropped"].get("too_long_tokens"):
+        notes.append(f"{too_long} of {report['in']} rows are longer than prepare_pdf_qa.max_tokens = "
+                     f"{section.max_tokens} tokens of the base model and were dropped: SFT would cut them, and a cut "
+                     "answer teaches not to stop. It follows sft.max_length; a model whose tokenizer knows the "
+                     "language needs fewer tokens.")  # fmt: skip
+    refused = {page["file"] for page in pdf["refused"]}
+    notes += [f"{source['name']} gave no row." for source in report["sources"]
+              if not source["rows"] and source["name"] not in refused]  # fmt: skip
     notes += [f"{page['file']} was left out: {page['reason']}: {page['detail']}." for page in pdf["refused"]]
     if pdf["pages"]:
         flagged = ", ".join(f"{count} {name}" for name, count in pdf["problems"].items()) or "none"

@@ -1,6 +1,8 @@
 """A stranger's PDF gives its pages or a named reason, within the limits, and this process never pays for it."""
 
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from stages.lib import pdf_child
 from stages.lib.grounding import ungrounded
 from stages.lib.page_gate import page_problems
 from stages.lib.page_questions import page_questions, text_questions, topic
-from stages.lib.pdf_pages import Page, PdfRefused, read_pdf, without_running_lines
+from stages.lib.pdf_pages import Page, PdfRefused, cause_of_death, read_pdf, without_running_lines
 from stages.lib.schema import PdfLimits
 from tests.pdf_files import bomb, encrypted, pdf, table, text_page, write_faq
 
@@ -68,6 +70,15 @@ def test_each_bad_file_has_its_reason(tmp_path: Path, reason: str) -> None:
     assert "bad.pdf" in str(refused.value)
     assert time.monotonic() - started < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
+
+
+def test_processor_time_is_limited_by_the_child_itself(tmp_path: Path) -> None:
+    path = tmp_path / "slow.pdf"
+    path.write_bytes(bomb(200))
+    command = [sys.executable, "-m", "stages.lib.pdf_child", str(path), "4096", "1", "10"]
+    done = subprocess.run(command, capture_output=True, timeout=120)  # nobody else ends it
+    reason, detail = cause_of_death(done, PdfLimits(seconds=1))
+    assert (reason, detail) == ("time_limit", "used more than 1 s of processor time")
 
 
 def test_time_is_limited(tmp_path: Path) -> None:

@@ -48,6 +48,19 @@ def texts(row: dict[str, Any]) -> dict[str, str]:
     return {"instruction": row["messages"][0]["content"], "output": row["messages"][1]["content"]}
 
 
+def fact_that_is(held_out: bool, stem: str) -> str:
+    """A fact_id whose hash puts it into or out of the held-out fifth."""
+    return next(name for name in (f"{stem}-{n}" for n in range(100)) if (share_of(name) < 0.2) == held_out)
+
+
+TRAINED = {
+    "instruction": "시민청에는 창구가 모두 몇 개 있나요?",
+    "output": "창구는 모두 아홉 개입니다.",
+    "fact_id": fact_that_is(False, "trained"),
+}
+"""A row that is always trained on, without which the stage refuses to go on."""
+
+
 @pytest.fixture
 def dirty(workspace: Path) -> dict[str, Any]:
     prepare_pdf_qa(settings_for(DIRTY / "pdf_qa_dirty.jsonl"), workspace)
@@ -153,15 +166,29 @@ def test_foreign_names_of_fields(workspace: Path) -> None:
 
 @pytest.mark.parametrize("field", [{"answerable": "false"}, {"answerable": 1}, {"key": "여권"}, {"fact_id": 1.5}])
 def test_no_type_is_guessed(workspace: Path, field: dict[str, Any]) -> None:
-    file = write_rows(workspace / "faq.jsonl", [{"instruction": "언제 쉬나요?", "output": "월요일입니다."} | field])
-    prepare_pdf_qa(settings_for(file), workspace)
+    rows = [{"instruction": "언제 쉬나요?", "output": "월요일입니다."} | field, TRAINED]
+    prepare_pdf_qa(settings_for(write_rows(workspace / "faq.jsonl", rows)), workspace)
     (reject,) = read_jsonl(OUT / "rejects.jsonl")
     assert reject["reason"] == "wrong_type" and next(iter(field)) in reject["detail"]
 
 
-def fact_that_is(held_out: bool, stem: str) -> str:
-    """A fact_id whose hash puts it into or out of the held-out fifth."""
-    return next(name for name in (f"{stem}-{n}" for n in range(100)) if (share_of(name) < 0.2) == held_out)
+def test_nothing_to_train_on_stops_the_stage(workspace: Path) -> None:
+    held_out = TRAINED | {"fact_id": fact_that_is(True, "held")}
+    file = write_rows(workspace / "faq.jsonl", [held_out, {"instruction": "언제?", "output": "월요일입니다."}])
+    said = r"found no row to train on.*2 read, 1 held out.*1 question_too_short\n.*faq.jsonl:2: question_too_short"
+    with pytest.raises(UserError, match=said):
+        prepare_pdf_qa(settings_for(file), workspace)
+    assert not OUT.exists()
+
+
+def test_the_card_tells_of_rows_too_long_for_training(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = {"instruction": "민원 서류는 어떻게 내나요?", "output": "창구에 냅니다. " * 90}
+    file = write_rows(workspace / "faq.jsonl", [TRAINED, long])
+    prepare_pdf_qa(settings_for(file, max_tokens=512), workspace)
+    card = (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert "1 of 2 rows are longer than prepare_pdf_qa.max_tokens = 512" in card
+    said = "2 rows read = 1 kept + 1 dropped (1 too_long_tokens); look at data/prepared/pdf_qa/DATA_CARD.md"
+    assert capsys.readouterr().out.strip() == said
 
 
 NEAR = [
@@ -256,8 +283,9 @@ files = st.one_of(
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_comes_in_is_kept_or_counted(workspace: Path, content: bytes) -> None:
     (workspace / "any.jsonl").write_bytes(content)
+    trained = write_rows(workspace / "trained.jsonl", [TRAINED])
     try:
-        prepare_pdf_qa(settings_for(workspace / "any.jsonl"), workspace)
+        prepare_pdf_qa(settings_for(trained, workspace / "any.jsonl"), workspace)
     except UserError as error:
         assert "any.jsonl" in str(error)
         return
