@@ -72,7 +72,8 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             kept = sum(write_jsonl(out / f"{name}.jsonl", store.records(name)) for name in SPLITS)
             splits = {name: store.counts(name) for name in SPLITS}
             ledger.refuse_nothing_left(splits["train"]["rows"], NOTHING_LEFT)
-            report = {**ledger.balance(kept), "splits": splits, "sources": sources, "pdf": summary(pdf_report)}
+            report = {**ledger.balance(kept), "splits": splits, "sources": sources, "pdf": summary(pdf_report),
+                      "unread": unread_files(section, [*files, *pdfs])}  # fmt: skip
             if section.reword.backend is not Rewording.none:
                 translate = ask if section.reword.backend is Rewording.back_translation else None
                 report["reworded"] = add_rewordings(out, ["seen", "unseen"], section.reword.wordings, translate)
@@ -94,8 +95,15 @@ def questions_and_pdfs(section: PreparePdfQa) -> tuple[list[Path], list[Path]]:
     return files, pdfs
 
 
+def unread_files(section: PreparePdfQa, read: list[Path]) -> list[str]:
+    """The files in the folders named that are neither JSONL nor PDF, but for their README and hidden ones."""
+    folders = {Path(path) for path in [*section.files, *section.pdfs] if Path(path).is_dir()}
+    found = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+    return sorted(str(path) for path in found - set(read) if path.name != "README.md" and path.name[0] != ".")
+
+
 def files_in(paths: list[str], suffix: str, setting: str) -> list[Path]:
-    """The files that `paths` name, and those with `suffix` in the folders that it names, in order.
+    """The files that `paths` name, and those with `suffix` in and below the folders that they name, in order.
 
     Raises UserError for a path that isn't there.
     """
@@ -103,7 +111,7 @@ def files_in(paths: list[str], suffix: str, setting: str) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{setting}: found no {path}; needed a file, or a folder of *{suffix}")
-        inside = (file for file in path.iterdir() if file.suffix.lower() == suffix) if path.is_dir() else [path]
+        inside = (file for file in path.rglob("*") if file.suffix.lower() == suffix) if path.is_dir() else [path]
         files += sorted(inside)
     return files
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.lib.comparison import hash_of
+from stages.lib.comparison import hash_of, letters
 from stages.lib.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.entry import run
 from stages.lib.errors import UserError
@@ -51,8 +51,9 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
             for pair, tokens in counter.measured(pairs, lambda p: [p.system, p.question, p.chosen, p.rejected]):
                 if known := asked.find(pair.question):
                     leaks.append(f"{pair.where} ({pair.question[:60]}) = {known}")
-                record = pair.record()
-                splits["evaluation" if share_of(record["id"]) < section.held_out_pairs else "train"].append(record)
+                # by the question alone: asked under two system messages it stays on one side
+                held_out = share_of(letters(pair.question)) < section.held_out_pairs
+                splits["evaluation" if held_out else "train"].append(pair.record())
                 lengths.append(sum(tokens[:2]) + max(tokens[2:]))
                 ledger.mended.update(pair.mended)
             refuse_leaks(leaks)
@@ -79,7 +80,7 @@ def sound_pairs(section: PreparePreferences, ledger: Ledger) -> Iterator[Pair]:
         pair = line if isinstance(line, Rejected) else admit_pair(line, section.min_chosen_score)
         if isinstance(pair, Rejected):
             ledger.reject(pair)
-        elif (identity := hash_of(pair.identity)) in seen:
+        elif (identity := hash_of(pair.identity())) in seen:
             ledger.reject(Rejected(pair.where, "duplicate_prompt", pair.question[:80], pair.question))
         else:
             seen.add(identity)

@@ -83,6 +83,18 @@ def test_a_pdf_that_asks_nothing_is_named(workspace: Path) -> None:
     assert "- prose.pdf gave no row." in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
 
 
+def test_files_of_another_kind_are_named(workspace: Path) -> None:
+    write_faq(workspace / "guide.pdf")
+    (OWN / "2031").mkdir()
+    (workspace / "guide.pdf").rename(OWN / "2031/guide.pdf")
+    for name in ("README.md", ".hidden", "안내.hwp"):
+        (OWN / name).write_text("?", encoding="utf-8")
+    prepare_pdf_qa(section(), workspace)
+    assert report()["in"] == 16 and report()["unread"] == [str(OWN / "안내.hwp")]
+    card = (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert f"- {OWN}/안내.hwp was not read: it is neither *.jsonl nor *.pdf." in card
+
+
 def test_a_bad_pdf_stops_the_stage_or_is_left_out_and_named(workspace: Path) -> None:
     write_faq(OWN / "guide.pdf")
     (OWN / "locked.pdf").write_bytes(encrypted(pdf([text_page(["비밀 문서입니다."])])))

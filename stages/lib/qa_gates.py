@@ -102,6 +102,7 @@ def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
                      f"{section.max_tokens} tokens of the base model and were dropped: SFT would cut them, and a cut "
                      "answer teaches not to stop. It follows sft.max_length; a model whose tokenizer knows the "
                      "language needs fewer tokens.")  # fmt: skip
+    notes += [f"{path} was not read: it is neither *.jsonl nor *.pdf." for path in report["unread"]]
     refused = {page["file"] for page in pdf["refused"]}
     notes += [f"{source['name']} gave no row." for source in report["sources"]
               if not source["rows"] and source["name"] not in refused]  # fmt: skip

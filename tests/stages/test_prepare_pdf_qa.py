@@ -159,7 +159,7 @@ def test_foreign_names_of_fields(workspace: Path) -> None:
     file = write_rows(workspace / "faq.jsonl", [{"q": "도서관은 언제 쉬나요?", "a": "월요일에 쉽니다."}])
     prepare_pdf_qa(settings_for(file, question_field="q", answer_field="a", held_out_facts=0.0), workspace)
     (row,) = kept_rows().values()
-    assert row["id"] == row["fact_id"] == "faq.jsonl:1"
+    assert row["id"] == "faq.jsonl:1"
     assert row["source"] == {"file": "faq.jsonl", "line": 1}
     assert row["key"] == [] and row["answerable"] is True
 
@@ -227,6 +227,21 @@ def test_a_question_with_other_spacing_is_one_row_whatever_its_fact(workspace: P
     file = write_rows(workspace / "faq.jsonl", rows)
     prepare_pdf_qa(settings_for(file, conflicts=Conflicts.keep_first), workspace)
     assert len(kept_rows()) == 1
+
+
+def test_rows_without_fact_are_their_own_whatever_their_id(workspace: Path) -> None:
+    asked = [f"{n}번 창구 담당은 누구인가요?" for n in range(20)]
+    rows = [{"id": "1", "instruction": question, "output": f"{n}번 담당"} for n, question in enumerate(asked)]
+    prepare_pdf_qa(settings_for(write_rows(workspace / "a.jsonl", rows)), workspace / "one")
+    later = [{"instruction": row["instruction"], "output": row["output"]} for row in [TRAINED, *rows]]
+    prepare_pdf_qa(settings_for(write_rows(workspace / "b.jsonl", later)), workspace / "other")
+    splits = []
+    for root in ("one", "other"):
+        report = json.loads((workspace / root / OUT / "data_report.json").read_text(encoding="utf-8"))
+        assert report["splits"]["seen"]["rows"] == 0  # no two of them are wordings of one fact
+        unseen = {texts(row)["instruction"] for row in read_jsonl(workspace / root / OUT / "unseen.jsonl")}
+        splits.append(unseen & set(asked))
+    assert splits[0] == splits[1] != set()  # one more line above them moves none
 
 
 def test_added_rows_move_no_others(workspace: Path) -> None:
