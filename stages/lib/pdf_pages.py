@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def read_pdf(path: Path, limits: PdfLimits) -> list[Page]:
         raise PdfRefused(path, last["refused"], last["detail"])
     if "done" not in last:
         raise PdfRefused(path, *cause_of_death(done, limits))
-    return without_running_lines([Page(**line) for line in lines])
+    return without_continued_tables(without_running_lines([Page(**line) for line in lines]))
 
 
 def refuse_at_a_glance(path: Path, limits: PdfLimits) -> None:
@@ -112,6 +113,30 @@ def without_running_lines(pages: list[Page]) -> list[Page]:
                     lines.pop(edge)
         page.text = "\n".join(lines)
     return pages
+
+
+def without_continued_tables(pages: list[Page]) -> list[Page]:
+    """Take away, and note as the problem table_continued, a table that goes on from the page before without a header.
+
+    Its first row would be read as the header. It goes on if it begins the page, the table before ended its page, and
+    both have as many columns.
+    """
+    for before, page in pairwise(pages):
+        if not before.tables or not page.tables:
+            continue
+        above, below = before.tables[-1], page.tables[0]
+        touching = squeezed(before.text).endswith(squeezed(above[-1][-1])) and squeezed(page.text).startswith(
+            squeezed(below[0][0])
+        )
+        if touching and len(above[0]) == len(below[0]) and above[0] != below[0]:
+            page.tables.pop(0)
+            page.problems.append("table_continued")
+    return pages
+
+
+def squeezed(text: str) -> str:
+    """Text without spaces, which fall anywhere in a cell that is printed on two lines."""
+    return "".join(text.split())
 
 
 def masked(line: str, page: int) -> str:

@@ -13,9 +13,16 @@ from stages.lib import pdf_child
 from stages.lib.grounding import ungrounded
 from stages.lib.page_gate import page_problems
 from stages.lib.page_questions import page_questions, text_questions, topic
-from stages.lib.pdf_pages import Page, PdfRefused, cause_of_death, read_pdf, without_running_lines
+from stages.lib.pdf_pages import (
+    Page,
+    PdfRefused,
+    cause_of_death,
+    read_pdf,
+    without_continued_tables,
+    without_running_lines,
+)
 from stages.lib.schema import PdfLimits
-from tests.pdf_files import bomb, encrypted, pdf, table, text_page, write_faq
+from tests.pdf_files import bomb, encrypted, line, pdf, table, text_page, write_faq
 
 KOREAN = "달여울시민청은 평일 오전 여덟 시 사십 분에 문을 엽니다. 여권은 본청 창구에서 신청합니다."
 
@@ -40,6 +47,18 @@ def test_a_page_asks_and_answers(tmp_path: Path) -> None:
     ]
     for pair in pairs:
         assert "".join(pair.answer.split()) in "".join(page.text[pair.start : pair.end].split())
+
+
+def test_a_table_that_goes_on_without_its_header_makes_no_questions(tmp_path: Path) -> None:
+    header, rows, below = ["업무", "기간"], [["여권", "3일"], ["전입", "4일"]], line(50, 400, KOREAN)
+    for name, second in {"goes on": rows[1:], "repeats": [header, *rows[1:]], "other": [["가", "나", "다"]]}.items():
+        path = tmp_path / f"{name}.pdf"
+        path.write_bytes(pdf([text_page([KOREAN]) + table(60, 500, [header, rows[0]]), table(60, 800, second) + below]))
+        first, page = read_pdf(path, PdfLimits())
+        assert len(list(page_questions(first))) == 1
+        assert (page.problems, page.tables == []) == ((["table_continued"], True) if name == "goes on" else ([], False))
+    apart = [Page(1, "여권 3일", "", [], [[header, rows[0]]]), Page(2, "다른 표\n전입 4일", "", [], [[rows[1]]])]
+    assert without_continued_tables(apart)[1].problems == []  # a heading stands between
 
 
 def test_few_lines_are_running_lines_in_a_short_document() -> None:
