@@ -50,8 +50,12 @@ def test_a_page_asks_and_answers(tmp_path: Path) -> None:
 
 
 def test_a_table_that_goes_on_without_its_header_makes_no_questions(tmp_path: Path) -> None:
-    header, rows, below = ["업무", "기간"], [["여권", "3일"], ["전입", "4일"]], line(50, 400, KOREAN)
-    for name, second in {"goes on": rows[1:], "repeats": [header, *rows[1:]], "other": [["가", "나", "다"]]}.items():
+    header, rows, below = ["업무", "기간"], [["여권", "3일"], ["전입", "4일"], ["전출", "5일"]], line(50, 400, KOREAN)
+    for name, second in {
+        "goes on": rows[1:],
+        "repeats": [header, *rows[1:]],
+        "other": [["가", "나", "다"]] * 2,
+    }.items():
         path = tmp_path / f"{name}.pdf"
         path.write_bytes(pdf([text_page([KOREAN]) + table(60, 500, [header, rows[0]]), table(60, 800, second) + below]))
         first, page = read_pdf(path, PdfLimits())
