@@ -15,12 +15,12 @@ from typing import Any
 from stages.lib.answer_models import cache_home, make_ask
 from stages.lib.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.entry import run
-from stages.lib.errors import UserError
 from stages.lib.jsonl_reader import Rejected, read_lines
 from stages.lib.ledger import Ledger
 from stages.lib.lineage import file_sha256
 from stages.lib.pdf_questions import PdfReport, pdf_rows, summary
 from stages.lib.publish import published
+from stages.lib.qa_files import questions_and_pdfs, unread_files
 from stages.lib.qa_gates import STEPS, beware, drop_doubles, refuse_leaks, store_clear_rows
 from stages.lib.qa_rows import UNCLEAR, UNREADABLE
 from stages.lib.qa_store import QuestionStore
@@ -83,37 +83,6 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
     print(headline(OUT, report))
     return {"in": report["in"], "kept": kept, "splits": splits}
-
-
-def questions_and_pdfs(section: PreparePdfQa) -> tuple[list[Path], list[Path]]:
-    """The JSONL files and the PDFs to read. Raises UserError if there are none."""
-    files = files_in(section.files, ".jsonl", "prepare_pdf_qa.files")
-    pdfs = files_in(section.pdfs, ".pdf", "prepare_pdf_qa.pdfs")
-    if not files and not pdfs:
-        places = ", ".join([*section.files, *section.pdfs])
-        raise UserError(f"found no *.jsonl and no *.pdf in {places}; needed at least one. Put yours there")
-    return files, pdfs
-
-
-def unread_files(section: PreparePdfQa, read: list[Path]) -> list[str]:
-    """The files in the folders named that are neither JSONL nor PDF, but for their README and hidden ones."""
-    folders = {Path(path) for path in [*section.files, *section.pdfs] if Path(path).is_dir()}
-    found = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
-    return sorted(str(path) for path in found - set(read) if path.name != "README.md" and path.name[0] != ".")
-
-
-def files_in(paths: list[str], suffix: str, setting: str) -> list[Path]:
-    """The files that `paths` name, and those with `suffix` in and below the folders that they name, in order.
-
-    Raises UserError for a path that isn't there.
-    """
-    files = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise UserError(f"{setting}: found no {path}; needed a file, or a folder of *{suffix}")
-        inside = (file for file in path.rglob("*") if file.suffix.lower() == suffix) if path.is_dir() else [path]
-        files += sorted(inside)
-    return files
 
 
 if __name__ == "__main__":
