@@ -5,6 +5,9 @@ from pathlib import Path
 from stages.lib.errors import UserError
 from stages.lib.schema import PreparePdfQa
 
+DECISIONS = ".decisions"
+"""Ending of the file in which tools/review keeps its decisions, beside the rows."""
+
 
 def questions_and_pdfs(section: PreparePdfQa) -> tuple[list[Path], list[Path]]:
     """The JSONL files and the PDFs to read. Raises UserError if there are none."""
@@ -17,10 +20,14 @@ def questions_and_pdfs(section: PreparePdfQa) -> tuple[list[Path], list[Path]]:
 
 
 def unread_files(section: PreparePdfQa, read: list[Path]) -> list[str]:
-    """The files in the folders named that are neither JSONL nor PDF, but for their README and hidden ones."""
+    """The files in the folders named that are neither JSONL nor PDF, but for README, decisions of a review and hidden ones."""
     folders = {Path(path) for path in [*section.files, *section.pdfs] if Path(path).is_dir()}
     found = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
-    return sorted(str(path) for path in found - set(read) if path.name != "README.md" and path.name[0] != ".")
+    return sorted(
+        str(path)
+        for path in found - set(read)
+        if path.name != "README.md" and path.suffix != DECISIONS and path.name[0] != "."
+    )
 
 
 def files_in(paths: list[str], suffix: str, setting: str) -> list[Path]:
