@@ -120,8 +120,10 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"review: {error}")
     print("\n" + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    print(f"The stage makes the rejected rows again as long as it reads where they come from. To train on {arguments.out} "
-          f"instead, set in params.yaml: prepare_pdf_qa: {{files: [{arguments.out}], pdfs: []}}")  # fmt: skip
+    print(
+        "What you rejected is made again as long as the stage reads what it is made of. To train on this alone, set in "
+        f"params.yaml: prepare_pdf_qa: {{files: [{arguments.out}], pdfs: []}}"
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def questions_and_pdfs(section: PreparePdfQa) -> tuple[list[Path], list[Path]]:
 
 
 def unread_files(section: PreparePdfQa, read: list[Path]) -> list[str]:
-    """The files in the folders named that are neither JSONL nor PDF, but for README, decisions of a review and hidden ones."""
+    """The other files in the folders named, but for README.md, the decisions of a review and hidden ones."""
     folders = {Path(path) for path in [*section.files, *section.pdfs] if Path(path).is_dir()}
     found = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
     return sorted(

@@ -79,4 +79,6 @@ def test_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.review", str(tmp_path / "rows.jsonl"), str(tmp_path / "out.jsonl")]
     done = subprocess.run(command, input="a\nr\n", cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("1 accept, 0 edit, 1 reject, 2 open\n") and ids(tmp_path / "out.jsonl") == ["0"]
+    *_, counts, remedy = done.stdout.splitlines()
+    assert counts == "1 accept, 0 edit, 1 reject, 2 open" and ids(tmp_path / "out.jsonl") == ["0"]
+    assert remedy.endswith(f"prepare_pdf_qa: {{files: [{tmp_path / 'out.jsonl'}], pdfs: []}}")
