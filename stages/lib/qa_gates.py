@@ -99,8 +99,8 @@ def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
     pdf = report["pdf"]
     if too_long := report["dropped"].get("too_long_tokens"):
         notes.append(f"{too_long} of {report['in']} rows are longer than prepare_pdf_qa.max_tokens = "
-                     f"{section.max_tokens} tokens of the base model and were dropped: SFT would cut them, and a cut "
-                     "answer teaches not to stop. It follows sft.max_length; a model whose tokenizer knows the "
+                     f"{section.max_tokens} tokens of the base model and were dropped: SFT learns whole answers, since a cut "
+                     "one teaches not to stop. The limit follows sft.max_length; a model whose tokenizer knows the "
                      "language needs fewer tokens.")  # fmt: skip
     notes += [f"{path} was not read: it is neither *.jsonl nor *.pdf." for path in report["unread"]]
     refused = {page["file"] for page in pdf["refused"]}
@@ -115,7 +115,7 @@ def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
     if any(reason.startswith("pii") for reason in report["reported"]):
         notes.append("Personal data may be in the kept rows (counted above, by patterns: the count misses some and may "
                      "hold false ones). `prepare_pdf_qa.personal_data=drop` removes those rows.")  # fmt: skip
-    if report["splits"]["seen"]["rows"] == 0:
+    if section.held_out_wordings and report["splits"]["seen"]["rows"] == 0:
         notes.append("No fact has two wordings, so there is no `seen` split: only `unseen`, held-out facts, which "
                      "measures made-up answers, not learning. Give the rows of one fact one fact_id.")  # fmt: skip
     return notes
