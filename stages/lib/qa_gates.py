@@ -99,9 +99,9 @@ def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
     pdf = report["pdf"]
     if too_long := report["dropped"].get("too_long_tokens"):
         notes.append(f"{too_long} of {report['in']} rows are longer than prepare_pdf_qa.max_tokens = "
-                     f"{section.max_tokens} tokens of the base model and were dropped: SFT learns whole answers, since a cut "
-                     "one teaches not to stop. The limit follows sft.max_length; a model whose tokenizer knows the "
-                     "language needs fewer tokens.")  # fmt: skip
+                     f"{section.max_tokens} tokens of the base model and were dropped: SFT learns whole answers, since "
+                     "a cut one teaches not to stop. The limit follows sft.max_length; a model whose tokenizer knows "
+                     "the language needs fewer tokens.")  # fmt: skip
     notes += [f"{path} was not read: it is neither *.jsonl nor *.pdf." for path in report["unread"]]
     refused = {page["file"] for page in pdf["refused"]}
     notes += [f"{source['name']} gave no row." for source in report["sources"]
