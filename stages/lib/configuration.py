@@ -4,6 +4,7 @@ Precedence: schema < groups < conf/config.yaml < params.yaml < command line. Not
 stage's deps: all that it decides ends as values in params.lock.yaml, which DVC tracks key by key.
 """
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ SECTIONS = [
     "evaluate",
 ]
 GROUPS = ["model", "data", "recipe", "profile"]
+WATCHED = {
+    "prepare_ultrachat": Path("data/raw/ultrachat"),
+    "prepare_pdf_qa": Path("data/raw/pdf_qa"),
+    "prepare_preferences": Path("data/raw/preferences"),
+}
+"""The folder of a section's files that DVC compares: the stage's dep in dvc.yaml."""
+FILES = {"path", "files", "pdfs"}
+"""Keys of these sections that name files or folders."""
 
 
 def read_params(path: Path = PARAMS) -> tuple[dict[str, str], dict[str, Any]]:
@@ -129,6 +138,26 @@ def typed_sections(config: DictConfig, only: str = "") -> dict[str, Any]:
     if problems:
         raise UserError("\n".join(problems))
     return sections
+
+
+def refuse_unwatched(sections: dict[str, Any]) -> None:
+    """Raise UserError for every file that a data section names where DVC doesn't look.
+
+    An edit there would change nothing: `dvc repro` would go on with what the stage made of the old content.
+    """
+    problems = []
+    for key, value in flatten(sections).items():
+        section, name = key.split(".")[0], key.split(".")[-1]
+        if section not in WATCHED or name not in FILES:
+            continue
+        for path in [value] if isinstance(value, str) else value:
+            if path and not Path(os.path.relpath(path)).is_relative_to(WATCHED[section]):
+                problems.append(
+                    f"{key}: found {path}, needed a path in {WATCHED[section]}: DVC doesn't see an edit elsewhere. "
+                    f"Move it there, or run the stage by itself: python -m stages.{section} {key}=…"
+                )
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def overridden(config: DictConfig, choices: dict[str, str], knobs: dict[str, Any]) -> list[str]:
