@@ -31,6 +31,9 @@ ORDER = [
     "orpo",
     "merge-orpo",
     "evaluate",
+    "judge",
+    "benchmark",
+    "report",
 ]
 
 

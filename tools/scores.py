@@ -8,27 +8,30 @@ import json
 import sys
 from pathlib import Path
 
-from stages.lib.report import SHOWN, figure
+from stages.lib.report import SHOWN, figure, signed
 
 DETAIL = Path("metrics/eval_detail.json")
 RUNS = Path("metrics/runs")
 GATES = {name: Path(f"metrics/{name}.json") for name in ("merge", "dpo", "merge_dpo")}
 MODELS = ["base", "sft", "dpo", "orpo"]
 STAGES = ["prepare_base", "prepare_ultrachat", "prepare_pdf_qa", "prepare_preferences"]
-STAGES += ["sft", "merge", "dpo", "merge_dpo", "orpo", "merge_orpo", "evaluate"]
+STAGES += ["sft", "merge", "dpo", "merge_dpo", "orpo", "merge_orpo", "evaluate", "judge", "benchmark", "report"]
 
 
 def scores_text(detail: dict) -> str:
     """The figures of each model with 95 % intervals, and the demo question before and after."""
     models = [name for name in MODELS if name in detail["models"]]
-    lines = [f"{'':30}" + "".join(f"{model:>24}" for model in models)]
+    last = models[-1]
+    lines = [f"{'':24}" + "".join(f"{name:>22}" for name in [*models, f"{last} - {models[0]}"])]
     for split, name in SHOWN:
         cells = [detail["models"][model].get(split, {}).get(name) for model in models]
         if any(cells):
-            lines.append(f"{split + ' ' + name:30}" + "".join(f"{figure(cell):>24}" for cell in cells))
+            change = signed(detail["differences"][last].get(split, {}).get(name))
+            lines.append(f"{split + ' ' + name:24}" + "".join(f"{text:>22}" for text in [*map(figure, cells), change]))
     lines += ["", detail["demo"]["question"]]
     answers = detail["demo"]["answers"]
     lines += [f"  {model:5} {' '.join(answers[model].split())[:110]}" for model in models]
+    lines += ["", *(f"Beware: {line}" for line in detail["warnings"]), "More: metrics/eval_report.html"]
     return "\n".join(lines)
 
 

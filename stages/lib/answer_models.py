@@ -34,9 +34,9 @@ TIMEOUT = 120
 """Seconds that an endpoint may take."""
 
 
-def make_ask(section: Generate, cache: Path) -> Ask:
-    """The model that `section` names, with its responses cached under `cache`."""
-    ask = ask_local(section) if section.backend is Backend.huggingface else ask_endpoint(section)
+def make_ask(section: Generate, cache: Path, key: str = "prepare_pdf_qa.generate") -> Ask:
+    """The model that `section` names, with its responses cached under `cache`; `key` is where the section stands."""
+    ask = ask_local(section, key) if section.backend is Backend.huggingface else ask_endpoint(section, key)
     return cached(ask, f"{section.backend.value}\n{section.endpoint}\n{section.model}\n{section.max_new_tokens}", cache)
 
 
@@ -62,15 +62,15 @@ def cached(ask: Ask, model: str, cache: Path) -> Ask:
     return ask_once
 
 
-def ask_endpoint(section: Generate) -> Ask:
+def ask_endpoint(section: Generate, key: str) -> Ask:
     """A model behind an endpoint that speaks OpenAI's chat completions.
 
     What it returns raises UserError for an address that can't be reached, a refused key, or an answer in another form.
     """
     address = section.endpoint.rstrip("/") + "/chat/completions"
     headers = {"Content-Type": "application/json"}
-    if key := os.environ.get("OPENAI_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
+    if token := os.environ.get("OPENAI_API_KEY"):
+        headers["Authorization"] = f"Bearer {token}"
 
     def ask(prompt: str) -> str:
         body = json.dumps({
@@ -85,11 +85,11 @@ def ask_endpoint(section: Generate) -> Ask:
             except urllib.error.HTTPError as error:
                 if (error.code != 429 and error.code < 500) or attempt == RETRIES - 1:
                     said = error.read(300).decode(errors="replace")
-                    raise UserError(f"{address}: answered {error.code}: {said}. Check prepare_pdf_qa.generate and "
+                    raise UserError(f"{address}: answered {error.code}: {said}. Check {key} and "
                                     "OPENAI_API_KEY; what was answered is cached") from None  # fmt: skip
             except OSError as error:
                 if attempt == RETRIES - 1:
-                    raise UserError(f"{address}: can't be reached: {error}. Check prepare_pdf_qa.generate.endpoint; "
+                    raise UserError(f"{address}: can't be reached: {error}. Check {key}.endpoint; "
                                     "what was answered is cached") from None  # fmt: skip
             time.sleep(2**attempt)
         raise AssertionError("the last attempt returns or raises")
@@ -108,7 +108,7 @@ def content_of(address: str, body: bytes) -> str:
     return content
 
 
-def ask_local(section: Generate) -> Ask:
+def ask_local(section: Generate, key: str) -> Ask:
     """A chat model in a directory, loaded when the first prompt isn't cached; greedy, so that runs are equal."""
     loaded: list[Any] = []
 
@@ -121,7 +121,7 @@ def ask_local(section: Generate) -> Ask:
 
         directory = Path(section.model)
         if not (directory / "config.json").is_file():
-            raise UserError(f"prepare_pdf_qa.generate.model: found no config.json in {directory}, needed a chat model")
+            raise UserError(f"{key}.model: found no config.json in {directory}, needed a chat model")
         if not loaded:
             loaded.extend(
                 [load_tokenizer(directory), load_16bit(directory, torch.float32 if device() == "cpu" else "auto")]

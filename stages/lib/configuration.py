@@ -33,6 +33,9 @@ SECTIONS = [
     "orpo",
     "merge_orpo",
     "evaluate",
+    "judge",
+    "benchmark",
+    "report",
 ]
 GROUPS = ["model", "data", "recipe", "profile"]
 WATCHED = {

@@ -8,6 +8,8 @@ from stages.lib.hardware import device
 
 CPU_BATCH_TOKENS = 16384
 GPU_BATCH_TOKENS = 262144
+DECODING = {"decoding": "greedy", "penalties": "none", "padding": "left"}
+"""How answers are generated, for the record."""
 
 
 @dataclass
@@ -39,27 +41,55 @@ def generate_answers(
 
 
 def generate_batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
-    """Greedy answers to one batch of tokenised prompts."""
-    import torch
+    """Greedy answers to one batch of tokenised prompts; rows that have ended leave the batch.
 
-    width = max(len(ids) for ids in prompts)
-    pad = tokenizer.pad_token_id
-    input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=model.device)
-    attention_mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-        )
+    Our own loop, since transformers' `generate` computes every row until the last one ends, and takes penalties from
+    a model's generation_config, so that "greedy" would mean something else for each model.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    ids, present = (torch.tensor(side, device=model.device) for side in padded_left(prompts, tokenizer.pad_token_id))
+    positions = (present.cumsum(1) - 1).clamp(min=0)
     stops = stop_ids(model.generation_config)
-    answers = []
-    for row in output[:, width:].tolist():
-        end = next((index for index, token in enumerate(row) if token in stops), len(row))
-        text = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
-        answers.append(Answer(text, stopped=end < len(row), tokens=end))
-    return answers
+    said: list[list[int]] = [[] for _ in prompts]
+    stopped = [False] * len(prompts)
+    going = list(range(len(prompts)))
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        for _ in range(max_new_tokens):
+            output = model(
+                input_ids=ids, attention_mask=present, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            )
+            tokens = output.logits[:, -1].argmax(-1)
+            kept = []
+            for place, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
+                if token in stops:
+                    stopped[row] = True
+                else:
+                    said[row].append(token)
+                    kept.append(place)
+            if not kept:
+                break
+            if len(kept) < len(going):
+                places = torch.tensor(kept, device=model.device)
+                cache.batch_select_indices(places)
+                tokens, present, positions = tokens[places], present[places], positions[places]
+                going = [going[place] for place in kept]
+            ids = tokens[:, None]
+            present = torch.nn.functional.pad(present, (0, 1), value=1)
+            positions = positions[:, -1:] + 1
+    texts = tokenizer.batch_decode(said, skip_special_tokens=True)
+    return [Answer(text.strip(), end, len(row)) for text, end, row in zip(texts, stopped, said, strict=True)]
+
+
+def padded_left(prompts: list[list[int]], pad: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids and attention mask of equal width, padding first."""
+    width = max(len(ids) for ids in prompts)
+    return (
+        [[pad] * (width - len(ids)) + ids for ids in prompts],
+        [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts],
+    )
 
 
 def batches_by_length(lengths: list[int], budget: int) -> list[list[int]]:

@@ -4,14 +4,27 @@ import json
 import shutil
 
 import pytest
+from transformers import BertConfig, BertModel
 
-from stages.evaluate import DETAIL, EVAL, PREDICTIONS, REPORT, evaluate
+from stages import evaluate as module
+from stages.evaluate import DETAIL, EVAL, PREDICTIONS, evaluate, warnings_of
+from stages.lib import generation, likelihood, metric_checks
 from stages.lib.errors import UserError
 from stages.lib.generation import Answer
 from stages.lib.lineage import OFF, write_lineage
 from stages.lib.records import read_jsonl
-from stages.lib.schema import Evaluate
-from stages.lib.scoring import chrf_metric, score
+from stages.lib.schema import Dtype, Evaluate
+from stages.lib.scoring import score
+
+RECORD = {
+    "messages": [{"role": "user", "content": "주소?"}, {"role": "assistant", "content": "초롱돌로 417, 6층입니다."}],
+    "key": ["초롱돌로 417", "6층"],
+    "answerable": True,
+}
+
+
+def section(**changes):
+    return Evaluate(**{"max_new_tokens": 3, "bootstrap_resamples": 20, "seed": 1, "threads": 1, **changes})
 
 
 @pytest.fixture
@@ -23,18 +36,102 @@ def three_models(place):
     return place
 
 
+def figures(root):
+    return json.loads((root / EVAL).read_text(encoding="utf-8"))
+
+
 def test_three_equal_models_score_equally(three_models):
-    evaluate(Evaluate(max_new_tokens=3, bootstrap_resamples=20, seed=1, threads=1), three_models)
-    figures = json.loads((three_models / EVAL).read_text(encoding="utf-8"))
-    assert figures["base"] == figures["sft"] == figures["dpo"]
-    assert figures["base"]["seen"]["key_exact"] == 0
-    assert figures["base"]["control"]["perplexity"] > 100  # random weights
+    evaluate(section(), three_models)
+    found = figures(three_models)
+    assert found["base"] == found["sft"] == found["dpo"]
+    assert found["base"]["seen"]["key_exact"] == 0
+    assert found["base"]["control"]["perplexity"] > 100  # random weights
+    assert set(found["base"]["seen"]) == {
+        "bits_per_character", "bleu", "characters", "chrf", "empty", "key_exact", "key_recall", "korquad_exact",
+        "korquad_f1", "perplexity", "refusal_of_answerable", "repetition", "rouge_l", "stop_rate",
+    }  # fmt: skip
+    assert "refusal" in found["base"]["unseen"]
+    assert set(found["base"]["preferences"]) == {"accuracy", "margin"}
     detail = json.loads((three_models / DETAIL).read_text(encoding="utf-8"))
     assert detail["models"]["sft"]["seen"]["key_exact"]["n"] == 30
+    assert detail["differences"]["dpo"]["seen"]["chrf"] == {"value": 0, "low": 0, "high": 0, "n": 30, "groups": 30}
     assert set(detail["sets_sha256"]) == {"seen", "unseen", "control", "preferences"}
+    assert detail["settings"]["decoding"] == "greedy"
+    assert any("seen has 40 facts" in line for line in detail["warnings"])
     predictions = list(read_jsonl(three_models / PREDICTIONS))
     assert {row["model"] for row in predictions} == {"base", "sft", "dpo"}
-    assert "| seen | key_exact | 30 |" in (three_models / REPORT).read_text(encoding="utf-8")
+    assert {row["split"] for row in predictions} == {"seen", "unseen", "control", "preferences"}
+
+
+def test_in_float32_scores_do_not_depend_on_the_batch(three_models, monkeypatch):
+    found = []
+    for size in (1, 4, 16):
+
+        def batches(lengths, budget, size=size):
+            order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+            return [order[start : start + size] for start in range(0, len(order), size)]
+
+        monkeypatch.setattr(generation, "batches_by_length", batches)
+        monkeypatch.setattr(likelihood, "batches_by_length", batches)
+        evaluate(section(dtype=Dtype.float32, max_new_tokens=8), three_models)
+        found.append(figures(three_models))
+    assert changed(found[0], found[1]) == changed(found[0], found[2]) == {}
+
+
+def changed(left, right):
+    """Figures that differ, with both values."""
+    return {
+        (model, split, name): (value, right[model][split][name])
+        for model, splits in left.items()
+        for split, cells in splits.items()
+        for name, value in cells.items()
+        if value != right[model][split][name]
+    }
+
+
+def test_right_padding_would_change_the_scores(three_models, monkeypatch):
+    """The planted defect is seen by the test above."""
+
+    def padded_right(prompts, pad):
+        width = max(len(ids) for ids in prompts)
+        return (
+            [ids + [pad] * (width - len(ids)) for ids in prompts],
+            [[1] * len(ids) + [0] * (width - len(ids)) for ids in prompts],
+        )
+
+    evaluate(section(dtype=Dtype.float32, max_new_tokens=8), three_models)
+    right = figures(three_models)
+    monkeypatch.setattr(generation, "padded_left", padded_right)
+    evaluate(section(dtype=Dtype.float32, max_new_tokens=8), three_models)
+    assert figures(three_models) != right
+
+
+def test_a_broken_metric_writes_no_score(three_models, monkeypatch):
+    monkeypatch.setattr(metric_checks, "key_exact", lambda key, answer: 1.0)
+    with pytest.raises(UserError, match="finds 417 in 4170"):
+        evaluate(section(), three_models)
+    assert not (three_models / EVAL).exists()
+
+
+def test_a_model_with_another_template_is_refused(three_models):
+    template = three_models / "models/dpo-merged/chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"models/dpo-merged: found a chat_template.jinja that is not models/base's"):
+        evaluate(section(), three_models)
+
+
+def test_bertscore_is_added_where_a_model_is_given(three_models, tiny_model, tmp_path):
+    encoder = tmp_path / "encoder"
+    config = BertConfig(
+        vocab_size=600, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertModel(config).save_pretrained(encoder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tiny_model / name, encoder / name)
+    evaluate(section(bertscore_model=str(encoder)), three_models)
+    assert 0 < figures(three_models)["base"]["seen"]["bertscore"] <= 1
+    detail = json.loads((three_models / DETAIL).read_text(encoding="utf-8"))
+    assert detail["signatures"]["bertscore"].startswith("last layer|")
 
 
 def test_empty_sets_are_left_out_and_no_set_at_all_is_an_error(three_models):
@@ -44,29 +141,39 @@ def test_empty_sets_are_left_out_and_no_set_at_all_is_an_error(three_models):
     data.unlink()
     shutil.copytree(original, data)
     (data / "prepared/pdf_qa/seen.jsonl").write_text("", encoding="utf-8")
-    options = {"max_new_tokens": 2, "bootstrap_resamples": 5, "seed": 1, "threads": 1}
-    evaluate(Evaluate(**options), three_models)
-    figures = json.loads((three_models / EVAL).read_text(encoding="utf-8"))
-    assert set(figures["base"]) == {"unseen", "control", "preferences"}
+    evaluate(section(), three_models)
+    assert set(figures(three_models)["base"]) == {"unseen", "control", "preferences"}
     for name in ("pdf_qa/unseen.jsonl", "ultrachat/evaluation.jsonl"):
         (data / "prepared" / name).write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="no evaluation rows"):
-        evaluate(Evaluate(**options), three_models)
+        evaluate(section(), three_models)
 
 
 def test_a_right_answer_scores_full_and_a_wrong_one_does_not():
-    record = {
-        "messages": [
-            {"role": "user", "content": "주소?"},
-            {"role": "assistant", "content": "초롱돌로 417, 6층입니다."},
-        ],
-        "key": ["초롱돌로 417", "6층"],
-        "answerable": True,
-    }
-    right = score(record, Answer("초롱돌로 417, 6층입니다.", stopped=True, tokens=9), chrf_metric())
-    assert right == {"chrf": 1.0, "stop_rate": 1.0, "key_exact": 1.0, "key_recall": 1.0}
-    wrong = score(record, Answer("초롱돌로 413, 6층입니다.", stopped=False, tokens=9), chrf_metric())
+    right = score(RECORD, Answer("초롱돌로 417, 6층입니다.", stopped=True, tokens=9))
+    names = ("chrf", "bleu", "rouge_l", "korquad_exact", "korquad_f1", "stop_rate", "key_exact", "key_recall")
+    assert all(right[name] == 1 for name in names)
+    assert right["empty"] == right["repetition"] == right["refusal_of_answerable"] == 0
+    wrong = score(RECORD, Answer("초롱돌로 413, 6층입니다.", stopped=False, tokens=9))
     assert wrong["key_exact"] == 0
     assert wrong["chrf"] > 0.6  # why chrF is no headline
-    refusal = {**record, "key": [], "answerable": False}
-    assert "key_exact" not in score(refusal, Answer("모릅니다.", stopped=True, tokens=3), chrf_metric())
+
+
+def test_an_unanswerable_question_is_scored_by_refusal_alone():
+    refusal = {**RECORD, "key": [], "answerable": False}
+    assert score(refusal, Answer("알 수 없습니다.", stopped=True, tokens=3))["refusal"] == 1
+    assert score(refusal, Answer("417번지입니다.", stopped=True, tokens=3))["refusal"] == 0
+    assert "key_exact" not in score(refusal, Answer("모릅니다.", stopped=True, tokens=3))
+
+
+def test_warnings_say_what_to_beware_of():
+    def cell(value):
+        return {"value": value, "low": 0.0, "high": 1.0, "n": 200, "groups": 200}
+
+    before = {"seen": {"key_exact": cell(0.1), "stop_rate": cell(0.1)}, "control": {"perplexity": cell(20.0)}}
+    after = {"seen": {"key_exact": cell(0.9), "stop_rate": cell(0.5)}, "control": {"perplexity": cell(50.0)}}
+    lines = warnings_of({"base": before, "dpo": after})
+    assert any("50% of dpo's answers were cut" in line for line in lines)
+    assert any("rose from 20.0 to 50.0" in line for line in lines)
+    assert warnings_of({"base": before, "dpo": {**before, "seen": {"stop_rate": cell(1.0)}}}) == []
+    assert next(iter(module.MODELS)) == "base"

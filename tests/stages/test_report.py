@@ -1,0 +1,191 @@
+"""The report and the model card, made of a real evaluation of a tiny model; the page is opened in a browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from stages import report as module
+from stages.benchmark import benchmark
+from stages.evaluate import PREDICTIONS, evaluate
+from stages.judge import judge
+from stages.lib.lineage import OFF, write_lineage
+from stages.lib.records import read_jsonl, write_jsonl
+from stages.lib.schema import Benchmark, Evaluate, Judge, Report
+from stages.report import CARD, PAGE, TEXT, report
+
+SECTION = Report(base_model="example/Tiny-1M", license="apache-2.0")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, such as Debian's package of that name")
+
+
+@pytest.fixture(scope="module")
+def evaluated(prepared, tmp_path_factory):
+    """A place where everything was measured; one answer holds what would break a page that doesn't escape it."""
+    place = tmp_path_factory.mktemp("evaluated")
+    (place / "data").symlink_to(prepared / "data")
+    for name in ("base", "sft", "sft-merged", "dpo", "dpo-merged"):
+        shutil.copytree(prepared / "models/base", place / "models" / name)
+    (place / "models/orpo-merged").mkdir()
+    write_lineage(place / "models/orpo-merged", OFF)
+    shutil.copytree(ROOT / "metrics", place / "metrics", ignore=shutil.ignore_patterns("predictions*", "eval*"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        evaluate(Evaluate(max_new_tokens=3, bootstrap_resamples=20, seed=1, threads=1), place)
+        judge(Judge(seed=1), place)
+        benchmark(Benchmark(seed=1), place)
+    rows = list(read_jsonl(place / PREDICTIONS))
+    seen = [row for row in rows if row["split"] == "seen"]
+    for row in seen:
+        if row["model"] == "dpo" and row["id"] == seen[0]["id"]:
+            row["prediction"] = "<script>fetch('http://example.com')</script><img src=x onerror=alert(1)> & 초롱돌로"
+        if row["model"] == "sft" and row["id"] == seen[1]["id"]:
+            row["scores"]["key_exact"] = 1.0  # a regression of dpo
+    write_jsonl(place / PREDICTIONS, rows)
+    return place
+
+
+@pytest.fixture
+def measured(evaluated, tmp_path, monkeypatch):
+    """A copy of it to write into."""
+    for name in ("metrics", "models"):
+        shutil.copytree(evaluated / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_report_and_card_hold_what_was_measured(measured):
+    (measured / module.JUDGE).write_text(json.dumps({"dpo:base": {
+        "win": 3, "tie": 2, "loss": 1, "win_rate": {"value": 0.67, "low": 0.4, "high": 0.9, "n": 6, "groups": 6},
+        "win_rate_like_length": None, "inconsistent_rate": 0.5, "first_position_rate": 0.8,
+        "longer_preferred_rate": None, "parse_error_rate": 0.0, "questions": 6, "identical": 0,
+    }, "warnings": ["judge, dpo:base: prefers the first answer in 80% of its decisions"]}))  # fmt: skip
+    tasks = {name: {"local_mmlu": {"acc": 0.25}} for name in ("base", "sft", "dpo")}
+    (measured / module.BENCHMARK).write_text(json.dumps(tasks))
+    report(SECTION, measured)
+    text = (measured / TEXT).read_text(encoding="utf-8")
+    page = (measured / PAGE).read_text(encoding="utf-8")
+    assert "| seen | key_exact | 40 |" in text
+    assert "## Right by sft, wrong by dpo (1)" in text
+    assert "Right by sft, wrong by dpo: 1" in page
+    for said in (
+        "달여울시민청의 주소는 어디인가요?",
+        "prefers the first answer in 80%",
+        "local_mmlu",
+        "0.67 [0.40, 0.90]",
+    ):
+        assert said in text, said
+        assert said in page, said
+    assert "SFT: loss" in page
+    assert "DPO: reward margin" in page
+    assert "questions and answers" in page
+    lineage = json.loads((measured / "models/base/lineage.json").read_text(encoding="utf-8"))
+    assert [digest for digest in lineage.values() if isinstance(digest, str) and digest[:12] in page]
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(measured):
+    report(SECTION, measured)
+    page = (measured / PAGE).read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;fetch" in page
+    assert re.findall(r"""<[^>]*(?:src|href)=["']?(?!data:)[^"' >]+""", page) == []
+    assert "url(" not in page
+    assert "default-src 'none'" in page
+
+
+def test_equal_measurements_give_equal_bytes(measured):
+    report(SECTION, measured)
+    before = [(measured / path).read_bytes() for path in (PAGE, TEXT, CARD / "README.md")]
+    report(SECTION, measured)
+    assert before == [(measured / path).read_bytes() for path in (PAGE, TEXT, CARD / "README.md")]
+
+
+def test_the_card_is_read_by_the_hubs_own_library(measured):
+    from huggingface_hub import ModelCard
+
+    report(SECTION, measured)
+    card = ModelCard.load(measured / CARD / "README.md")
+    assert (card.data.base_model, card.data.license, card.data.language) == (
+        "example/Tiny-1M",
+        "apache-2.0",
+        ["ko", "en"],
+    )
+    results = {(result.dataset_type, result.metric_type): result.metric_value for result in card.data.eval_results}
+    detail = json.loads((measured / module.DETAIL).read_text(encoding="utf-8"))
+    assert results["seen", "key_exact"] == detail["models"]["dpo"]["seen"]["key_exact"]["value"]
+    assert "## Limits" in card.text
+
+
+@pytest.mark.slow
+@in_browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_opens_in_a_browser_without_error_or_request(measured, tmp_path, width):
+    report(SECTION, measured)
+    said, _ = browse(measured / PAGE, tmp_path, f"--window-size={width},1600", f"--screenshot={tmp_path / 'page.png'}")
+    assert "CONSOLE" not in said
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+    clean = observed(measured / PAGE, "performance.getEntriesByType('resource').map(entry => entry.name).join()", "")
+    assert title_of(clean, tmp_path) == ""
+    # An error and a request are seen if there are any.
+    bad = observed(
+        measured / PAGE,
+        "performance.getEntriesByType('resource').map(entry => entry.name).join()",
+        '<img src="http://127.0.0.1:9/x.png"><script>console.error("planted")</script>',
+    )
+    assert title_of(bad, tmp_path) == "http://127.0.0.1:9/x.png"
+    said, _ = browse(bad, tmp_path, f"--screenshot={tmp_path / 'page.png'}")
+    assert "CONSOLE" in said
+    assert "planted" in said
+
+
+@pytest.mark.slow
+@in_browser
+def test_nothing_is_wider_than_a_phone(measured, tmp_path):
+    report(SECTION, measured)
+    probe = observed(measured / PAGE, "document.documentElement.scrollWidth + ' ' + innerWidth", "")
+    wide, window = map(int, width_in_frame(probe, tmp_path).split())
+    assert window == 390
+    assert wide <= window
+    bad = observed(
+        measured / PAGE, "document.documentElement.scrollWidth + ' ' + innerWidth", "<pre>" + "wide " * 99 + "</pre>"
+    )
+    assert int(width_in_frame(bad, tmp_path).split()[0]) > 1000
+
+
+def observed(page: Path, expression: str, planted: str) -> Path:
+    """A copy of a page that may run scripts and says in its title what a JavaScript expression gives."""
+    text = re.sub(r'<meta http-equiv="Content-Security[^>]*>', "", page.read_text(encoding="utf-8"))
+    copy = page.with_name(f"observed-{len(planted)}.html")
+    script = f"<script>onload = () => {{ document.title = {expression} }}</script>"
+    copy.write_text(text.replace("</main>", f"{planted}</main>{script}"), encoding="utf-8")
+    return copy
+
+
+def width_in_frame(page: Path, scratch: Path) -> str:
+    """A page's title in a frame of a phone's width: headless Chromium's own window is never narrower than 500."""
+    frame = page.with_name("frame.html")
+    took = "document.title = this.contentDocument.title"
+    frame.write_text(f'<iframe src="{page.name}" width="390" height="800" onload="{took}"></iframe>', encoding="utf-8")
+    return title_of(frame, scratch)
+
+
+def title_of(page: Path, scratch: Path) -> str:
+    """A page's title once it is loaded."""
+    _, dump = browse(page, scratch, "--dump-dom", "--virtual-time-budget=3000")
+    return re.search(r"<title>(.*?)</title>", dump).group(1)
+
+
+def browse(page: Path, scratch: Path, *options: str) -> tuple[str, str]:
+    """Open a page in headless Chromium that reaches nobody; what it says on standard error and output."""
+    fixed = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    fixed += ["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr"]
+    fixed += ["--allow-file-access-from-files", f"--user-data-dir={scratch / 'profile'}"]
+    command = [CHROMIUM, *fixed, *options, page.resolve().as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stderr, done.stdout
