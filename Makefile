@@ -21,7 +21,11 @@ repro: $(READY)  ## run what is out of date of the chain and show the scores
 scores: $(READY)  ## show the scores of the last run
 	python -m tools.scores
 
-test: $(READY)  ## lint, types, all tests
+$(READY)-bench: $(READY)  # lm-evaluation-harness: what only its tests and the stage benchmark need
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	touch $@
+
+test: $(READY)-bench  ## lint, types, all tests
 	ruff check .
 	ruff format --check .
 	mypy

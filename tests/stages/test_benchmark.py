@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import yaml
@@ -28,7 +29,13 @@ def task(folder, name, rows, **fields):
 
 
 @pytest.fixture
-def tasks(tmp_path, monkeypatch):
+def harness():
+    """lm-evaluation-harness, where the extra is installed (make test does it)."""
+    return pytest.importorskip("lm_eval")
+
+
+@pytest.fixture
+def tasks(harness, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     folder = tmp_path / "tasks"
@@ -64,6 +71,12 @@ def test_nothing_is_run_by_default(three_models):
     assert json.loads((three_models / DETAIL).read_text(encoding="utf-8")) == {}
 
 
+def test_without_the_extra_it_says_how_to_get_it(three_models, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    with pytest.raises(UserError, match=r"pip install '\.\[bench\]'"):
+        benchmark(Benchmark(["mmlu"], **OPTIONS), three_models)
+
+
 @pytest.mark.slow
 def test_local_tasks_of_each_shape(three_models, tasks):
     names = ["local_mmlu", "local_glue", "local_gsm8k"]
@@ -78,6 +91,7 @@ def test_local_tasks_of_each_shape(three_models, tasks):
     assert detail["sft"]["n-samples"]["local_mmlu"] == {"original": 8, "effective": 8}
 
 
+@pytest.mark.slow
 def test_an_unknown_task_is_named(three_models, tasks):
     with pytest.raises(UserError, match=r"local_nothing: lm-eval \S+ knows no such task"):
         benchmark(Benchmark(["local_mmlu", "local_nothing"], str(tasks), **OPTIONS), three_models)

@@ -1,0 +1,75 @@
+"""Batched answers against transformers' pipeline() one question at a time, as notebooks do it; and against batches.
+
+Needs   models/ and data/prepared (run `make repro` once)
+Run     python -m bench.generation [model directory] [questions for pipeline(); the rest is scaled]
+
+Also says how many answers differ between batches of 1, 4 and 16 in the dtype found and in float32.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from stages.evaluate import PDF_QA
+from stages.lib.generation import generate_answers
+from stages.lib.hardware import describe, resolve_dtype, use_threads
+from stages.lib.models import load_16bit, load_tokenizer
+from stages.lib.records import read_jsonl
+from stages.lib.schema import Dtype
+
+MAX_NEW_TOKENS = 96
+PROMPT_ROOM = 96
+"""Tokens that a question may have for the batch sizes to hold."""
+COMPARED = 16
+
+
+def timed(action: Any) -> tuple[float, Any]:
+    """Seconds that an action took, and what it returned."""
+    started = time.perf_counter()
+    result = action()
+    return time.perf_counter() - started, result
+
+
+def one_at_a_time(model: Any, tokenizer: Any, prompts: list[Any]) -> list[str]:
+    """What the notebook does: a pipeline, called for each question."""
+    from transformers import pipeline
+
+    chat = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    answers = []
+    for prompt in prompts:
+        said = chat(prompt, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        answers.append(said[0]["generated_text"][-1]["content"].strip())
+    return answers
+
+
+def in_batches(model: Any, tokenizer: Any, prompts: list[Any], rows: int) -> list[str]:
+    """Answers in batches of at most `rows`."""
+    budget = rows * (MAX_NEW_TOKENS + PROMPT_ROOM)
+    return [answer.text for answer in generate_answers(model, tokenizer, prompts, MAX_NEW_TOKENS, budget)]
+
+
+if __name__ == "__main__":
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("models/sft-merged")
+    use_threads(0)
+    print(describe(), directory)
+    records = [record for name in ("seen", "unseen") for record in read_jsonl(PDF_QA / f"{name}.jsonl")]
+    prompts = [record["messages"][:-1] for record in records]
+    few = prompts[: int(sys.argv[2]) if len(sys.argv) > 2 else len(prompts)]
+    tokenizer = load_tokenizer(directory)
+    model = load_16bit(directory, resolve_dtype(Dtype.auto))
+    generate_answers(model, tokenizer, prompts[:1], 2)  # the first call allocates
+    alone, alone_texts = timed(lambda: one_at_a_time(model, tokenizer, few))
+    scaled = alone * len(prompts) / len(few)
+    batched, answers = timed(lambda: generate_answers(model, tokenizer, prompts, MAX_NEW_TOKENS))
+    same = sum(text == answer.text for text, answer in zip(alone_texts, answers, strict=False))
+    print(f"pipeline(), one at a time: {scaled:.1f} s for {len(prompts)} ({len(few)} timed)")
+    print(
+        f"generate_answers: {batched:.1f} s, {scaled / batched:.1f} times as fast; {same} of {len(few)} answers equal"
+    )
+    for dtype in dict.fromkeys([resolve_dtype(Dtype.auto), resolve_dtype(Dtype.float32)]):
+        model = load_16bit(directory, dtype)
+        by_size = {size: in_batches(model, tokenizer, prompts[:COMPARED], size) for size in (1, 4, 16)}
+        for size in (4, 16):
+            equal = sum(a == b for a, b in zip(by_size[1], by_size[size], strict=True))
+            print(f"{dtype}: batch {size} gives {equal} of {COMPARED} answers as batch 1 does")
