@@ -60,8 +60,8 @@ def sweep() -> None:
     register("sweep", *read_params(), schema=SweepConfig, hydra=directories)
 
     @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
-    def job(config: DictConfig) -> float:
-        """One point; its score goes to Hydra's sweeper, nan where there is none."""
+    def job(config: DictConfig) -> float | None:
+        """One point; its score goes to Hydra's sweeper: None, which a search counts as failed, where there is none."""
         os.chdir(home)
         return run_job(config, inputs, place)
 
@@ -69,8 +69,8 @@ def sweep() -> None:
     finish(place)
 
 
-def run_job(config: DictConfig, inputs: str, place: Path) -> float:
-    """Run or queue the point of one Hydra job and leave what became of it under `place`; its score or nan."""
+def run_job(config: DictConfig, inputs: str, place: Path) -> float | None:
+    """Run or queue the point of one Hydra job and leave what became of it under `place`; its score, if it has one."""
     from hydra.core.hydra_config import HydraConfig
 
     overrides = [word for word in HydraConfig.get().overrides.task if not word.lstrip("+").startswith("sweep.")]
@@ -82,8 +82,8 @@ def run_job(config: DictConfig, inputs: str, place: Path) -> float:
     except UserError as error:
         outcome = {"name": ",".join(overrides), "overrides": overrides, "status": "failed", "reason": str(error)}
     score = score_of(outcome, settings.metric)
-    reason = outcome["reason"].splitlines()[0] if outcome["reason"] else f"{settings.metric} {score:g}"
-    print(f"{outcome['status']:8}{' '.join(overrides) or 'the workspace'}: {reason}", flush=True)
+    result = outcome["reason"] or (f"{settings.metric} {score}" if score is not None else "no score yet")
+    print(f"{outcome['status']:8}{' '.join(overrides) or 'the workspace'}: {result}", flush=True)
     job = HydraConfig.get().job
     number = 0 if OmegaConf.is_missing(job, "num") else job.num  # missing without --multirun
     (place / "jobs").mkdir(parents=True, exist_ok=True)

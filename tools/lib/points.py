@@ -33,7 +33,7 @@ from tools.lib.gpus import one_gpu
 from tools.lib.locks import locked, try_lock, wait_lock
 
 POINTS = Path("multirun/points")
-"""A folder for each point: point.json (what became of it and what it cost), dvc.log, its lock."""
+"""A folder for each point, by its digest: point.json (what became of it and what it cost), dvc.log, its lock."""
 CLONES = Path(".dvc/tmp/points")
 SFT_LOG = Path("metrics/sft_log.csv")
 RUN_RECORDS = Path("metrics/runs")
@@ -61,7 +61,8 @@ class Point:
 
     @property
     def place(self) -> Path:
-        return POINTS / self.name
+        """Its folder: one for all ways to write the same overrides."""
+        return POINTS / self.digest
 
     def parameters(self) -> list[str]:
         """The overrides as options of `dvc exp run`; ++ sets what params.yaml doesn't spell out too."""
@@ -149,10 +150,10 @@ def run_point(point: Point, hopeless: float = 0.0) -> dict[str, Any]:
         started = time.time()
         try:
             refuse_changed_inputs(point)
-            if point.digest in experiments() or fetch(point, CLONES / point.name):
+            if point.digest in experiments() or fetch(point, CLONES / point.digest):
                 return record(point, "kept")
             prepare_data(point)
-            with one_gpu(POINTS) as (gpu, gpu_lock), clone(point.name) as directory:
+            with one_gpu(POINTS) as (gpu, gpu_lock), clone(point.digest) as directory:
                 chosen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
                 held = [descriptor for descriptor in (lock, gpu_lock) if descriptor is not None]
                 reason = run_dvc(point, directory, chosen, held, hopeless)
@@ -305,7 +306,7 @@ def fetch(point: Point, directory: Path) -> bool:
     if not (directory / ".git").exists():
         return False
     listed = git("for-each-ref", "--format=%(refname)", "refs/exps", directory=directory).split()
-    references = [name for name in listed if name.endswith(f"/{point.name}")]
+    references = [name for name in listed if name.endswith(f"-{point.digest}")]
     if not references:
         return False
     for attempt in range(10):

@@ -53,11 +53,11 @@ def detail_of(commit: str) -> dict[str, Any]:
     return json.loads(git("show", f"{commit}:{DETAIL}"))
 
 
-def score_of(outcome: dict[str, Any], metric: str) -> float:
-    """The metric of a point that ran; nan for one that did not or whose evaluation lacks it."""
+def score_of(outcome: dict[str, Any], metric: str) -> float | None:
+    """The metric of a point that ran; None for one that did not or whose evaluation lacks it."""
     commit = experiments().get(outcome.get("digest", ""))
     figure = cell(detail_of(commit), metric) if commit else None
-    return figure["value"] if figure else math.nan
+    return figure["value"] if figure else None
 
 
 def compare(outcomes: list[dict[str, Any]], metric: str, smaller_is_better: bool) -> list[dict[str, Any]]:
