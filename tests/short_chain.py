@@ -84,7 +84,7 @@ SCRIPTS = {
         if R == 13:
             sys.exit("sft: found an unlucky rank, needed another; 다른 값을 고르세요")
         Path("models/sft").mkdir(parents=True)
-        save_file({"a": numpy.zeros((R, 4), "float32")}, "models/sft/adapter_model.safetensors")
+        save_file({"a": numpy.full((R, 4), RATE, "float32")}, "models/sft/adapter_model.safetensors")
         Path("models/sft/base.txt").write_bytes(Path("models/base/text.txt").read_bytes())
         Path("metrics").mkdir(exist_ok=True)
         Path("metrics/sft_log.csv").write_text(f"step,loss\\n1,9.0\\n2,{R / 10}\\n", encoding="utf-8")

@@ -63,7 +63,7 @@ def test_points_side_by_side(chain):
     chain.sweep("sft.learning_rate=1e-1,2e-1", "sft.lora.r=8,4", *JOBLIB)  # the same points in other words
     assert statuses(chain) == {"kept": 4}
     assert len(chain.events("sft")) == 4
-    assert {row["seconds"] for row in chain.rows()} == {6, 10}
+    assert {row["seconds"] for row in chain.rows()} == {6, 10}  # what they cost when they ran
 
 
 def test_a_point_that_fails_is_listed_with_its_reason_and_stops_no_other(chain):
@@ -95,7 +95,7 @@ def test_a_killed_sweep_goes_on_where_it_stopped(chain, whole_group):
     running.wait()
     output = chain.sweep("sft.lora.r=2,4,6")
     assert [row["overrides"]["sft.lora.r"] for row in chain.rows()] == ["6", "4", "2"]
-    assert all(row["score"] is not None for row in chain.rows())
+    assert all(row["score"] is not None and row["seconds"] for row in chain.rows())
     trained = Counter(event["r"] for event in chain.events("sft"))
     assert trained == ({2: 1, 4: 2, 6: 1} if whole_group else {2: 1, 4: 1, 6: 1})
     assert ("another process is running it" in output) != whole_group

@@ -150,24 +150,30 @@ def run_point(point: Point, hopeless: float = 0.0) -> dict[str, Any]:
         started = time.time()
         try:
             refuse_changed_inputs(point)
-            if point.digest in experiments() or fetch(point, CLONES / point.digest):
+            if point.digest in experiments():
                 return record(point, "kept")
+            if references(point, left := CLONES / point.digest):  # a killed sweep's point that went on to its end
+                outcome = collect(point, left)
+                discard(left)
+                return outcome
             prepare_data(point)
             with one_gpu(POINTS) as (gpu, gpu_lock), clone(point.digest) as directory:
                 chosen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
                 held = [descriptor for descriptor in (lock, gpu_lock) if descriptor is not None]
-                reason = run_dvc(point, directory, chosen, held, hopeless)
-                if reason:
+                if reason := run_dvc(point, directory, chosen, held, hopeless):
                     return record(point, "stopped", reason=reason, gpu=gpu)
-                lock_file = (directory / "params.lock.yaml").read_text(encoding="utf-8")
-                refuse_other_parameters(point, yaml.safe_load(lock_file))
-                fetch(point, directory)
-                costs = stage_costs(directory / RUN_RECORDS)
-                loss = last_loss(directory / SFT_LOG)
-            seconds = round(time.time() - started, 1)
-            return record(point, "done", gpu=gpu, wall_seconds=seconds, stages=costs, sft_loss=loss)
+                outcome = collect(point, directory)
+            return record(point, "done", **outcome | {"gpu": gpu, "wall_seconds": round(time.time() - started, 1)})
         except UserError as error:
             return record(point, "failed", reason=str(error))
+
+
+def collect(point: Point, directory: Path) -> dict[str, Any]:
+    """Bring the finished experiment of a clone here and record what it cost."""
+    lock_file = (directory / "params.lock.yaml").read_text(encoding="utf-8")
+    refuse_other_parameters(point, yaml.safe_load(lock_file))
+    fetch(point, directory)
+    return record(point, "done", stages=stage_costs(directory / RUN_RECORDS), sft_loss=last_loss(directory / SFT_LOG))
 
 
 def run_dvc(point: Point, directory: Path, chosen: dict[str, str], held: list[int], hopeless: float) -> str:
@@ -297,28 +303,31 @@ def discard(directory: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def fetch(point: Point, directory: Path) -> bool:
-    """Bring the finished experiment of a clone into this repository; False if there is none.
+def references(point: Point, directory: Path) -> list[str]:
+    """Git's references to the experiment of a point in a clone, if it is there and finished."""
+    if not (directory / ".git").exists():
+        return []
+    listed = git("for-each-ref", "--format=%(refname)", "refs/exps", directory=directory).split()
+    return [name for name in listed if name.endswith(f"-{point.digest}")]
+
+
+def fetch(point: Point, directory: Path) -> None:
+    """Bring the finished experiment of a clone into this repository.
 
     References are files of their own, so points that end together don't wait for each other; Git's lock on all of
-    them together is retried.
+    them together is retried. Raises UserError if there is no experiment.
     """
-    if not (directory / ".git").exists():
-        return False
-    listed = git("for-each-ref", "--format=%(refname)", "refs/exps", directory=directory).split()
-    references = [name for name in listed if name.endswith(f"-{point.digest}")]
-    if not references:
-        return False
+    if not (found := references(point, directory)):
+        raise UserError(f"DVC ended well but left no experiment {point.name}; see {point.place / 'dvc.log'}")
+    words = ["-c", "gc.auto=0", "-c", "maintenance.auto=false", "fetch", "--quiet", "--no-write-fetch-head"]
     for attempt in range(10):
         try:
-            git("-c", "gc.auto=0", "-c", "maintenance.auto=false", "fetch", "--quiet", "--no-write-fetch-head",
-                str(directory.resolve()), *[f"{name}:{name}" for name in references])  # fmt: skip
-            return True
+            git(*words, str(directory.resolve()), *[f"{name}:{name}" for name in found])
+            return
         except UserError as error:
             if ".lock" not in str(error) or attempt == 9:
                 raise
             time.sleep(0.2 * (attempt + 1))
-    return False
 
 
 def stage_costs(directory: Path) -> dict[str, dict[str, Any]]:
@@ -335,16 +344,8 @@ def record(point: Point, status: str, **facts: Any) -> dict[str, Any]:
     """What became of a point, written to its point.json; for a point that ran before, with what it cost then."""
     path = point.place / "point.json"
     before = json.loads(path.read_text(encoding="utf-8")) if status == "kept" and path.is_file() else {}
-    content = {
-        **before,
-        "name": point.name,
-        "digest": point.digest,
-        "inputs": point.inputs,
-        "overrides": point.overrides,
-        "status": status,
-        "reason": "",
-        **facts,
-    }
+    known = {"name": point.name, "digest": point.digest, "inputs": point.inputs, "overrides": point.overrides}
+    content = {**before, "reason": "", **facts, **known, "status": status}
     with published(path) as sibling:
         write_json(sibling, content)
     return content
