@@ -153,27 +153,27 @@ def run_point(point: Point, hopeless: float = 0.0) -> dict[str, Any]:
             if point.digest in experiments():
                 return record(point, "kept")
             if references(point, left := CLONES / point.digest):  # a killed sweep's point that went on to its end
-                outcome = collect(point, left)
+                costs = collect(point, left)
                 discard(left)
-                return outcome
+                return record(point, "done", **costs)
             prepare_data(point)
             with one_gpu(POINTS) as (gpu, gpu_lock), clone(point.digest) as directory:
                 chosen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
                 held = [descriptor for descriptor in (lock, gpu_lock) if descriptor is not None]
                 if reason := run_dvc(point, directory, chosen, held, hopeless):
                     return record(point, "stopped", reason=reason, gpu=gpu)
-                outcome = collect(point, directory)
-            return record(point, "done", **outcome | {"gpu": gpu, "wall_seconds": round(time.time() - started, 1)})
+                costs = collect(point, directory)
+            return record(point, "done", **costs, gpu=gpu, wall_seconds=round(time.time() - started, 1))
         except UserError as error:
             return record(point, "failed", reason=str(error))
 
 
 def collect(point: Point, directory: Path) -> dict[str, Any]:
-    """Bring the finished experiment of a clone here and record what it cost."""
+    """Bring the finished experiment of a clone here; what it cost."""
     lock_file = (directory / "params.lock.yaml").read_text(encoding="utf-8")
     refuse_other_parameters(point, yaml.safe_load(lock_file))
     fetch(point, directory)
-    return record(point, "done", stages=stage_costs(directory / RUN_RECORDS), sft_loss=last_loss(directory / SFT_LOG))
+    return {"stages": stage_costs(directory / RUN_RECORDS), "sft_loss": last_loss(directory / SFT_LOG)}
 
 
 def run_dvc(point: Point, directory: Path, chosen: dict[str, str], held: list[int], hopeless: float) -> str:
