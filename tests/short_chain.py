@@ -48,6 +48,7 @@ stages:
 COMMON = """
 import json, os, sys, time
 from pathlib import Path
+import psutil
 import yaml
 
 NAME = Path(__file__).stem
@@ -63,6 +64,7 @@ def done(seconds=1.0):
     note("end")
     Path("metrics/runs").mkdir(parents=True, exist_ok=True)
     record = {"stage": NAME.replace("_", "-"), "seconds": seconds, "peak_memory_mib": 100 + R}
+    record["process_seconds"] = time.time() - psutil.Process().create_time()
     Path(f"metrics/runs/{NAME}.json").write_text(json.dumps(record), encoding="utf-8")
 
 note("begin")

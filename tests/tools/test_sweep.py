@@ -56,6 +56,7 @@ def test_points_side_by_side(chain):
     with (place / "table.csv").open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
     assert [line["sft.lora.r"] for line in table] == ["8", "4", "8", "4"]
+    assert all(0 < float(line["overhead_seconds"]) < float(line["wall_seconds"]) for line in table)
     assert all(float(line["low"]) < float(line["score"]) < float(line["high"]) for line in table)
     assert "sft.learning_rate" in (place / "heat_map.svg").read_text(encoding="utf-8")
     assert "sft.lora.r=8" in (place / "cost.svg").read_text(encoding="utf-8")

@@ -331,11 +331,11 @@ def fetch(point: Point, directory: Path) -> None:
 
 
 def stage_costs(directory: Path) -> dict[str, dict[str, Any]]:
-    """Seconds and peak memory of the stages that really ran, from their run records."""
+    """What the stages that really ran cost, from their run records: seconds of the stage and of its process, MiB."""
     costs = {}
     for path in sorted(directory.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        names = ("seconds", "peak_memory_mib", "gpu_peak_memory_mib")
+        names = ("seconds", "process_seconds", "peak_memory_mib", "gpu_peak_memory_mib")
         costs[content["stage"]] = {name: content[name] for name in names if name in content}
     return costs
 

@@ -29,6 +29,7 @@ COLUMNS = [
     *[f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")],
     "seconds",
     "wall_seconds",
+    "overhead_seconds",
     "peak_memory_mib",
     "trained_parameters",
     "gpu",
@@ -108,13 +109,21 @@ def interval(column: str, figure: dict[str, float] | None) -> dict[str, float]:
 
 
 def costs(outcome: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of the stages that this point itself ran, and the largest memory peak of any (MiB; a GPU's if used)."""
+    """Seconds of the stages that this point itself ran, and the largest memory peak of any (MiB; a GPU's if used).
+
+    wall_seconds is the whole point; overhead_seconds what of it passed outside the stages' processes: cloning, DVC,
+    Git, hashing, linking, the config stage, and waiting for data that another point prepared.
+    """
     stages = outcome.get("stages", {}).values()
     if not stages:
         return {}
     peaks = [stage.get("gpu_peak_memory_mib") or stage["peak_memory_mib"] for stage in stages]
     seconds = round(sum(stage["seconds"] for stage in stages), 1)
-    return {"seconds": seconds, "wall_seconds": outcome.get("wall_seconds"), "peak_memory_mib": max(peaks)}
+    found = {"seconds": seconds, "peak_memory_mib": max(peaks)}
+    if (wall := outcome.get("wall_seconds")) is not None:
+        inside = sum(stage["process_seconds"] for stage in stages)
+        found |= {"wall_seconds": wall, "overhead_seconds": round(wall - inside, 1)}
+    return found
 
 
 def trained_parameters(commit: str) -> int:

@@ -65,12 +65,12 @@ def test_no_plot_without_a_score(tmp_path):
 
 
 def test_costs_are_of_the_stages_that_ran():
-    stages = {"sft": {"seconds": 3.0, "peak_memory_mib": 500}, "dpo": {"seconds": 1.5, "peak_memory_mib": 700}}
-    assert costs({"stages": stages, "wall_seconds": 9.0}) == {
-        "seconds": 4.5,
-        "wall_seconds": 9.0,
-        "peak_memory_mib": 700,
+    stages = {
+        "sft": {"seconds": 3.0, "process_seconds": 5.0, "peak_memory_mib": 500},
+        "dpo": {"seconds": 1.5, "process_seconds": 2.5, "peak_memory_mib": 700},
     }
+    found = costs({"stages": stages, "wall_seconds": 9.0})
+    assert found == {"seconds": 4.5, "peak_memory_mib": 700, "wall_seconds": 9.0, "overhead_seconds": 1.5}
     stages["dpo"]["gpu_peak_memory_mib"] = 9000
-    assert costs({"stages": stages})["peak_memory_mib"] == 9000
+    assert costs({"stages": stages}) == {"seconds": 4.5, "peak_memory_mib": 9000}
     assert costs({"stages": {}}) == {}
