@@ -159,7 +159,7 @@ def test_submitit_runs_points(chain):
 
 
 def test_optuna_searches_and_goes_on_after_a_failure(chain):
-    chain.sweep("sft.lora.r=choice(2,13,9)", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid",
+    chain.sweep("sft.lora.r=choice(2,13,9)", "hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=1",
                 "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "hydra.sweeper.direction=maximize",
                 fails=True)  # fmt: skip
     assert statuses(chain) == {"done": 2, "failed": 1}

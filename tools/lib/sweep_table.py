@@ -78,6 +78,7 @@ def compare(outcomes: list[dict[str, Any]], metric: str, smaller_is_better: bool
             "status": outcome["status"],
             "reason": outcome.get("reason", ""),
             "gpu": outcome.get("gpu", ""),
+            "score": None,
             **costs(outcome),
         }
         if commit := commits.get(outcome.get("digest", "")):
