@@ -79,13 +79,23 @@ def without_nulls(knobs: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def register(stage_name: str, choices: dict[str, str], knobs: dict[str, Any]) -> None:
-    """Put the schema and params.yaml into Hydra's ConfigStore, where conf/config.yaml's defaults list finds them."""
-    OmegaConf.register_new_resolver("stage_name", lambda: stage_name, replace=True)
+def register(
+    job_name: str,
+    choices: dict[str, str],
+    knobs: dict[str, Any],
+    schema: type[Config] = Config,
+    hydra: dict[str, Any] | None = None,
+) -> None:
+    """Put `schema` and params.yaml into Hydra's ConfigStore, where conf/config.yaml's defaults list finds them.
+
+    `hydra` are more of Hydra's own settings. Its launchers hand the ConfigStore to the processes they start, so what
+    stands in it holds there too.
+    """
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    store.store(name="schema", node=schema)
     overrides = [{f"override /{group}": choice} for group, choice in choices.items()]
-    store.store(name="params", node={"defaults": [*overrides, "_self_"], **knobs})
+    settings = {"hydra": {"job": {"name": job_name}, **(hydra or {})}}
+    store.store(name="params", node={"defaults": [*overrides, "_self_"], **settings, **knobs})
 
 
 def compose_config(choices: dict[str, str], knobs: dict[str, Any], overrides: list[str] | None = None) -> DictConfig:
