@@ -57,7 +57,7 @@ def test_three_equal_models_score_equally(three_models):
     assert detail["differences"]["dpo"]["seen"]["chrf"] == {"value": 0, "low": 0, "high": 0, "n": 30, "groups": 30}
     assert set(detail["sets_sha256"]) == {"seen", "unseen", "control", "preferences"}
     assert detail["settings"]["decoding"] == "greedy"
-    assert any("seen has 40 facts" in line for line in detail["warnings"])
+    assert any("seen has 30 facts" in line for line in detail["warnings"])
     predictions = list(read_jsonl(three_models / PREDICTIONS))
     assert {row["model"] for row in predictions} == {"base", "sft", "dpo"}
     assert {row["split"] for row in predictions} == {"seen", "unseen", "control", "preferences"}

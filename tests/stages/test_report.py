@@ -71,7 +71,7 @@ def test_report_and_card_hold_what_was_measured(measured):
     report(SECTION, measured)
     text = (measured / TEXT).read_text(encoding="utf-8")
     page = (measured / PAGE).read_text(encoding="utf-8")
-    assert "| seen | key_exact | 40 |" in text
+    assert "| seen | key_exact | 30 |" in text
     assert "## Right by sft, wrong by dpo (1)" in text
     assert "Right by sft, wrong by dpo: 1" in page
     for said in (
