@@ -17,7 +17,7 @@ def model(tiny_base):
     return AutoModelForCausalLM.from_pretrained(tiny_base)
 
 
-def plan_with(monkeypatch, model, free, longest=512, **changes):
+def plan_with(monkeypatch, model, free, longest=128, **changes):
     monkeypatch.setattr(stages.lib.plan, "free_memory", lambda: free)
     values = {"batch_size": 8, "gradient_checkpointing": Checkpointing.auto, **changes}
     return make_plan("sft", Sft(**tiny_training(**values)), model, longest)
