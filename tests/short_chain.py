@@ -51,6 +51,9 @@ from pathlib import Path
 import psutil
 import yaml
 
+sys.path.insert(0, "")
+from stages.lib.entry import records
+
 NAME = Path(__file__).stem
 VALUES = yaml.safe_load(Path("params.lock.yaml").read_text(encoding="utf-8"))["sft"]
 R, RATE = VALUES["lora"]["r"], VALUES["learning_rate"]
@@ -62,10 +65,10 @@ def note(event):
 
 def done(seconds=1.0):
     note("end")
-    Path("metrics/runs").mkdir(parents=True, exist_ok=True)
+    records(Path()).mkdir(parents=True, exist_ok=True)
     record = {"stage": NAME.replace("_", "-"), "seconds": seconds, "peak_memory_mib": 100 + R}
     record["process_seconds"] = time.time() - psutil.Process().create_time()
-    Path(f"metrics/runs/{NAME}.json").write_text(json.dumps(record), encoding="utf-8")
+    (records(Path()) / f"{NAME}.json").write_text(json.dumps(record), encoding="utf-8")
 
 note("begin")
 """

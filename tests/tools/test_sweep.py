@@ -206,3 +206,13 @@ def test_promote_commit_and_nothing_runs(chain):
     assert "-0.16" in difference
     unknown = chain.run("python", "-m", "tools.promote", "sft.lora.r=7", fails=True)
     assert "found 0 points that begin so" in unknown and "sft.lora.r=20-" in unknown
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("time", [1, 2, 3])
+def test_twelve_points_at_once_lose_none(chain, time):
+    """The shorter a chain, the more of its points meet in Git and in the cache."""
+    chain.sweep("sft.lora.r=2,4,6", "sft.learning_rate=0.1,0.2,0.3,0.4",
+                "hydra/launcher=joblib", "hydra.launcher.n_jobs=4")  # fmt: skip
+    assert statuses(chain) == {"done": 12}
+    assert len(chain.events("sft")) == 12 and len(chain.events("prepare_base")) == 1
