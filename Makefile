@@ -21,18 +21,17 @@ repro: $(READY)  ## run what is out of date of the chain and show the scores
 scores: $(READY)  ## show the scores of the last run
 	python -m tools.scores
 
-$(READY)-bench: $(READY)  # lm-evaluation-harness: what only its tests and the stage benchmark need
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
-	touch $@
-
-test: $(READY)-bench  ## lint, types, all tests
+test: $(READY)  ## lint, types, all tests
 	ruff check .
 	ruff format --check .
 	mypy
-	python -m pytest -n 2 --dist loadgroup
+	python -m pytest -m 'not soak' -n 2 --dist loadgroup
+
+soak: $(READY)  ## sweeps of the tiny chain by every launcher, and twelve points at once, three times
+	python -m pytest -m soak
 
 quick-test: $(READY)  ## the tests that take seconds
-	python -m pytest -m 'not slow'
+	python -m pytest -m 'not slow and not soak'
 
-.PHONY: help setup repro scores test quick-test
+.PHONY: help setup repro scores test soak quick-test
 .DEFAULT_GOAL := help

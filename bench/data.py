@@ -126,17 +126,10 @@ def run_one(kind: str, count: int, base: Path, with_index: bool) -> None:
 
 def prepare(kind: str, source: Path, count: int, with_index: bool) -> dict[str, Any]:
     """Run the stage on the rows."""
-    from stages.lib import qa_store
-    from stages.lib.near_duplicates import NearDuplicates
+    from stages.lib.qa_store import QuestionStore
     from stages.lib.schema import PreparePdfQa, PrepareUltrachat, Rows, RowSource
     from stages.prepare_pdf_qa import prepare_pdf_qa
     from stages.prepare_ultrachat import prepare_ultrachat
-
-    class NoIndex(NearDuplicates):
-        """To tell the index's memory from the rest."""
-
-        def add(self, number: int, question: str, answer: str = "") -> None:
-            pass
 
     if kind == "conversations":
         held_out = 200
@@ -144,7 +137,7 @@ def prepare(kind: str, source: Path, count: int, with_index: bool) -> dict[str, 
         evaluation = Rows(source=RowSource.jsonl, path=str(source), shuffle_seed=42, take=held_out)
         return prepare_ultrachat(PrepareUltrachat(train=train, evaluation=evaluation, max_tokens=2048), Path())
     if not with_index:
-        qa_store.NearDuplicates = NoIndex
+        QuestionStore.drop_near_duplicates = lambda self: []  # to tell its memory from the rest's
     return prepare_pdf_qa(PreparePdfQa(files=[str(source)], max_tokens=512), Path())
 
 

@@ -15,23 +15,25 @@ from omegaconf import OmegaConf
 
 from stages import sft
 from stages.lib.entry import locked_section
-from stages.lib.hardware import describe, resolve_dtype, use_threads
+from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
 from stages.lib.models import load_for_training, load_tokenizer
-from stages.lib.training import make_plan
+from stages.lib.plan import make_plan
+from stages.lib.training_rows import supervised_rows
 
-FAST = ["attend_without_mask", "score_supervised_positions", "skip_adapter_casts"]
+FAST = ["attend_without_mask", "dequantize_once", "score_supervised_positions", "skip_adapter_casts"]
 
 
 def seconds_per_step(steps: int, without: list[str]) -> float:
     """Median seconds of an SFT step with the default recipe, leaving out the named parts of the fast path."""
     section: Any = OmegaConf.to_object(locked_section("sft"))
     section.max_steps = steps
-    use_threads(section.threads)
+    set_up_cpu(section.threads)
     dtype = resolve_dtype(section.dtype)
     tokenizer = load_tokenizer(sft.BASE)
-    model = load_for_training(sft.BASE, section.quantization, dtype)
-    rows, _ = sft.training_rows(section, tokenizer)
-    plan = make_plan(section, longest=max(len(row["input_ids"]) for row in rows))
+    model = load_for_training(sft.BASE, section, dtype)
+    files = {sft.ULTRACHAT / "train.jsonl": 1, sft.PDF_QA / "train.jsonl": 1}
+    rows, _ = supervised_rows(section, files, tokenizer)
+    plan = make_plan("sft", section, model, max(len(row["input_ids"]) for row in rows))
     patches = [patch.object(sft, name, lambda model: None) for name in without]
     with TemporaryDirectory() as scratch:
         for each in patches:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from stages.lib.entry import run
 from stages.lib.errors import UserError
-from stages.lib.hardware import describe, device, resolve_dtype, use_threads
+from stages.lib.hardware import describe, device, resolve_dtype, set_up_cpu
 from stages.lib.lineage import weights_sha256
 from stages.lib.models import load_16bit, load_tokenizer
 from stages.lib.publish import published
@@ -33,7 +33,7 @@ def benchmark(section: Benchmark, root: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     detail: dict[str, Any] = {}
     if section.tasks:
-        use_threads(section.threads)
+        set_up_cpu(section.threads)
         tasks = load_tasks(section)
         for name, directory in MODELS.items():
             print(f"benchmark: {name}", flush=True)

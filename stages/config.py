@@ -10,7 +10,14 @@ from pathlib import Path
 
 import yaml
 
-from stages.lib.configuration import GROUPS, compose_config, overridden, read_params, typed_sections
+from stages.lib.configuration import (
+    GROUPS,
+    compose_config,
+    overridden,
+    read_params,
+    refuse_unwatched,
+    typed_sections,
+)
 from stages.lib.errors import UserError
 from stages.lib.publish import published
 
@@ -23,6 +30,7 @@ def config(overrides: list[str]) -> None:
     choices, knobs = read_params()
     composed = compose_config(choices, knobs, overrides)
     sections = typed_sections(composed)
+    refuse_unwatched(sections)
     sections["choices"] = {group: composed.hydra.runtime.choices[group] for group in GROUPS}
     for line in overridden(composed, choices, knobs):
         print(line)

@@ -1,39 +1,43 @@
 """Direct preference optimisation: a new adapter on the merged SFT model.
 
 Reads   models/sft-merged, data/prepared/preferences/train.jsonl
-Writes  models/dpo: adapter, tokenizer, lineage.json; metrics/dpo_log.csv
+Writes  models/dpo: adapter, tokenizer, lineage.json; metrics/dpo_log.csv; metrics/dpo.json: where it started, and pairs
 Run     python -m stages.dpo
 """
 
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from stages.lib.chat import encode_answer
+from stages.lib.checkpoints import checkpoint_folder, train_with_checkpoints
 from stages.lib.entry import run
-from stages.lib.errors import UserError
-from stages.lib.fast_path import attend_without_mask, score_supervised_positions, skip_adapter_casts
-from stages.lib.hardware import describe, device, resolve_dtype, use_threads
-from stages.lib.lineage import arguments_of, file_sha256, weights_sha256, write_lineage
+from stages.lib.fast_path import attend_without_mask, dequantize_once, score_supervised_positions, skip_adapter_casts
+from stages.lib.hardware import describe, device, set_up_cpu
+from stages.lib.lineage import arguments_of, file_sha256, refuse_changed_weights, weights_sha256, write_lineage
 from stages.lib.models import load_for_training, load_tokenizer
+from stages.lib.plan import make_plan
+from stages.lib.precision import resolve_precision
+from stages.lib.preference_start import refuse_wrong_reference
 from stages.lib.publish import published
-from stages.lib.records import read_jsonl
+from stages.lib.records import write_json
 from stages.lib.schema import Dpo
 from stages.lib.training import (
     copy_tokenizer,
     keep_adapter_in_float32,
     lora_config,
-    make_plan,
+    rehearse,
+    report_progress,
     save_adapter,
     trainer_arguments,
     write_log,
 )
+from stages.lib.training_rows import pair_lengths, preference_rows
 
 BASE = Path("models/sft-merged")
 PREFERENCES = Path("data/prepared/preferences")
 OUT = Path("models/dpo")
 LOG = Path("metrics/dpo_log.csv")
+METRICS = Path("metrics/dpo.json")
 LOG_COLUMNS = {
     "loss": "loss",
     "learning_rate": "learning_rate",
@@ -45,60 +49,42 @@ LOG_COLUMNS = {
 
 
 def dpo(section: Dpo, root: Path) -> dict[str, Any]:
-    threads = use_threads(section.threads)
-    dtype = resolve_dtype(section.dtype)
+    refuse_changed_weights(BASE, kind="merged")
+    threads = set_up_cpu(section.threads)
+    section, dtype, precision = resolve_precision("dpo", section, BASE)
     tokenizer = load_tokenizer(BASE)
-    model = load_for_training(BASE, section.quantization, dtype)
+    model = load_for_training(BASE, section, dtype)
     train = PREFERENCES / "train.jsonl"
-    pairs, dropped = training_pairs(train, tokenizer, section.max_length)
-    longest = max(
-        len(pair["prompt_ids"]) + len(pair[side]) for pair in pairs for side in ("chosen_ids", "rejected_ids")
-    )
-    plan = make_plan(section, longest=2 * longest)  # a pair is two rows
-    with TemporaryDirectory() as scratch:
-        trainer = make_trainer(section, plan, dtype, model, tokenizer, pairs, Path(scratch))
-        trainer.train()
-    with published(root / OUT) as out:
-        out.mkdir()
-        save_adapter(trainer.model, out)
-        copy_tokenizer(BASE, out)
-        write_lineage(
-            out,
-            {
-                "kind": "adapter",
-                "base_weights_sha256": weights_sha256(BASE),
-                "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
-                "data": {"preferences/train.jsonl": file_sha256(train)},
-                "arguments": arguments_of(section),
-                "rows": {"kept": len(pairs), "dropped": dropped},
-            },
-        )
-    with published(root / LOG) as path:
-        write_log(trainer.state.log_history, path, LOG_COLUMNS)
-    return {**describe(), "threads": threads, "dtype": str(dtype), "plan": asdict(plan), "rows": len(pairs)}
-
-
-def training_pairs(path: Path, tokenizer: Any, max_length: int) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
-    """Tokenise pairs as trl's collator takes them: prompt_ids, chosen_ids, rejected_ids.
-
-    Both answers end with their stop token. A pair longer than `max_length` tokens is dropped and counted: trl would
-    cut the end of the answer, stop token and all. Raises UserError if no pair is left.
-    """
-    pairs, too_long = [], 0
-    for record in read_jsonl(path):
-        prompt, chosen = encode_answer(tokenizer, record["prompt"], record["chosen"])
-        _, rejected = encode_answer(tokenizer, record["prompt"], record["rejected"])
-        if len(prompt) + max(len(chosen), len(rejected)) > max_length:
-            too_long += 1
-        else:
-            pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
-    if not pairs:
-        raise UserError(f"{path}: all {too_long} pairs are longer than dpo.max_length={max_length} tokens; raise it")
-    return pairs, {"too_long": too_long}
+    pairs, dropped = preference_rows("dpo", train, tokenizer, section.max_length)
+    lengths = pair_lengths(pairs)
+    plan = make_plan("dpo", section, model, max(lengths), sequences=2)
+    lineage = {
+        "kind": "adapter",
+        "base_weights_sha256": weights_sha256(BASE),
+        "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
+        "data": {"preferences/train.jsonl": file_sha256(train)},
+        "arguments": arguments_of(section),
+        "rows": {"kept": len(pairs), "dropped": dropped},
+    }
+    with checkpoint_folder("dpo", {**lineage, **plan.decisions(), "threads": threads, **precision}) as folder:
+        trainer = make_trainer(section, plan, dtype, model, tokenizer, pairs, folder)
+        start = refuse_wrong_reference(section, rehearse("dpo", trainer, plan, lengths))
+        report_progress(trainer, section.logging_steps)
+        train_with_checkpoints(trainer, folder, section.checkpoint_minutes)
+        with published(root / OUT) as out:
+            out.mkdir()
+            save_adapter(trainer.model, out)
+            copy_tokenizer(BASE, out)
+            write_lineage(out, lineage)
+        with published(root / LOG) as path:
+            write_log(trainer.state.log_history, path, LOG_COLUMNS, section.logging_steps)
+        with published(root / METRICS) as path:
+            write_json(path, {**start, "pairs": len(pairs), "pairs_too_long": dropped["too_long"]})
+    return {**describe(), "threads": threads, **precision, "plan": asdict(plan), "rows": len(pairs)}
 
 
 def make_trainer(
-    section: Dpo, plan: Any, dtype: Any, model: Any, tokenizer: Any, pairs: list[dict[str, list[int]]], scratch: Path
+    section: Dpo, plan: Any, dtype: Any, model: Any, tokenizer: Any, pairs: list[dict[str, list[int]]], folder: Path
 ) -> Any:
     """trl's trainer on pairs that are tokenised already. The reference is the model with the new adapter off."""
     from datasets import Dataset
@@ -111,11 +97,16 @@ def make_trainer(
     on_cpu = device() == "cpu"
     if on_cpu:
         attend_without_mask(model)
+    if plan.dequantize_once:
+        dequantize_once(model)
     arguments = DPOConfig(
-        **trainer_arguments(section, plan, dtype, scratch),
+        **trainer_arguments("dpo", section, plan, dtype, folder),
         max_length=None,  # no pair is too long
         beta=section.beta,
-        loss_type=section.loss_type,
+        loss_type=[loss.value for loss in section.loss_type],
+        loss_weights=section.loss_weights or None,
+        label_smoothing=section.label_smoothing,
+        precompute_ref_log_probs=section.precompute_ref_log_probs,
     )
     trainer = TokenisedDPOTrainer(
         model,

@@ -1,6 +1,6 @@
-"""Scores of the base, SFT and DPO models on the same questions, in one run.
+"""Scores of the base, SFT and DPO models, and of ORPO's where it ran, on the same questions, in one run.
 
-Reads   models/base, models/sft-merged, models/dpo-merged, data/prepared/{ultrachat,pdf_qa,preferences}
+Reads   models/{base,sft-merged,dpo-merged,orpo-merged}, data/prepared/{ultrachat,pdf_qa,preferences}
 Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals, differences, hashes, settings,
         warnings), metrics/predictions.jsonl (every scored row)
 Run     python -m stages.evaluate
@@ -15,8 +15,8 @@ from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.figures import Figures, differences, figures_of
 from stages.lib.generation import DECODING
-from stages.lib.hardware import describe, resolve_dtype, use_threads
-from stages.lib.lineage import file_sha256, weights_sha256
+from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
+from stages.lib.lineage import OFF, file_sha256, read_lineage, weights_sha256
 from stages.lib.metric_checks import refuse_blurred_prompts, refuse_broken_metrics
 from stages.lib.models import load_16bit, load_tokenizer
 from stages.lib.publish import published
@@ -28,6 +28,7 @@ from stages.lib.text_scores import signatures
 BASE = Path("models/base")
 SFT = Path("models/sft-merged")
 DPO = Path("models/dpo-merged")
+ORPO = Path("models/orpo-merged")
 ULTRACHAT = Path("data/prepared/ultrachat")
 PDF_QA = Path("data/prepared/pdf_qa")
 PREFERENCES = Path("data/prepared/preferences")
@@ -35,15 +36,16 @@ EVAL = Path("metrics/eval.json")
 DETAIL = Path("metrics/eval_detail.json")
 PREDICTIONS = Path("metrics/predictions.jsonl")
 
-MODELS = {"base": BASE, "sft": SFT, "dpo": DPO}
+MODELS = {"base": BASE, "sft": SFT, "dpo": DPO, "orpo": ORPO}
 """What is scored, the first being what the others are compared with."""
 SMALL_SET = 100
 """Below so many groups a 95 % interval of a share is up to 0.2 wide: bench/power.py."""
 
 
 def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
-    threads = use_threads(section.threads)
+    threads = set_up_cpu(section.threads)
     dtype = resolve_dtype(section.dtype)
+    models = {name: directory for name, directory in MODELS.items() if read_lineage(directory) != OFF}
     sets = {
         "seen": PDF_QA / "seen.jsonl",
         "unseen": PDF_QA / "unseen.jsonl",
@@ -58,11 +60,11 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
             "prepare_pdf_qa.held_out_facts, or give prepare_ultrachat.evaluation rows"
         )
     refuse_broken_metrics([*records["seen"], *records["unseen"]])
-    refuse_other_templates()
+    refuse_other_templates(list(models.values()))
     question = section.demo_question or asked[0]["messages"][0]["content"]
     rows: dict[str, list[dict[str, Any]]] = {}
     demo = {}
-    for name, directory in MODELS.items():
+    for name, directory in models.items():
         print(f"evaluate: {name}", flush=True)
         tokenizer = load_tokenizer(directory)
         refuse_blurred_prompts(tokenizer, [record["messages"] for record in asked])
@@ -83,7 +85,7 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         "settings": {**DECODING, "max_new_tokens": section.max_new_tokens, "dtype": str(dtype), **options},
         "signatures": signatures() | bertscore_signature(section.bertscore_model),
         "sets_sha256": {name: file_sha256(path) for name, path in sets.items()},
-        "weights_sha256": {path.name: weights_sha256(path) for path in MODELS.values()},
+        "weights_sha256": {path.name: weights_sha256(path) for path in models.values()},
         "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
         "tokenizer_sha256": file_sha256(BASE / "tokenizer.json"),
         "versions": {name: version(name) for name in ("sacrebleu", "tokenizers", "torch", "transformers")},
@@ -98,9 +100,9 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
     return {**describe(), "threads": threads, "rows": sum(len(held) for held in rows.values())}
 
 
-def refuse_other_templates() -> None:
-    """Raise UserError unless all models talk by the same chat template: scores would compare prompts, not models."""
-    found = {directory: file_sha256(directory / "chat_template.jinja") for directory in MODELS.values()}
+def refuse_other_templates(models: list[Path]) -> None:
+    """Raise UserError unless all `models` talk by the same chat template: scores would compare prompts, not models."""
+    found = {directory: file_sha256(directory / "chat_template.jinja") for directory in models}
     others = [str(directory) for directory, digest in found.items() if digest != found[BASE]]
     if others:
         raise UserError(

@@ -13,14 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stages.lib.answer_models import cache_home, make_ask
-from stages.lib.data_report import data_card, token_histogram, write_reports
+from stages.lib.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.entry import run
-from stages.lib.errors import UserError
 from stages.lib.jsonl_reader import Rejected, read_lines
 from stages.lib.ledger import Ledger
 from stages.lib.lineage import file_sha256
 from stages.lib.pdf_questions import PdfReport, pdf_rows, summary
 from stages.lib.publish import published
+from stages.lib.qa_files import questions_and_pdfs, unread_files
 from stages.lib.qa_gates import STEPS, beware, drop_doubles, refuse_leaks, store_clear_rows
 from stages.lib.qa_rows import UNCLEAR, UNREADABLE
 from stages.lib.qa_store import QuestionStore
@@ -36,6 +36,10 @@ METRIC = Path("metrics/data_pdf_qa.json")
 FUNNEL = Path("metrics/data_pdf_qa_funnel.csv")
 TOKENS = Path("metrics/data_pdf_qa_tokens.csv")
 
+NOTHING_LEFT = (
+    "Mend these rows or add others. Of a PDF only headings that ask, FAQ sections and ruled tables become questions, "
+    "unless prepare_pdf_qa.generate.backend is a model"
+)
 SPLITS = ("train", "seen", "unseen")
 
 
@@ -67,39 +71,18 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             refuse_leaks(store, between_facts)
             kept = sum(write_jsonl(out / f"{name}.jsonl", store.records(name)) for name in SPLITS)
             splits = {name: store.counts(name) for name in SPLITS}
-            report = {**ledger.balance(kept), "splits": splits, "sources": sources, "pdf": summary(pdf_report)}
+            ledger.refuse_nothing_left(splits["train"]["rows"], NOTHING_LEFT)
+            report = {**ledger.balance(kept), "splits": splits, "sources": sources, "pdf": summary(pdf_report),
+                      "unread": unread_files(section, [*files, *pdfs])}  # fmt: skip
             if section.reword.backend is not Rewording.none:
                 translate = ask if section.reword.backend is Rewording.back_translation else None
                 report["reworded"] = add_rewordings(out, ["seen", "unseen"], section.reword.wordings, translate)
             write_jsonl(out / "pages.jsonl", pdf_report.pages)
             histogram = token_histogram(store.token_counts(), section.max_tokens)
-            card = data_card("Questions and answers", report, ledger, histogram, beware(report))
+            card = data_card("Questions and answers", report, ledger, histogram, beware(report, section))
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
+    print(headline(OUT, report))
     return {"in": report["in"], "kept": kept, "splits": splits}
-
-
-def questions_and_pdfs(section: PreparePdfQa) -> tuple[list[Path], list[Path]]:
-    """The JSONL files and the PDFs to read. Raises UserError if there are none."""
-    files = files_in(section.files, ".jsonl", "prepare_pdf_qa.files")
-    pdfs = files_in(section.pdfs, ".pdf", "prepare_pdf_qa.pdfs")
-    if not files and not pdfs:
-        places = ", ".join([*section.files, *section.pdfs])
-        raise UserError(f"found no *.jsonl and no *.pdf in {places}; needed at least one. Put yours there")
-    return files, pdfs
-
-
-def files_in(paths: list[str], suffix: str, setting: str) -> list[Path]:
-    """The files that `paths` name, and those with `suffix` in the folders that it names, in order.
-
-    Raises UserError for a path that isn't there.
-    """
-    files = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise UserError(f"{setting}: found no {path}; needed a file, or a folder of *{suffix}")
-        inside = (file for file in path.iterdir() if file.suffix.lower() == suffix) if path.is_dir() else [path]
-        files += sorted(inside)
-    return files
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.lib.data_report import data_card, token_histogram, write_reports
+from stages.lib.comparison import hash_of, letters
+from stages.lib.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.jsonl_reader import Rejected
 from stages.lib.ledger import Ledger
-from stages.lib.near_duplicates import KnownQuestions, hash_of
+from stages.lib.near_duplicates import KnownQuestions
 from stages.lib.preference_pairs import DEFECTIVE, FILTERED, Pair, admit_pair
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, share_of, write_jsonl
@@ -50,19 +51,24 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
             for pair, tokens in counter.measured(pairs, lambda p: [p.system, p.question, p.chosen, p.rejected]):
                 if known := asked.find(pair.question):
                     leaks.append(f"{pair.where} ({pair.question[:60]}) = {known}")
-                record = pair.record()
-                splits["evaluation" if share_of(record["id"]) < section.held_out_pairs else "train"].append(record)
+                # by the question alone: asked under two system messages it stays on one side
+                held_out = share_of(letters(pair.question)) < section.held_out_pairs
+                splits["evaluation" if held_out else "train"].append(pair.record())
                 lengths.append(sum(tokens[:2]) + max(tokens[2:]))
                 ledger.mended.update(pair.mended)
             refuse_leaks(leaks)
             ledger.refuse_many(DEFECTIVE, section.max_reject_rate, "prepare_preferences.max_reject_rate")
             counts = {split: {"rows": write_jsonl(out / f"{split}.jsonl", part)} for split, part in splits.items()}
+            ledger.refuse_nothing_left(
+                counts["train"]["rows"], "Add pairs, or lower prepare_preferences.min_chosen_score"
+            )
             source = {"name": name(section.rows), "rows": ledger.read, "version": version(section.rows)}
             balance = ledger.balance(sum(part["rows"] for part in counts.values()))
             report = {**balance, "splits": counts, "sources": [source]}
             histogram = token_histogram(lengths, 0)
             card = data_card("Preference pairs", report, ledger, histogram, BEWARE)
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
+    print(headline(OUT, report))
     return {"in": report["in"], "kept": report["kept"], "splits": counts}
 
 
@@ -74,7 +80,7 @@ def sound_pairs(section: PreparePreferences, ledger: Ledger) -> Iterator[Pair]:
         pair = line if isinstance(line, Rejected) else admit_pair(line, section.min_chosen_score)
         if isinstance(pair, Rejected):
             ledger.reject(pair)
-        elif (identity := hash_of(pair.identity)) in seen:
+        elif (identity := hash_of(pair.identity())) in seen:
             ledger.reject(Rejected(pair.where, "duplicate_prompt", pair.question[:80], pair.question))
         else:
             seen.add(identity)

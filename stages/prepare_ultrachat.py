@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.lib.conversation_gates import STEPS, HeldOut, conversations, short_enough
 from stages.lib.conversations import MALFORMED, UNREADABLE
-from stages.lib.data_report import data_card, token_histogram, write_reports
+from stages.lib.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.entry import run
 from stages.lib.ledger import Ledger
 from stages.lib.near_duplicates import KnownQuestions
@@ -47,11 +47,13 @@ def prepare_ultrachat(section: PrepareUltrachat, root: Path) -> dict[str, Any]:
             if section.overlap is Overlap.error:
                 held_out.refuse_overlap()
             ledger.refuse_many((*UNREADABLE, *MALFORMED), section.max_reject_rate, "prepare_ultrachat.max_reject_rate")
+            ledger.refuse_nothing_left(splits["train"]["rows"], "Choose other rows in prepare_ultrachat.train")
             counts = ledger.balance(sum(part["rows"] for part in splits.values()))
             report = {**counts, "splits": splits, "sources": sources}
             histogram = token_histogram(lengths, section.max_tokens)
             card = data_card("Conversations", report, ledger, histogram, beware(section))
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
+    print(headline(OUT, report))
     return {"in": report["in"], "kept": report["kept"], "splits": splits}
 
 

@@ -1,40 +1,45 @@
 """Supervised fine-tuning: an adapter that has learned the chats and the questions from PDFs.
 
 Reads   models/base, data/prepared/ultrachat/train.jsonl, data/prepared/pdf_qa/train.jsonl
-Writes  models/sft: adapter (or the whole model for method=full), tokenizer, lineage.json; metrics/sft_log.csv
+Writes  models/sft: adapter (or the whole model for method=full), tokenizer, lineage.json; metrics/sft_log.csv;
+        metrics/sft_preview.html: the longest, the shortest and some other rows, with what of them is learned
 Run     python -m stages.sft
 """
 
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from stages.lib.chat import IGNORED, encode, refuse_unlearnable, stop_ids
+from stages.lib.chat import refuse_unlearnable, stop_ids
+from stages.lib.checkpoints import checkpoint_folder, train_with_checkpoints
 from stages.lib.entry import run
-from stages.lib.errors import UserError
-from stages.lib.fast_path import attend_without_mask, score_supervised_positions, skip_adapter_casts
-from stages.lib.hardware import describe, device, resolve_dtype, use_threads
+from stages.lib.fast_path import attend_without_mask, dequantize_once, score_supervised_positions, skip_adapter_casts
+from stages.lib.hardware import describe, device, set_up_cpu
 from stages.lib.lineage import arguments_of, file_sha256, weights_sha256, write_lineage
 from stages.lib.models import load_for_training, load_tokenizer
+from stages.lib.plan import make_plan
+from stages.lib.precision import resolve_precision
+from stages.lib.preview import render_supervision
 from stages.lib.publish import published
-from stages.lib.records import read_jsonl
-from stages.lib.schema import LossOn, Method, Overlong, Sft
+from stages.lib.schema import LossOn, Method, Sft
 from stages.lib.training import (
     copy_tokenizer,
     keep_adapter_in_float32,
     lora_config,
-    make_plan,
+    rehearse,
+    report_progress,
     save_adapter,
     trainer_arguments,
     write_log,
 )
+from stages.lib.training_rows import supervised_rows
 
 BASE = Path("models/base")
 ULTRACHAT = Path("data/prepared/ultrachat")
 PDF_QA = Path("data/prepared/pdf_qa")
 OUT = Path("models/sft")
 LOG = Path("metrics/sft_log.csv")
+PREVIEW = Path("metrics/sft_preview.html")
 LOG_COLUMNS = {
     "loss": "loss",
     "learning_rate": "learning_rate",
@@ -44,95 +49,54 @@ LOG_COLUMNS = {
 
 
 def sft(section: Sft, root: Path) -> dict[str, Any]:
-    from torch import float32
-
-    threads = use_threads(section.threads)
-    dtype = resolve_dtype(section.dtype)
+    threads = set_up_cpu(section.threads)
+    section, dtype, precision = resolve_precision("sft", section, BASE)
     tokenizer = load_tokenizer(BASE)
-    # Weights that are themselves trained are kept in float32: in bfloat16 small updates round to nothing.
-    model = load_for_training(BASE, section.quantization, float32 if section.method is Method.full else dtype)
-    rows, dropped = training_rows(section, tokenizer)
+    model = load_for_training(BASE, section, dtype)
+    files = {ULTRACHAT / "train.jsonl": section.mix.ultrachat, PDF_QA / "train.jsonl": section.mix.pdf_qa}
+    files = {path: times for path, times in files.items() if times}
+    rows, dropped = supervised_rows(section, files, tokenizer)
     if section.loss_on is LossOn.assistant:
         refuse_unlearnable(rows, stop_ids(model.generation_config))
-    plan = make_plan(section, longest=max(len(row["input_ids"]) for row in rows))
-    with TemporaryDirectory() as scratch:
-        trainer = make_trainer(section, plan, dtype, model, tokenizer, rows, Path(scratch))
-        trainer.train()
-    with published(root / OUT) as out:
-        out.mkdir()
-        if section.method is Method.lora:
-            save_adapter(trainer.model, out)
-        else:
-            trainer.model.save_pretrained(out)
-        copy_tokenizer(BASE, out)
-        write_lineage(
-            out,
-            {
-                "kind": "adapter" if section.method is Method.lora else "full",
-                "base_weights_sha256": weights_sha256(BASE),
-                "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
-                "data": {f"{path.parent.name}/{path.name}": file_sha256(path) for path, _ in sources(section)},
-                "arguments": arguments_of(section),
-                "rows": {"kept": len(rows), "dropped": dropped},
-            },
-        )
-    with published(root / LOG) as path:
-        write_log(trainer.state.log_history, path, LOG_COLUMNS)
-    tokens = sum(len(row["input_ids"]) for row in rows)
+    with published(root / PREVIEW) as path:
+        path.write_text(render_supervision(rows, tokenizer), encoding="utf-8")
+    lengths = [len(row["input_ids"]) for row in rows]
+    plan = make_plan("sft", section, model, max(lengths))
+    lineage = {
+        "kind": "adapter" if section.method is Method.lora else "full",
+        "base_weights_sha256": weights_sha256(BASE),
+        "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
+        "data": {f"{path.parent.name}/{path.name}": file_sha256(path) for path in files},
+        "arguments": arguments_of(section),
+        "rows": {"kept": len(rows), "dropped": dropped},
+    }
+    with checkpoint_folder("sft", {**lineage, **plan.decisions(), "threads": threads, **precision}) as folder:
+        trainer = make_trainer(section, plan, dtype, model, tokenizer, rows, folder)
+        rehearse("sft", trainer, plan, lengths)
+        report_progress(trainer, section.logging_steps)
+        train_with_checkpoints(trainer, folder, section.checkpoint_minutes)
+        with published(root / OUT) as out:
+            out.mkdir()
+            if section.method is Method.lora:
+                save_adapter(trainer.model, out)
+            else:
+                trainer.model.save_pretrained(out)
+            copy_tokenizer(BASE, out)
+            write_lineage(out, lineage)
+        with published(root / LOG) as path:
+            write_log(trainer.state.log_history, path, LOG_COLUMNS, section.logging_steps)
     return {
         **describe(),
         "threads": threads,
-        "dtype": str(dtype),
+        **precision,
         "plan": asdict(plan),
         "rows": len(rows),
-        "tokens_per_epoch": tokens,
+        "tokens_per_epoch": sum(lengths),
     }
 
 
-def sources(section: Sft) -> list[tuple[Path, int]]:
-    """The files trained on, each with how often its rows are in one epoch."""
-    files = [(ULTRACHAT / "train.jsonl", section.mix.ultrachat), (PDF_QA / "train.jsonl", section.mix.pdf_qa)]
-    return [(path, times) for path, times in files if times]
-
-
-def training_rows(section: Sft, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Tokenise the mix into rows of id, input_ids, labels (both of equal length, at most max_length tokens).
-
-    Returns the rows and how many conversations were cut or dropped, by reason. Raises UserError if none is left.
-    """
-    rows = []
-    counts = {"cut_turns": 0, "truncated": 0, "dropped_too_long": 0}
-    for path, times in sources(section):
-        for record in read_jsonl(path):
-            messages = record["messages"]
-            encoded = encode(tokenizer, messages)
-            while (
-                section.overlong is Overlong.cut_turns
-                and len(encoded.input_ids) > section.max_length
-                and len(messages) > 2
-            ):
-                messages = messages[:-2]
-                encoded = encode(tokenizer, messages)
-            too_long = len(encoded.input_ids) > section.max_length
-            if too_long and section.overlong is Overlong.cut_turns:
-                counts["dropped_too_long"] += 1
-                continue
-            counts["cut_turns"] += len(messages) < len(record["messages"])
-            counts["truncated"] += too_long
-            ids = encoded.input_ids[: section.max_length]
-            learned = encoded.by_assistant if section.loss_on is LossOn.assistant else [True] * len(ids)
-            labels = [token if on else IGNORED for token, on in zip(ids, learned, strict=False)]
-            rows += [{"id": record["id"], "input_ids": ids, "labels": labels}] * times
-    if not rows:
-        raise UserError(
-            f"no training rows: {counts['dropped_too_long']} conversations are longer than sft.max_length="
-            f"{section.max_length} tokens; raise it, or give sft.mix a data set with shorter ones"
-        )
-    return rows, counts
-
-
 def make_trainer(
-    section: Sft, plan: Any, dtype: Any, model: Any, tokenizer: Any, rows: list[dict[str, Any]], scratch: Path
+    section: Sft, plan: Any, dtype: Any, model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path
 ) -> Any:
     """trl's trainer on rows that are tokenised already, so that it neither tokenises nor drops any."""
     from datasets import Dataset
@@ -141,8 +105,10 @@ def make_trainer(
     on_cpu = device() == "cpu"
     if on_cpu:
         attend_without_mask(model)
+    if plan.dequantize_once:
+        dequantize_once(model)
     arguments = SFTConfig(
-        **trainer_arguments(section, plan, dtype, scratch),
+        **trainer_arguments("sft", section, plan, dtype, folder),
         max_length=None,  # rows are cut already
         padding_free=on_cpu,
         dataset_kwargs={"skip_prepare_dataset": True},

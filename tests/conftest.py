@@ -98,6 +98,7 @@ class Project:
 
     def __init__(self, directory: Path, tiny_model: Path) -> None:
         self.directory = directory
+        self.cache = directory.with_name(directory.name + "-cache")
         tracked = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
         )
@@ -120,7 +121,7 @@ class Project:
         done = subprocess.run(
             words,
             cwd=self.directory,
-            env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment},
+            env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.cache), **environment},
             capture_output=True,
             text=True,
         )
@@ -191,22 +192,23 @@ def place(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     (tmp_path / "models/base").symlink_to(prepared / "models/base")
     (tmp_path / "data").symlink_to(prepared / "data")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
 def tiny_training(**changes: object) -> dict[str, object]:
     """Values of a training section that take the tiny model through a few steps in seconds."""
-    from stages.lib.schema import Lora, Quantization
+    from stages.lib.schema import Lora, Optim, Quantization, Scheduler
 
     values: dict[str, object] = {
         "quantization": Quantization.nf4,
         "lora": Lora(r=4, lora_alpha=8, lora_dropout=0.0),
         "learning_rate": 5e-3,
-        "lr_scheduler_type": "constant",
+        "lr_scheduler_type": Scheduler.constant,
         "max_steps": 6,
         "batch_size": 4,
         "max_length": 1024,
-        "optim": "adamw_torch",
+        "optim": Optim.adamw_torch,
         "logging_steps": 1,
         "seed": 1,
         "threads": 1,

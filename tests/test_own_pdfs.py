@@ -11,7 +11,7 @@ import yaml
 from stages.lib import answer_models
 from stages.lib.configuration import compose_config, typed_sections
 from stages.lib.errors import UserError
-from stages.lib.records import read_jsonl
+from stages.lib.records import read_jsonl, share_of
 from stages.lib.schema import Backend, Generate, OnBadPdf, PreparePdfQa, Reword, Rewording
 from stages.prepare_pdf_qa import SPLITS, prepare_pdf_qa
 from tests.byte_tokenizer import write_byte_tokenizer
@@ -74,6 +74,27 @@ def test_an_empty_folder_says_what_to_put_there(workspace: Path) -> None:
         prepare_pdf_qa(section(), workspace)
 
 
+def test_a_pdf_that_asks_nothing_is_named(workspace: Path) -> None:
+    (OWN / "prose.pdf").write_bytes(pdf([text_page(["달여울시민청은 평일에 문을 열고 여권을 접수합니다."])]))
+    with pytest.raises(UserError, match="found no row to train on, needed one: 0 read"):
+        prepare_pdf_qa(section(), workspace)
+    write_trained()
+    prepare_pdf_qa(section(), workspace)
+    assert "- prose.pdf gave no row." in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+
+
+def test_files_of_another_kind_are_named(workspace: Path) -> None:
+    write_faq(workspace / "guide.pdf")
+    (OWN / "2031").mkdir()
+    (workspace / "guide.pdf").rename(OWN / "2031/guide.pdf")
+    for name in ("README.md", ".hidden", "안내.hwp"):
+        (OWN / name).write_text("?", encoding="utf-8")
+    prepare_pdf_qa(section(), workspace)
+    assert report()["in"] == 16 and report()["unread"] == [str(OWN / "안내.hwp")]
+    card = (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert f"- {OWN}/안내.hwp was not read: it is neither *.jsonl nor *.pdf." in card
+
+
 def test_a_bad_pdf_stops_the_stage_or_is_left_out_and_named(workspace: Path) -> None:
     write_faq(OWN / "guide.pdf")
     (OWN / "locked.pdf").write_bytes(encrypted(pdf([text_page(["비밀 문서입니다."])])))
@@ -96,12 +117,20 @@ def as_a_model(prompt: str) -> str:
     return "```json\n" + json.dumps(pairs, ensure_ascii=False) + "\n```"
 
 
+def write_trained() -> None:
+    """A file with one row that is trained on, without which the stage refuses to go on."""
+    row = {"fact_id": "trained", "instruction": "시민청에는 창구가 모두 몇 개 있나요?", "output": "모두 아홉 개입니다."}
+    assert share_of(row["fact_id"]) >= 0.2
+    (OWN / "trained.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+
+
 def endpoint(model: ChatModel) -> Generate:
     return Generate(backend=Backend.openai, model="any", endpoint=model.endpoint)
 
 
 def test_an_endpoint_writes_questions_that_the_page_must_ground(workspace: Path) -> None:
     write_faq(OWN / "guide.pdf")
+    write_trained()
     with chatting(ChatModel(as_a_model, failures=[429, 503])) as model:
         generate = endpoint(model)
         prepare_pdf_qa(section(generate=generate, max_reject_rate=0.0), workspace)
@@ -117,6 +146,7 @@ def test_an_endpoint_writes_questions_that_the_page_must_ground(workspace: Path)
 
 def test_another_model_is_asked_anew(workspace: Path) -> None:
     write_faq(OWN / "guide.pdf", pages=1)
+    write_trained()
     with chatting(ChatModel(as_a_model)) as model:
         for name in ("one", "two"):
             prepare_pdf_qa(section(generate=Generate(Backend.openai, name, model.endpoint)), workspace)
@@ -125,9 +155,10 @@ def test_another_model_is_asked_anew(workspace: Path) -> None:
 
 def test_a_response_that_is_no_json_is_counted(workspace: Path) -> None:
     write_faq(OWN / "guide.pdf")
+    write_trained()
     with chatting(ChatModel(lambda prompt: "죄송합니다.")) as model:
         prepare_pdf_qa(section(generate=endpoint(model)), workspace)
-    assert report()["in"] == 4 and report()["dropped"] == {"unreadable_response": 4}
+    assert report()["in"] == 1 + 4 and report()["dropped"] == {"unreadable_response": 4}
 
 
 @pytest.mark.parametrize(("failures", "message"), [([401], "answered 401"), ([500] * 3, "answered 500")])
@@ -201,6 +232,7 @@ def test_a_local_chat_model_is_asked_and_its_answers_are_cached(workspace: Path)
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(directory)
     write_faq(OWN / "guide.pdf", pages=1)
+    write_trained()
     generate = Generate(Backend.huggingface, str(directory), max_new_tokens=8)
     prepare_pdf_qa(section(generate=generate), workspace)
     assert report()["dropped"] == {"unreadable_response": 1}  # an untrained model writes no JSON, and that is counted

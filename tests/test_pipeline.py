@@ -12,7 +12,7 @@ import yaml
 from conftest import ROOT
 
 from stages.lib import schema
-from stages.lib.configuration import GROUPS, SECTIONS, compose_config, typed_sections
+from stages.lib.configuration import FILES, GROUPS, SECTIONS, WATCHED, compose_config, typed_sections
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 EXEMPT = {"stages/lib/schema.py", "stages/lib/configuration.py"}
@@ -28,6 +28,8 @@ ORDER = [
     "merge",
     "dpo",
     "merge-dpo",
+    "orpo",
+    "merge-orpo",
     "evaluate",
     "judge",
     "benchmark",
@@ -106,6 +108,13 @@ def test_path_constants_are_the_deps_and_outs(stage):
     }
     code = {dep for dep in declared(stage, "deps") if dep.startswith("stages/")}
     assert constants == declared(stage, "deps", "outs", "plots", "metrics") - code
+
+
+def test_config_lets_a_data_stage_read_what_dvc_watches_for_it():
+    for section, folder in WATCHED.items():
+        assert str(folder) in declared(section.replace("_", "-"), "deps")
+    kinds = (schema.Rows, schema.PrepareUltrachat, schema.PreparePdfQa, schema.PreparePreferences)
+    assert {field.name for kind in kinds for field in dataclasses.fields(kind)} >= FILES
 
 
 def test_importing_stages_and_tools_is_cheap():
@@ -189,3 +198,11 @@ def test_shipped_params_leave_every_knob_to_the_recipe(monkeypatch):
 
     _, knobs = read_params()
     assert knobs == {}
+
+
+def test_the_schemas_choices_are_the_libraries_own():
+    from transformers import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    assert {choice.value for choice in schema.Optim} <= {choice.value for choice in OptimizerNames}
+    assert {choice.value for choice in schema.Scheduler} <= {choice.value for choice in SchedulerType}

@@ -1,8 +1,8 @@
 """Look at questions and answers one by one: accept, reject or edit them.
 
 Reads   FILE, JSON Lines of Q&A as prepare-pdf-qa writes or reads them
-Writes  OUT: the accepted and edited rows in the form that data/raw/pdf_qa takes; OUT.decisions.jsonl, one line a
-        decision as it is made, so that a review can be broken off and taken up again
+Writes  OUT: the accepted and edited rows in the form that data/raw/pdf_qa takes; OUT.decisions, one line a decision as
+        it is made, so that a review can be broken off and taken up again
 Run     python -m tools.review data/prepared/pdf_qa/train.jsonl data/raw/pdf_qa/own/reviewed.jsonl [--only rules]
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from stages.lib.errors import UserError
 from stages.lib.publish import published
+from stages.lib.qa_files import DECISIONS
 from stages.lib.records import read_jsonl, write_jsonl
 
 HELP = "a accept, r reject, e edit, s skip for now, q stop"
@@ -28,7 +29,7 @@ def review(
 
     `ask` gets a prompt and returns what was typed; EOFError ends the review as `q` does.
     """
-    log = out.with_name(out.name + ".decisions.jsonl")
+    log = out.with_name(out.name + DECISIONS)
     decided = {line["row"]: line for line in read_jsonl(log)} if log.is_file() else {}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
@@ -119,6 +120,10 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"review: {error}")
     print("\n" + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    print(
+        "What you rejected is made again as long as the stage reads what it is made of. To train on this alone, set in "
+        f"params.yaml: prepare_pdf_qa: {{files: [{arguments.out}], pdfs: []}}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Print the last evaluation and what each stage cost.
 
-Reads   metrics/eval_detail.json, metrics/runs/*.json
+Reads   metrics/eval_detail.json, metrics/{merge,dpo,merge_dpo}.json, metrics/runs/*.json
 Run     python -m tools.scores
 """
 
@@ -12,9 +12,10 @@ from stages.lib.report import SHOWN, figure, signed
 
 DETAIL = Path("metrics/eval_detail.json")
 RUNS = Path("metrics/runs")
-MODELS = ["base", "sft", "dpo"]
+GATES = {name: Path(f"metrics/{name}.json") for name in ("merge", "dpo", "merge_dpo")}
+MODELS = ["base", "sft", "dpo", "orpo"]
 STAGES = ["prepare_base", "prepare_ultrachat", "prepare_pdf_qa", "prepare_preferences"]
-STAGES += ["sft", "merge", "dpo", "merge_dpo", "evaluate", "judge", "benchmark", "report"]
+STAGES += ["sft", "merge", "dpo", "merge_dpo", "orpo", "merge_orpo", "evaluate", "judge", "benchmark", "report"]
 
 
 def scores_text(detail: dict) -> str:
@@ -34,6 +35,22 @@ def scores_text(detail: dict) -> str:
     return "\n".join(lines)
 
 
+def gates_text(gates: dict[str, Path]) -> str:
+    """What the merge gates and DPO's start measured."""
+    lines = []
+    for name, path in gates.items():
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if "kl" in found:
+            lines.append(
+                f"{name:10} merged against unmerged: KL {found['kl']:.4f} nats a token, same top token "
+                f"{found['top1_agreement']:.3f}, perplexity {found['perplexity_unmerged']:.3f} -> "
+                f"{found['perplexity_merged']:.3f}"
+            )
+        elif "step0_loss" in found:
+            lines.append(f"{name:10} before the first step: loss {found['step0_loss']}, margin {found['step0_margin']}")
+    return "\n".join(lines)
+
+
 def costs_text(runs: Path) -> str:
     """Seconds and peak memory of the stages that ran on this machine."""
     lines = [f"{'stage':24}{'seconds':>9}{'peak MiB':>10}  finished (UTC)"]
@@ -50,5 +67,7 @@ if __name__ == "__main__":
     if not DETAIL.is_file():
         sys.exit(f"{DETAIL}: no such file; run `make repro` first")
     print(scores_text(json.loads(DETAIL.read_text(encoding="utf-8"))))
+    print()
+    print(gates_text(GATES))
     print()
     print(costs_text(RUNS))

@@ -5,6 +5,8 @@ The rules are few and each is plain: they find what is surely wrong and let doub
 
 import re
 
+from stages.lib.comparison import letters
+
 DANGLING = re.compile(
     r"^(그것|그거|그건|그게|그곳|그때|그분|이것|이거|이건|이게|저것|저거|거기|저기)"
     r"(은|는|이|가|을|를|의|도|에|에서|에는|에서는|으로|로|까지|부터|만|과|와)?(?=\s|[?.!,]|$)"
@@ -44,7 +46,6 @@ SCRIPTS = {
     "Thai": re.compile("[฀-๿]"),
     "Devanagari": re.compile("[ऀ-ॿ]"),
 }
-BETWEEN_WORDS = re.compile(r"[.,:/-](?!\d)|(?<!\d)[.,:/-]|[^\w.,:/-]+|_+")
 PII = {
     "resident_number": re.compile(r"(?<!\d)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])-?[1-8]\d{6}(?!\d)"),
     "card_number": re.compile(r"(?<!\d)(?:\d{4}[- ]){3}\d{4}(?!\d)|(?<!\d)\d{16}(?!\d)"),
@@ -106,8 +107,3 @@ def passes_luhn(number: str) -> bool:
     """Whether the digits pass the check that every payment card number passes (ISO/IEC 7812-1)."""
     digits = [int(char) for char in number if char.isdigit()][::-1]
     return (sum(digits[0::2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2])) % 10 == 0
-
-
-def letters(text: str) -> str:
-    """The text's letters and digits in lower case, with what stands between two digits: 1.5 isn't 15."""
-    return BETWEEN_WORDS.sub("", text.casefold())

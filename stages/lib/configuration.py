@@ -4,6 +4,7 @@ Precedence: schema < groups < conf/config.yaml < params.yaml < command line. Not
 stage's deps: all that it decides ends as values in params.lock.yaml, which DVC tracks key by key.
 """
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,22 @@ SECTIONS = [
     "merge",
     "dpo",
     "merge_dpo",
+    "orpo",
+    "merge_orpo",
     "evaluate",
     "judge",
     "benchmark",
     "report",
 ]
 GROUPS = ["model", "data", "recipe", "profile"]
+WATCHED = {
+    "prepare_ultrachat": Path("data/raw/ultrachat"),
+    "prepare_pdf_qa": Path("data/raw/pdf_qa"),
+    "prepare_preferences": Path("data/raw/preferences"),
+}
+"""The folder of a section's files that DVC compares: the stage's dep in dvc.yaml."""
+FILES = {"path", "files", "pdfs"}
+"""Keys of these sections that name files or folders."""
 
 
 def read_params(path: Path = PARAMS) -> tuple[dict[str, str], dict[str, Any]]:
@@ -68,13 +79,23 @@ def without_nulls(knobs: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def register(stage_name: str, choices: dict[str, str], knobs: dict[str, Any]) -> None:
-    """Put the schema and params.yaml into Hydra's ConfigStore, where conf/config.yaml's defaults list finds them."""
-    OmegaConf.register_new_resolver("stage_name", lambda: stage_name, replace=True)
+def register(
+    job_name: str,
+    choices: dict[str, str],
+    knobs: dict[str, Any],
+    schema: type[Config] = Config,
+    hydra: dict[str, Any] | None = None,
+) -> None:
+    """Put `schema` and params.yaml into Hydra's ConfigStore, where conf/config.yaml's defaults list finds them.
+
+    `hydra` are more of Hydra's own settings. Its launchers hand the ConfigStore to the processes they start, so what
+    stands in it holds there too.
+    """
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    store.store(name="schema", node=schema)
     overrides = [{f"override /{group}": choice} for group, choice in choices.items()]
-    store.store(name="params", node={"defaults": [*overrides, "_self_"], **knobs})
+    settings = {"hydra": {"job": {"name": job_name}, **(hydra or {})}}
+    store.store(name="params", node={"defaults": [*overrides, "_self_"], **settings, **knobs})
 
 
 def compose_config(choices: dict[str, str], knobs: dict[str, Any], overrides: list[str] | None = None) -> DictConfig:
@@ -130,6 +151,26 @@ def typed_sections(config: DictConfig, only: str = "") -> dict[str, Any]:
     if problems:
         raise UserError("\n".join(problems))
     return sections
+
+
+def refuse_unwatched(sections: dict[str, Any]) -> None:
+    """Raise UserError for every file that a data section names where DVC doesn't look.
+
+    An edit there would change nothing: `dvc repro` would go on with what the stage made of the old content.
+    """
+    problems = []
+    for key, value in flatten(sections).items():
+        section, name = key.split(".")[0], key.split(".")[-1]
+        if section not in WATCHED or name not in FILES:
+            continue
+        for path in [value] if isinstance(value, str) else value:
+            if path and not Path(os.path.relpath(path)).is_relative_to(WATCHED[section]):
+                problems.append(
+                    f"{key}: found {path}, needed a path in {WATCHED[section]}: DVC doesn't see an edit elsewhere. "
+                    f"Move it there, or run the stage by itself: python -m stages.{section} {key}=…"
+                )
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def overridden(config: DictConfig, choices: dict[str, str], knobs: dict[str, Any]) -> list[str]:

@@ -4,12 +4,12 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from stages.lib.comparison import hash_of, letters
 from stages.lib.conversations import MALFORMED, UNREADABLE, Conversation, admit_conversation, cut_at_turns
 from stages.lib.errors import UserError
 from stages.lib.jsonl_reader import Rejected
 from stages.lib.ledger import Ledger
-from stages.lib.near_duplicates import KnownQuestions, hash_of
-from stages.lib.records import normalised
+from stages.lib.near_duplicates import KnownQuestions
 from stages.lib.rows import load_rows
 from stages.lib.schema import Rows
 
@@ -33,7 +33,7 @@ def conversations(rows: Rows, ledger: Ledger) -> Iterator[Conversation]:
         if isinstance(row, Rejected):
             ledger.reject(row)
             continue
-        identity, prompt = hash_of(row.id), hash_of(normalised(row.prompt()))
+        identity, prompt = hash_of(row.id), hash_of(letters(row.prompt()))
         if identity in ids:
             ledger.reject(Rejected(row.where, "duplicate_prompt_id", row.id, row.prompt()))
         elif prompt in prompts:

@@ -22,6 +22,15 @@ def token_histogram(lengths: Iterable[int], max_tokens: int) -> dict[int, int]:
     return {edge: counts[edge] for edge in range(width, max(counts, default=width) + 1, width)}
 
 
+def headline(out: Path, report: dict[str, Any]) -> str:
+    """One line for whoever watches the stage."""
+    dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items())
+    return (
+        f"{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped"
+        f"{f' ({dropped})' if dropped else ''}; look at {out / CARD}"
+    )
+
+
 def write_reports(
     out: Path,
     metrics: tuple[Path, Path, Path],

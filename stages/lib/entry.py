@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from omegaconf import OmegaConf
 
@@ -75,18 +76,34 @@ def exit_on_user_error(name: str, body: Callable[[], None]) -> None:
         body()
     except UserError as error:
         sys.exit(f"{name.replace('_', '-')}: {error}")
+    except KeyboardInterrupt:
+        print(f"{name.replace('_', '-')}: stopped by Ctrl-C; nothing was published", file=sys.stderr)
+        sys.exit(130)
 
 
 def timed(stage: Stage, section: Any, root: Path) -> None:
-    """Run `stage` and write metrics/runs/<stage>.json: what differs between equal runs, such as time and memory."""
+    """Run `stage` and write its run record: what differs between equal runs, such as time and memory."""
     started = time.time()
     facts = stage(section, root)
     record = {
         "stage": stage.__name__.replace("_", "-"),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 1),
+        "process_seconds": round(time.time() - psutil.Process().create_time(), 1),  # with the imports before
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         **facts,
     }
-    with published(root / RUN_RECORDS / f"{stage.__name__}.json") as path:
+    with published(records(root) / f"{stage.__name__}.json") as path:
         path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def records(root: Path) -> Path:
+    """Where run records go: metrics/runs under `root`.
+
+    An experiment in a temporary directory, as DVC's queue runs it, leaves them under its name with the repository it
+    came from (DVC_ROOT): DVC throws the directory away.
+    """
+    home, name = os.environ.get("DVC_ROOT"), os.environ.get("DVC_EXP_NAME")
+    if home and name and Path(home).resolve() != Path.cwd():
+        return Path(home) / RUN_RECORDS / name
+    return root / RUN_RECORDS

@@ -2,7 +2,7 @@
 
 import re
 
-from stages.lib.near_duplicates import trigrams
+from stages.lib.comparison import trigrams
 
 LEAST_RECALL = 0.6
 """Share of the answer's character trigrams that must stand in the source."""

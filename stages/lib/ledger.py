@@ -60,6 +60,16 @@ class Ledger:
                 + f"\nMend them, or raise {setting}; then {REJECTS} lists them all"
             )
 
+    def refuse_nothing_left(self, to_train: int, remedy: str) -> None:
+        """Raise UserError, ending in `remedy`, if no row is left to train on."""
+        if not to_train:
+            dropped = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common()) or "none"
+            held_out = self.read - self.dropped.total()
+            raise UserError(
+                f"found no row to train on, needed one: {self.read} read, {held_out} held out for evaluation, dropped: "
+                f"{dropped}" + "".join(f"\n  {line}" for line in self.first) + f"\n{remedy}"
+            )
+
     def balance(self, kept: int) -> dict[str, Any]:
         """The counts. Raises ArithmeticError unless read == kept + dropped: a row was lost or counted twice."""
         if self.read != kept + self.dropped.total():

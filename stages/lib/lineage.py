@@ -16,6 +16,9 @@ from stages.lib.records import write_json
 
 FILE = "lineage.json"
 
+OFF = {"kind": "off"}
+"""The lineage of what an optional stage would have made."""
+
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes as hexadecimal digits."""
@@ -43,10 +46,12 @@ def weights_sha256(directory: Path) -> str:
 def arguments_of(section: Any) -> dict[str, Any]:
     """A stage's section as plain values, for its lineage."""
 
-    def plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {key: value.value if isinstance(value, Enum) else value for key, value in pairs}
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return value.value if isinstance(value, Enum) else value
 
-    return asdict(section, dict_factory=plain)
+    return asdict(section, dict_factory=lambda pairs: {key: plain(value) for key, value in pairs})
 
 
 def write_lineage(directory: Path, content: dict[str, Any]) -> None:
@@ -75,4 +80,19 @@ def refuse_foreign_base(adapter: Path, base: Path) -> None:
         raise UserError(
             f"{adapter} was trained on weights {trained_on[:12]}, but {base} holds {found[:12]}. "
             f"Merging would give a ruined model; rebuild {adapter} on this base with `dvc repro`"
+        )
+
+
+def refuse_changed_weights(directory: Path, kind: str) -> None:
+    """Raise UserError unless `directory` holds a model of this `kind` with exactly the weights its lineage records."""
+    lineage = read_lineage(directory)
+    if lineage["kind"] != kind:
+        raise UserError(
+            f"{directory}: its lineage.json says {lineage['kind']!r}, needed {kind!r}. Rebuild it with `dvc repro`"
+        )
+    found = weights_sha256(directory)
+    if lineage["weights_sha256"] != found:
+        raise UserError(
+            f"{directory} holds weights {found[:12]}, but its lineage.json records {lineage['weights_sha256'][:12]}: "
+            "they are not what its merge wrote. Rebuild it with `dvc repro`"
         )

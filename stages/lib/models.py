@@ -5,8 +5,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from stages.lib.errors import UserError
 from stages.lib.hardware import device
-from stages.lib.schema import Quantization
+from stages.lib.schema import Method, Quantization, Training
 
 
 def quiet_libraries() -> None:
@@ -39,8 +40,38 @@ def load_16bit(directory: Path, dtype: Any) -> Any:
     return model.to(device()).eval()
 
 
-def load_for_training(directory: Path, quantization: Quantization, dtype: Any) -> Any:
-    """A model whose frozen weights are quantised as asked, computing in `dtype`."""
+def load_strictly(directory: Path, dtype: Any) -> Any:
+    """A model for inference from a directory that must hold every weight and nothing else.
+
+    Raises UserError naming what is missing, left over or of another shape: transformers would only warn, and give
+    missing weights random values.
+    """
+    from transformers import AutoModelForCausalLM
+
+    quiet_libraries()
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, **options)
+    model, found = loaded
+    problems = {key: sorted(map(str, names)) for key, names in found.items() if names}
+    if problems:
+        raise UserError(f"{directory}: the weights don't fit config.json: {problems}. Rebuild it with `dvc repro`")
+    return model.to(device()).eval()
+
+
+def load_for_training(directory: Path, section: Training, dtype: Any) -> Any:
+    """A model to train as `section` asks: frozen weights quantised and computing in `dtype`.
+
+    Weights that are themselves trained (method=full) are kept in float32: in bfloat16 small updates round to nothing.
+    """
+    import torch
+
+    if section.method is Method.full:
+        return load_quantized(directory, Quantization.none, torch.float32)
+    return load_quantized(directory, section.quantization, dtype)
+
+
+def load_quantized(directory: Path, quantization: Quantization, dtype: Any) -> Any:
+    """A model whose weights are quantised as asked, computing in `dtype`."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     quiet_libraries()

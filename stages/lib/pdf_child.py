@@ -7,6 +7,7 @@ Its last line says how it ended: {"done": 10} or {"refused": "encrypted", "detai
 import json
 import resource
 import sys
+from functools import cache
 from typing import Any
 
 from stages.lib.page_gate import UNUSABLE, page_problems
@@ -69,27 +70,42 @@ def extract(path: str, max_pages: int) -> dict[str, Any]:
 
 def text_by_pypdf(path: str, index: int) -> str:
     """A page's text by the one library that reads PDFs with a broken ToUnicode map; empty if it can't either."""
-    from pypdf import PdfReader
     from pypdf.errors import PyPdfError
 
     try:
-        return PdfReader(path).pages[index].extract_text()
+        return pypdf_reader(path).pages[index].extract_text()
     except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return ""  # its parser meets whatever the file holds; the page stays flagged
 
 
 def ruled_tables(path: str, index: int) -> list[list[list[str]]]:
     """The tables drawn with lines on a page, as rows of cells."""
-    import pdfplumber
     from pdfminer.pdfexceptions import PDFException
 
     try:
-        with pdfplumber.open(path, pages=[index + 1]) as document:
-            # without x_tolerance_ratio Korean words run together: word F1 0.28 instead of 0.94
-            tables = document.pages[0].extract_tables({"text_x_tolerance_ratio": 0.15})
+        page = plumbed(path).pages[index]
+        # without x_tolerance_ratio Korean words run together: word F1 0.28 instead of 0.94
+        tables = page.extract_tables({"text_x_tolerance_ratio": 0.15})
+        page.close()
     except (PDFException, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return []  # the page's text is there; only its tables aren't
     return [[[" ".join((cell or "").split()) for cell in row] for row in table] for table in tables]
+
+
+@cache
+def pypdf_reader(path: str) -> Any:
+    """The file as pypdf reads it, opened once: it is the only one of this process."""
+    from pypdf import PdfReader
+
+    return PdfReader(path)
+
+
+@cache
+def plumbed(path: str) -> Any:
+    """The file as pdfplumber reads it, opened once: opening it for each page costs four times its tables."""
+    import pdfplumber
+
+    return pdfplumber.open(path)
 
 
 def clean(text: str) -> str:

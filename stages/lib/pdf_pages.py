@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ RUNNING_SHARE = 0.05
 """A line at the top or bottom of more pages than this is a header or a footer."""
 RUNNING_LEAST = 3
 """Pages on which it must stand at least: in a short document 5 % is less than one page."""
+ENDED_ITSELF = {-signal.SIGTRAP, -signal.SIGILL, -signal.SIGABRT}
 EDGE = 2
 """Lines from the top and from the bottom that are looked at."""
 
@@ -60,7 +63,7 @@ def read_pdf(path: Path, limits: PdfLimits) -> list[Page]:
         raise PdfRefused(path, last["refused"], last["detail"])
     if "done" not in last:
         raise PdfRefused(path, *cause_of_death(done, limits))
-    return without_running_lines([Page(**line) for line in lines])
+    return without_continued_tables(without_running_lines([Page(**line) for line in lines]))
 
 
 def refuse_at_a_glance(path: Path, limits: PdfLimits) -> None:
@@ -84,10 +87,10 @@ def refuse_at_a_glance(path: Path, limits: PdfLimits) -> None:
 def cause_of_death(done: subprocess.CompletedProcess[bytes], limits: PdfLimits) -> tuple[str, str]:
     """Reason and detail for a child that ended without a word."""
     last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-    if done.returncode in (-24, -9):  # SIGXCPU, and SIGKILL a second later
+    if done.returncode == -signal.SIGXCPU:
         return "time_limit", f"used more than {limits.seconds} s of processor time"
-    if "MemoryError" in last[0] or "memory" in last[0].lower() or done.returncode in (-5, -4, -6):
-        # pdfium ends itself by a trap when it gets no memory
+    if "MemoryError" in last[0] or "memory" in last[0].lower() or done.returncode in ENDED_ITSELF:
+        # pdfium does so when it gets no memory
         return "memory_limit", f"needs more than {limits.memory_mib} MiB"
     return "crashed", f"exit status {done.returncode}: {last[0]}"
 
@@ -110,6 +113,30 @@ def without_running_lines(pages: list[Page]) -> list[Page]:
                     lines.pop(edge)
         page.text = "\n".join(lines)
     return pages
+
+
+def without_continued_tables(pages: list[Page]) -> list[Page]:
+    """Take away, and note as the problem table_continued, a table that goes on from the page before without a header.
+
+    Its first row would be read as the header. It goes on if it begins the page, the table before ended its page, and
+    both have as many columns.
+    """
+    for before, page in pairwise(pages):
+        if not before.tables or not page.tables:
+            continue
+        above, below = before.tables[-1], page.tables[0]
+        touching = squeezed(before.text).endswith(squeezed(above[-1][-1])) and squeezed(page.text).startswith(
+            squeezed(below[0][0])
+        )
+        if touching and len(above[0]) == len(below[0]) and above[0] != below[0]:
+            page.tables.pop(0)
+            page.problems.append("table_continued")
+    return pages
+
+
+def squeezed(text: str) -> str:
+    """Text without spaces, which fall anywhere in a cell that is printed on two lines."""
+    return "".join(text.split())
 
 
 def masked(line: str, page: int) -> str:

@@ -34,7 +34,7 @@ def pdf_rows(
 ) -> Iterator[Line | Rejected]:
     """Yield every pair made from a PDF, grounded or rejected, and note its pages, or its refusal, in `report`.
 
-    `ask` is the model, or None for the rules.     Raises PdfRefused if the file can't be read and `on_bad_pdf` is stop.
+    `ask` is the model, or None for the rules. Raises PdfRefused if the file can't be read and `on_bad_pdf` is stop.
     """
     try:
         pages = read_pdf(path, limits)

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.lib.characters import mend
+from stages.lib.comparison import letters
 from stages.lib.jsonl_reader import Line, Rejected
-from stages.lib.records import normalised
 from stages.lib.rows import as_text
 
 FILTERED = ("tie", "no_score", "low_score", "in_gsm8k_train")
@@ -37,21 +37,24 @@ class Columns(BaseModel):
 
 @dataclass
 class Pair:
-    """One admitted pair. `identity` is its question, system message included, for comparison."""
+    """One admitted pair."""
 
     where: str
-    identity: str
     system: str
     question: str
     chosen: str
     rejected: str
     mended: list[str]
 
+    def identity(self) -> str:
+        """What the pair asks, system message included, for comparison."""
+        return letters(self.system + self.question)
+
     def record(self) -> dict[str, Any]:
         """The record that DPO reads."""
         messages = [{"role": "system", "content": self.system}] if self.system else []
         return {
-            "id": hashlib.sha256(self.identity.encode()).hexdigest()[:16],
+            "id": hashlib.sha256(self.identity().encode()).hexdigest()[:16],
             "prompt": [*messages, {"role": "user", "content": self.question}],
             "chosen": self.chosen,
             "rejected": self.rejected,
@@ -80,7 +83,7 @@ def admit_pair(line: Line, min_chosen_score: float) -> Pair | Rejected:
     if chosen == rejected:
         return Rejected(line.where, "equal_answers", "chosen and rejected are the same", text)
     done = sorted({step for result in mended.values() for step in result.done})
-    return Pair(line.where, normalised(system + question), system, question, chosen, rejected, done)
+    return Pair(line.where, system, question, chosen, rejected, done)
 
 
 def typed(line: Line) -> Columns | str:

@@ -19,20 +19,40 @@ def published(target: Path) -> Iterator[Path]:
     """
     sibling = target.with_name(f".{target.name}.writing")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with explain_disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            remove(sibling)
+            yield sibling
+            remove(target)
+            os.replace(sibling, target)
+    finally:
         remove(sibling)
-        yield sibling
-        remove(target)
-        os.replace(sibling, target)
+
+
+@contextmanager
+def explain_disk_errors(target: Path) -> Iterator[None]:
+    """Turn what writing near `target` raises for a full disk or a forbidden place into a UserError that says so."""
+    try:
+        yield
     except OSError as error:
         if error.errno is None:  # such as a parser's own subclass of OSError
             raise
-        raise UserError(
-            f"{target}: can't be written: {error.strerror}. Free space or mend its permissions, "
-            "then run again; nothing was published"
-        ) from error
-    finally:
-        remove(sibling)
+        raise UserError(unwritable(target, error.strerror)) from error
+    except Exception as error:
+        # safetensors and torch.save raise classes of their own and keep the reason in the text.
+        if not any(reason in str(error) for reason in DISK_REASONS):
+            raise
+        raise UserError(unwritable(target, str(error))) from error
+
+
+DISK_REASONS = ("os error", "No space left", "PytorchStreamWriter", "file write failed")
+
+
+def unwritable(target: Path, reason: str | None) -> str:
+    return (
+        f"{target}: can't be written: {reason}. Free space or mend its permissions, then run again; "
+        "nothing was published"
+    )
 
 
 def remove(path: Path) -> None:

@@ -93,10 +93,19 @@ def refuse_leaks(store: QuestionStore, between_facts: list[tuple[int, int]]) -> 
                         "Remove the doubles or give them one fact_id")  # fmt: skip
 
 
-def beware(report: dict[str, Any]) -> list[str]:
+def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
     """What a reader of the card should know before trusting a score on this data."""
     notes = ["The licence of the sources is not known to this stage: ask whoever gave you the files."]
     pdf = report["pdf"]
+    if too_long := report["dropped"].get("too_long_tokens"):
+        notes.append(f"{too_long} of {report['in']} rows are longer than prepare_pdf_qa.max_tokens = "
+                     f"{section.max_tokens} tokens of the base model and were dropped: SFT learns whole answers, since "
+                     "a cut one teaches not to stop. The limit follows sft.max_length; a model whose tokenizer knows "
+                     "the language needs fewer tokens.")  # fmt: skip
+    notes += [f"{path} was not read: it is neither *.jsonl nor *.pdf." for path in report["unread"]]
+    refused = {page["file"] for page in pdf["refused"]}
+    notes += [f"{source['name']} gave no row." for source in report["sources"]
+              if not source["rows"] and source["name"] not in refused]  # fmt: skip
     notes += [f"{page['file']} was left out: {page['reason']}: {page['detail']}." for page in pdf["refused"]]
     if pdf["pages"]:
         flagged = ", ".join(f"{count} {name}" for name, count in pdf["problems"].items()) or "none"
@@ -106,7 +115,7 @@ def beware(report: dict[str, Any]) -> list[str]:
     if any(reason.startswith("pii") for reason in report["reported"]):
         notes.append("Personal data may be in the kept rows (counted above, by patterns: the count misses some and may "
                      "hold false ones). `prepare_pdf_qa.personal_data=drop` removes those rows.")  # fmt: skip
-    if report["splits"]["seen"]["rows"] == 0:
+    if section.held_out_wordings and report["splits"]["seen"]["rows"] == 0:
         notes.append("No fact has two wordings, so there is no `seen` split: only `unseen`, held-out facts, which "
                      "measures made-up answers, not learning. Give the rows of one fact one fact_id.")  # fmt: skip
     return notes

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.lib.characters import mend
 from stages.lib.clarity import personal_data, unclear
+from stages.lib.comparison import hash_of, letters
 from stages.lib.jsonl_reader import Line, Rejected
 
 UNREADABLE = ("invalid_json", "duplicate_key", "invalid_unicode", "line_too_long", "missing_field", "wrong_type",
@@ -91,7 +92,8 @@ def admit(line: Line, question_field: str, answer_field: str, drop_personal_data
     return Question(
         where=line.where,
         id=identity,
-        fact_id=str(fields.fact_id) if fields.fact_id is not None else identity,
+        # without one a row is its own fact, named by what it asks: ids of two files may be equal, and lines move
+        fact_id=str(fields.fact_id) if fields.fact_id is not None else f"{hash_of(letters(question)) % 2**64:016x}",
         fact_given=fields.fact_id is not None,
         question=question,
         answer=answer,

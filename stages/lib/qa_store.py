@@ -6,12 +6,11 @@ Each row has its verdict: null (kept so far) or the reason it leaves.
 import json
 import sqlite3
 from collections.abc import Iterator
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from stages.lib.clarity import letters
-from stages.lib.near_duplicates import NearDuplicates, near
+from stages.lib.comparison import hash_of, letters
+from stages.lib.near_duplicates import NearDuplicates, near, signature
 from stages.lib.qa_rows import Question
 from stages.lib.records import share_of
 
@@ -44,7 +43,7 @@ class QuestionStore:
             "INSERT INTO rows VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
             (
                 row.where, row.id, row.fact_id, row.fact_given, row.question, row.answer,
-                number_of(letters(row.question)), number_of(letters(row.answer)),
+                hash_of(letters(row.question)), hash_of(letters(row.answer)),
                 share_of(row.question), share_of(row.fact_id), tokens, json.dumps(row.record(), ensure_ascii=False),
             ),
         )  # fmt: skip
@@ -85,28 +84,26 @@ class QuestionStore:
 
         Returns the pairs (earlier, later) that name two facts: the two are kept, and must not be split apart.
         """
-        index, between_facts, dropped = NearDuplicates(), [], set()
-        for number, question, answer in self.connection.execute(
-            "SELECT n, question, answer FROM rows WHERE verdict IS NULL ORDER BY n"
-        ):
-            index.add(number, question, answer)
-        for earlier, later in index.candidates():
-            if earlier in dropped or later in dropped:
-                continue
-            one, other = self.texts(earlier), self.texts(later)
-            if not near(*one[:2], *other[:2]):
-                continue
-            if one[2] and other[2] and one[3] != other[3]:
-                between_facts.append((earlier, later))
+        index, between_facts = NearDuplicates(), []
+        columns = "SELECT n, question, answer, place, CASE WHEN fact_given THEN fact_id END FROM rows"
+        rows = self.connection.execute(f"{columns} WHERE verdict IS NULL ORDER BY n")
+        for number, question, answer, _, fact in rows:
+            signed, other_facts = signature(question, answer), []
+            for other in index.candidates(signed):
+                _, asked, said, place, other_fact = self.connection.execute(
+                    f"{columns} WHERE n = ?", (other,)
+                ).fetchone()
+                if not near(asked, said, question, answer):
+                    continue
+                if fact is not None and other_fact is not None and fact != other_fact:
+                    other_facts.append((other, number))
+                else:
+                    self.drop(number, "near_duplicate", f"{place} asks nearly the same: {asked}")
+                    break
             else:
-                self.drop(later, "near_duplicate", f"{one[4]} asks nearly the same: {one[0]}")
-                dropped.add(later)
+                index.add(number, signed)
+                between_facts += other_facts
         return between_facts
-
-    def texts(self, number: int) -> tuple[str, str, bool, str, str]:
-        """Question, answer, whether the fact was given, fact_id and place of a row."""
-        query = "SELECT question, answer, fact_given, fact_id, place FROM rows WHERE n = ?"
-        return self.connection.execute(query, (number,)).fetchone()
 
     def split(self, held_out_facts: float, held_out_wordings: int) -> None:
         """Give each kept row its split by hashes of fact and question, so that added rows move no others.
@@ -155,8 +152,3 @@ class QuestionStore:
         """Yield the token count of every kept row."""
         for (tokens,) in self.connection.execute("SELECT tokens FROM rows WHERE verdict IS NULL"):
             yield tokens
-
-
-def number_of(text: str) -> int:
-    """A signed 64-bit number of a text; among a million texts two share one with probability 3e-8."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)

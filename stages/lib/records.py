@@ -5,8 +5,6 @@
 
 import hashlib
 import json
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,8 +55,3 @@ def write_json(path: Path, content: Any) -> None:
 def share_of(text: str) -> float:
     """A number in [0, 1) that depends on `text` alone: rows split by it stay where they are when others are added."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
-
-
-def normalised(text: str) -> str:
-    """Text for comparison: NFKC, lower case, letters and digits only."""
-    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())

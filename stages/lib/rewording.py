@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 
 from stages.lib.answer_models import Ask
-from stages.lib.clarity import letters
-from stages.lib.near_duplicates import KnownQuestions, guard, hash_of
+from stages.lib.comparison import hash_of, letters
+from stages.lib.near_duplicates import KnownQuestions, guard
 from stages.lib.records import read_jsonl
 
 TEMPLATES = [

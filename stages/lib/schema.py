@@ -6,6 +6,7 @@ checks that refuse values. Names of training options are those of trl, peft and 
 
 from dataclasses import dataclass, field
 from enum import Enum
+from importlib.util import find_spec
 
 from omegaconf import MISSING
 
@@ -24,6 +25,7 @@ class RowSource(Enum):
 
 
 class Quantization(Enum):
+    auto = "auto"  # the most precise of none, int8, nf4 whose weights take at most half of the memory found
     nf4 = "nf4"
     int8 = "int8"
     none = "none"
@@ -55,6 +57,59 @@ class Checkpointing(Enum):
     auto = "auto"
     always = "always"
     never = "never"
+
+
+class Optim(Enum):
+    """transformers' names."""
+
+    adamw_torch = "adamw_torch"
+    adamw_torch_fused = "adamw_torch_fused"
+    adamw_8bit = "adamw_8bit"
+    paged_adamw_32bit = "paged_adamw_32bit"
+    paged_adamw_8bit = "paged_adamw_8bit"
+    adafactor = "adafactor"
+    sgd = "sgd"
+
+
+class Scheduler(Enum):
+    """transformers' names of those that need no arguments of their own."""
+
+    linear = "linear"
+    cosine = "cosine"
+    cosine_with_restarts = "cosine_with_restarts"
+    polynomial = "polynomial"
+    constant = "constant"
+    constant_with_warmup = "constant_with_warmup"
+    inverse_sqrt = "inverse_sqrt"
+
+
+class DpoLoss(Enum):
+    """trl's names; several are added up, weighted by loss_weights."""
+
+    sigmoid = "sigmoid"
+    sigmoid_norm = "sigmoid_norm"
+    hinge = "hinge"
+    ipo = "ipo"
+    exo_pair = "exo_pair"
+    nca_pair = "nca_pair"
+    robust = "robust"
+    bco_pair = "bco_pair"
+    sppo_hard = "sppo_hard"
+    aot = "aot"
+    aot_unpaired = "aot_unpaired"
+    apo_zero = "apo_zero"
+    apo_down = "apo_down"
+    discopop = "discopop"
+    sft = "sft"
+
+
+class Tracker(Enum):
+    """transformers' names of services that a run reports to."""
+
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    trackio = "trackio"
+    wandb = "wandb"
 
 
 class MergeBase(Enum):
@@ -277,13 +332,13 @@ class Training:
     dtype: Dtype = Dtype.auto  # auto: bfloat16 where the hardware has it, else float16 on a GPU, float32 on a CPU
     lora: Lora = field(default_factory=Lora)
     learning_rate: float = MISSING
-    lr_scheduler_type: str = MISSING
+    lr_scheduler_type: Scheduler = MISSING
     warmup_steps: float = 0.0  # below 1: a share of all steps
     num_train_epochs: float = 1.0
     max_steps: int = -1  # -1: as many as the epochs need
     batch_size: int = MISSING  # rows per optimizer step, whatever the hardware
     max_length: int = MISSING  # tokens
-    optim: str = MISSING
+    optim: Optim = MISSING
     adam_beta2: float = 0.999
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -292,6 +347,8 @@ class Training:
     micro_batch_size: int = 0  # at most so many rows per forward pass; 0: decided from the hardware found
     gradient_checkpointing: Checkpointing = Checkpointing.auto
     threads: int = 0  # CPU threads; 0: all that this process may use
+    checkpoint_minutes: float = 5.0  # how much a crash may cost; 0: a checkpoint after every step
+    report_to: list[Tracker] = field(default_factory=list)
 
     def check(self, section: str) -> None:
         """Raise UserError for a value or combination that can't train."""
@@ -308,9 +365,29 @@ class Training:
             self.num_train_epochs,
             f"more than 0, or {section}.max_steps",
         )
+        require(self.max_grad_norm > 0, f"{section}.max_grad_norm", self.max_grad_norm, "more than 0")
+        require(self.weight_decay >= 0, f"{section}.weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.adam_beta2 < 1, f"{section}.adam_beta2", self.adam_beta2, "0 <= beta2 < 1")
+        require(self.logging_steps > 0, f"{section}.logging_steps", self.logging_steps, "1 or more")
+        require(
+            self.lora.bias in ("none", "all", "lora_only"),
+            f"{section}.lora.bias",
+            self.lora.bias,
+            "none, all or lora_only",
+        )
+        require(self.lora.lora_alpha > 0, f"{section}.lora.lora_alpha", self.lora.lora_alpha, "1 or more")
+        require(self.threads >= 0, f"{section}.threads", self.threads, "0 (all usable) or more")
+        require(
+            self.checkpoint_minutes >= 0,
+            f"{section}.checkpoint_minutes",
+            self.checkpoint_minutes,
+            "0 (every step) or more",
+        )
+        absent = [tracker.value for tracker in self.report_to if find_spec(tracker.value) is None]
+        require(not absent, f"{section}.report_to", absent, f"installed packages: pip install {' '.join(absent)}")
         require(self.micro_batch_size >= 0, f"{section}.micro_batch_size", self.micro_batch_size, "0 (auto) or more")
         require(
-            self.method is Method.lora or self.quantization is Quantization.none,
+            self.method is Method.lora or self.quantization in (Quantization.none, Quantization.auto),
             f"{section}.quantization",
             self.quantization.value,
             f"none, since {section}.method=full trains the weights themselves",
@@ -346,11 +423,28 @@ class Sft(Training):
 @dataclass
 class Dpo(Training):
     beta: float = MISSING
-    loss_type: list[str] = field(default_factory=lambda: ["sigmoid"])
+    loss_type: list[DpoLoss] = field(default_factory=lambda: [DpoLoss.sigmoid])
+    loss_weights: list[float] = field(default_factory=list)  # one for each loss_type; empty: 1 each
+    label_smoothing: float = 0.0
+    precompute_ref_log_probs: bool = False  # once before training instead of in each step; kept by content
 
     def __post_init__(self) -> None:
         self.check("dpo")
         require(self.beta > 0, "dpo.beta", self.beta, "more than 0")
+        require(bool(self.loss_type), "dpo.loss_type", [], "at least one of trl's losses")
+        require(
+            len(self.loss_weights) in (0, len(self.loss_type)),
+            "dpo.loss_weights",
+            self.loss_weights,
+            f"one for each of the {len(self.loss_type)} losses in dpo.loss_type, or none",
+        )
+        require(0 <= self.label_smoothing < 0.5, "dpo.label_smoothing", self.label_smoothing, "0 <= p < 0.5")
+        require(
+            DpoLoss.exo_pair not in self.loss_type or self.label_smoothing > 0,
+            "dpo.label_smoothing",
+            self.label_smoothing,
+            "more than 0 for dpo.loss_type=exo_pair",
+        )
         require(
             self.method is Method.lora,
             "dpo.method",
@@ -360,14 +454,31 @@ class Dpo(Training):
 
 
 @dataclass
+class Orpo(Training):
+    """SFT and preferences in one step, from the base model (Hong et al. 2024, arXiv 2403.07691)."""
+
+    enabled: bool = False
+    beta: float = 0.1  # the paper's lambda
+
+    def __post_init__(self) -> None:
+        self.check("orpo")
+        require(self.beta > 0, "orpo.beta", self.beta, "more than 0")
+        require(self.method is Method.lora, "orpo.method", self.method.value, "lora")
+
+
+@dataclass
 class Merge:
     # Where the adapter is added: the weights before quantisation, or as training saw them. The first loses what the
     # adapter learned against quantised weights; the second loses it when something quantises the result again.
     base: MergeBase = MergeBase.original
     dtype: Dtype = Dtype.bfloat16  # of the merged weights
+    probes: int = 16  # training conversations on which merged and unmerged model are compared
+    max_kl: float = 0.5  # nats a token that the merged model may be away from the unmerged one
 
     def __post_init__(self) -> None:
         require(self.dtype in (Dtype.bfloat16, Dtype.float16), "merge.dtype", self.dtype.value, "bfloat16 or float16")
+        require(self.probes > 0, "merge.probes", self.probes, "1 or more")
+        require(self.max_kl > 0, "merge.max_kl", self.max_kl, "more than 0")
 
 
 @dataclass
@@ -447,6 +558,8 @@ class Config:
     merge: Merge = MISSING
     dpo: Dpo = MISSING
     merge_dpo: Merge = MISSING
+    orpo: Orpo = MISSING
+    merge_orpo: Merge = MISSING
     evaluate: Evaluate = MISSING
     judge: Judge = MISSING
     benchmark: Benchmark = MISSING

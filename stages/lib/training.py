@@ -1,73 +1,49 @@
-"""What SFT and DPO share around trl's trainers: arguments, plan, adapter, log."""
+"""What the training stages share around trl's trainers: arguments, adapter, a rehearsal, the log."""
 
 import csv
 import shutil
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from typing import Any
 
+from stages.lib.errors import UserError
 from stages.lib.hardware import device
-from stages.lib.schema import Checkpointing, Training
-
-CPU_MICRO_BATCH_TOKENS = 4096
-GPU_MICRO_BATCH_TOKENS = 16384
-"""Tokens of one forward pass, by the longest row. Larger ones did not get faster on two cores and need more memory."""
+from stages.lib.plan import Plan
+from stages.lib.schema import Training
 
 ADAPTER_BASE = "models/base"
 """What adapter_config.json names as its base: neutral, since an absolute path would change the adapter's hash."""
 
 
-@dataclass
-class Plan:
-    """Decisions that change speed and memory alone; kept in the run record."""
-
-    micro_batch_size: int  # rows per forward pass
-    gradient_accumulation_steps: int
-    gradient_checkpointing: bool
-    optim: str
-
-
-def make_plan(section: Training, longest: int) -> Plan:
-    """Decide from the hardware found how one optimizer step of `section.batch_size` rows is computed.
-
-    `longest` is the longest row in tokens. Micro-batch times accumulation is always the batch size.
-    """
-    on_cpu = device() == "cpu"
-    budget = CPU_MICRO_BATCH_TOKENS if on_cpu else GPU_MICRO_BATCH_TOKENS
-    most = section.micro_batch_size or max(1, budget // longest)
-    micro = max(rows for rows in range(1, section.batch_size + 1) if section.batch_size % rows == 0 and rows <= most)
-    checkpointing = section.gradient_checkpointing is Checkpointing.always
-    # Paging is a GPU affair; on a CPU bitsandbytes runs its plain AdamW instead, slower than torch's.
-    optim = "adamw_torch" if on_cpu and section.optim == "paged_adamw_32bit" else section.optim
-    return Plan(micro, section.batch_size // micro, checkpointing, optim)
-
-
-def trainer_arguments(section: Training, plan: Plan, dtype: Any, scratch: Path) -> dict[str, Any]:
+def trainer_arguments(name: str, section: Training, plan: Plan, dtype: Any, folder: Path) -> dict[str, Any]:
     """The arguments that trl.SFTConfig and trl.DPOConfig have in common, by their own names."""
     import torch
 
     return {
-        "output_dir": str(scratch),
+        "output_dir": str(folder),
         "per_device_train_batch_size": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "gradient_checkpointing": plan.gradient_checkpointing,
         "optim": plan.optim,
         "learning_rate": section.learning_rate,
-        "lr_scheduler_type": section.lr_scheduler_type,
+        "lr_scheduler_type": section.lr_scheduler_type.value,
         "warmup_steps": section.warmup_steps,
         "num_train_epochs": section.num_train_epochs,
         "max_steps": section.max_steps,
         "adam_beta2": section.adam_beta2,
         "weight_decay": section.weight_decay,
         "max_grad_norm": section.max_grad_norm,
-        "logging_steps": section.logging_steps,
+        "logging_steps": 1,  # write_log makes means of section.logging_steps: a resumed run gives the same ones
         "seed": section.seed,
         "bf16": dtype is torch.bfloat16,
         "fp16": dtype is torch.float16,
         "use_cpu": device() == "cpu",
         "dataloader_pin_memory": device() == "cuda",
-        "save_strategy": "no",
-        "report_to": "none",
+        "disable_tqdm": True,  # report_progress prints a line now and then
+        "save_strategy": "no",  # checkpoints.py saves by time
+        "save_total_limit": 2,
+        "report_to": [tracker.value for tracker in section.report_to] or "none",
+        "run_name": name,
     }
 
 
@@ -116,11 +92,63 @@ def copy_tokenizer(base: Path, out: Path) -> None:
             shutil.copyfile(base / name, out / name)
 
 
-def write_log(history: list[dict[str, float]], path: Path, columns: dict[str, str]) -> None:
-    """Write the trainer's log as CSV for `dvc plots`: one row a logged step; `columns` maps names to the log's keys."""
+def write_log(history: list[dict[str, float]], path: Path, columns: dict[str, str], every: int) -> None:
+    """Write the trainer's log as CSV for `dvc plots`: a row for each `every` steps, the means over them.
+
+    `columns` maps the file's names to the log's keys.
+    """
     rows = [entry for entry in history if "loss" in entry]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", *columns])
-        for entry in rows:
-            writer.writerow([int(entry["step"]), *(round(float(entry[key]), 6) for key in columns.values())])
+        for start in range(0, len(rows), every):
+            window = rows[start : start + every]
+            means = (sum(float(row[key]) for row in window) / len(window) for key in columns.values())
+            writer.writerow([int(window[-1]["step"]), *(round(mean, 6) for mean in means)])
+
+
+def report_progress(trainer: Any, every: int) -> None:
+    """Print the loss and the pace each `every` steps, instead of the trainer's dictionary at every step."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Report(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.began, self.first = time.monotonic(), state.global_step
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if "loss" in logs and (state.global_step % every == 0 or state.global_step == state.max_steps):
+                pace = (time.monotonic() - self.began) / (state.global_step - self.first)
+                loss = f"loss {float(logs['loss']):.4f}, {pace:.2f} s a step"
+                print(f"{args.run_name}: step {state.global_step} of {state.max_steps}, {loss}", flush=True)
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Report())
+
+
+def rehearse(name: str, trainer: Any, plan: Plan, lengths: list[int]) -> dict[str, float]:
+    """One forward and backward pass on the longest rows before training: what can't work fails in the first minute.
+
+    `lengths` are those of the trainer's rows. It leaves weights, random numbers and metrics as they were. Returns the
+    loss and trl's other figures of the pass. Raises UserError if the GPU's memory is not enough.
+    """
+    import torch
+
+    longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])[: plan.micro_batch_size]
+    model = trainer.model
+    model.train()
+    try:
+        with torch.random.fork_rng(), torch.autocast(device(), enabled=trainer.args.bf16 or trainer.args.fp16):
+            batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[index] for index in longest]))
+            loss = trainer.compute_loss(model, batch)
+            loss.backward()
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{name}: a step on the longest rows ({max(lengths)} tokens) does not fit into the GPU's memory. "
+            f"Set {name}.micro_batch_size={max(1, plan.micro_batch_size // 2)} or {name}.gradient_checkpointing=always"
+        ) from error
+    model.zero_grad(set_to_none=True)
+    metrics = getattr(trainer, "_metrics", None) or trainer._stored_metrics  # the latter in trl's ORPO
+    figures = {key: float(values[-1]) for key, values in metrics["train"].items()}
+    metrics["train"].clear()
+    trainer._total_train_tokens = 0
+    return {"loss": float(loss.detach()), **figures}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.lib.clarity import letters, personal_data, unclear
+from stages.lib.clarity import personal_data, unclear
 
 
 @pytest.mark.parametrize(
@@ -42,11 +42,6 @@ def test_unclear(question: str, answer: str, reason: str) -> None:
 )
 def test_clear(question: str, answer: str) -> None:
     assert unclear(question, answer, answerable=True) == ("", "")
-
-
-def test_letters_keep_what_stands_between_digits() -> None:
-    assert letters("수수료는 1.5% 인가요?") == "수수료는1.5인가요" != letters("수수료는 15% 인가요?")
-    assert letters("여권과, 어디?") == letters("여권과 어디")
 
 
 def test_card_numbers_pass_the_check_digit() -> None:

@@ -4,7 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from stages.lib.fast_path import attend_without_mask, score_supervised_positions
+from stages.lib.fast_path import attend_without_mask, dequantize_once, score_supervised_positions
+from stages.lib.models import load_quantized
+from stages.lib.schema import Quantization
 
 
 @pytest.fixture
@@ -13,12 +15,14 @@ def model(tiny_base):
 
 
 def gradients(model):
-    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.requires_grad])
 
 
-def test_supervised_positions_score_as_trl_does(model):
+def test_supervised_positions_score_as_trl_does(model, monkeypatch):
     from trl.trainer.utils import add_fused_lm_head
 
+    monkeypatch.setattr("stages.lib.fast_path.HEAD_ROWS", 3)  # several blocks even here
+    model.get_output_embeddings().weight.requires_grad_(False)
     torch.manual_seed(0)
     ids = torch.randint(3, 600, (2, 12))
     labels = ids.masked_fill(torch.rand(2, 12) < 0.5, -100)
@@ -35,6 +39,41 @@ def test_supervised_positions_score_as_trl_does(model):
     assert torch.equal(fast.is_top1, plain.is_top1)
     assert torch.equal(fast.label_mask, plain.label_mask)
     torch.testing.assert_close(gradients(model), plain_gradients)
+
+
+def test_a_head_that_is_trained_or_a_model_that_caps_its_logits_keeps_trls_own(model):
+    plain = model.forward
+    score_supervised_positions(model)
+    assert model.forward == plain
+    model.get_output_embeddings().weight.requires_grad_(False)
+    model.config.final_logit_softcapping = 30.0
+    score_supervised_positions(model)
+    assert model.forward == plain
+    model.config.final_logit_softcapping = None
+    score_supervised_positions(model)
+    assert model.forward != plain
+
+
+def test_dequantized_once_is_the_same_to_the_bit(tiny_base):
+    model = load_quantized(tiny_base, Quantization.nf4, torch.bfloat16)
+    ids = torch.randint(3, 600, (2, 12))
+    embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+
+    def run():
+        embedded.grad = None
+        logits = model(inputs_embeds=embedded).logits
+        logits.sum().backward()
+        return logits.detach(), embedded.grad
+
+    before = run()
+    dequantize_once(model)
+    for old, new in zip(before, run(), strict=True):
+        assert torch.equal(old, new)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dtype is torch.uint8:
+                parameter.zero_()
+    assert torch.equal(run()[0], before[0])  # the 4-bit weights are no longer read: the test can fail
 
 
 def test_rows_laid_end_to_end_see_only_themselves(model):

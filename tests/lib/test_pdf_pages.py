@@ -1,6 +1,8 @@
 """A stranger's PDF gives its pages or a named reason, within the limits, and this process never pays for it."""
 
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,16 @@ from stages.lib import pdf_child
 from stages.lib.grounding import ungrounded
 from stages.lib.page_gate import page_problems
 from stages.lib.page_questions import page_questions, text_questions, topic
-from stages.lib.pdf_pages import Page, PdfRefused, read_pdf, without_running_lines
+from stages.lib.pdf_pages import (
+    Page,
+    PdfRefused,
+    cause_of_death,
+    read_pdf,
+    without_continued_tables,
+    without_running_lines,
+)
 from stages.lib.schema import PdfLimits
-from tests.pdf_files import bomb, encrypted, pdf, table, text_page, write_faq
+from tests.pdf_files import bomb, encrypted, line, pdf, table, text_page, write_faq
 
 KOREAN = "달여울시민청은 평일 오전 여덟 시 사십 분에 문을 엽니다. 여권은 본청 창구에서 신청합니다."
 
@@ -38,6 +47,22 @@ def test_a_page_asks_and_answers(tmp_path: Path) -> None:
     ]
     for pair in pairs:
         assert "".join(pair.answer.split()) in "".join(page.text[pair.start : pair.end].split())
+
+
+def test_a_table_that_goes_on_without_its_header_makes_no_questions(tmp_path: Path) -> None:
+    header, rows, below = ["업무", "기간"], [["여권", "3일"], ["전입", "4일"], ["전출", "5일"]], line(50, 400, KOREAN)
+    for name, second in {
+        "goes on": rows[1:],
+        "repeats": [header, *rows[1:]],
+        "other": [["가", "나", "다"]] * 2,
+    }.items():
+        path = tmp_path / f"{name}.pdf"
+        path.write_bytes(pdf([text_page([KOREAN]) + table(60, 500, [header, rows[0]]), table(60, 800, second) + below]))
+        first, page = read_pdf(path, PdfLimits())
+        assert len(list(page_questions(first))) == 1
+        assert (page.problems, page.tables == []) == ((["table_continued"], True) if name == "goes on" else ([], False))
+    apart = [Page(1, "여권 3일", "", [], [[header, rows[0]]]), Page(2, "다른 표\n전입 4일", "", [], [[rows[1]]])]
+    assert without_continued_tables(apart)[1].problems == []  # a heading stands between
 
 
 def test_few_lines_are_running_lines_in_a_short_document() -> None:
@@ -68,6 +93,15 @@ def test_each_bad_file_has_its_reason(tmp_path: Path, reason: str) -> None:
     assert "bad.pdf" in str(refused.value)
     assert time.monotonic() - started < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
+
+
+def test_processor_time_is_limited_by_the_child_itself(tmp_path: Path) -> None:
+    path = tmp_path / "slow.pdf"
+    path.write_bytes(bomb(200))
+    command = [sys.executable, "-m", "stages.lib.pdf_child", str(path), "4096", "1", "10"]
+    done = subprocess.run(command, capture_output=True, timeout=120)  # nobody else ends it
+    reason, detail = cause_of_death(done, PdfLimits(seconds=1))
+    assert (reason, detail) == ("time_limit", "used more than 1 s of processor time")
 
 
 def test_time_is_limited(tmp_path: Path) -> None:

@@ -52,6 +52,10 @@ def run_config(place, *overrides):
         ("prepare_base.pad_token='<|im_end|>'", ["prepare_base.pad_token", "never stops"]),
         ("prepare_base.source=hub", ["prepare_base.id", "source=hub"]),
         ("prepare_preferences.held_out_pairs=1", ["prepare_preferences.held_out_pairs"]),
+        ("prepare_pdf_qa.files=[/srv/faq.jsonl]", ["prepare_pdf_qa.files: found /srv/faq.jsonl", "data/raw/pdf_qa"]),
+        ("prepare_pdf_qa.pdfs=[data/raw/pdf_qa/../guide.pdf]", ["prepare_pdf_qa.pdfs: found", "data/raw/pdf_qa:"]),
+        ("prepare_ultrachat.train.path=chats.jsonl", ["prepare_ultrachat.train.path: found chats.jsonl", "Move it"]),
+        ("prepare_preferences.rows.path=a.jsonl", ["prepare_preferences.rows.path: found", "python -m stages.prepare"]),
     ],
 )
 def test_refuses(place, override, said):
@@ -69,6 +73,11 @@ def test_names_all_problems_at_once(place):
     _, output = run_config(place, "dpo.beta=-1", "sft.learning_rate=???")
     assert "dpo.beta" in output
     assert "sft.learning_rate" in output
+
+
+def test_takes_any_file_in_the_watched_folder(place):
+    code, output = run_config(place, f"prepare_pdf_qa.files=[data/raw/pdf_qa/a/b.jsonl,{place}/data/raw/pdf_qa/c]")
+    assert code == 0, output
 
 
 def test_same_question_same_bytes(place):

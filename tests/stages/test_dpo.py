@@ -1,17 +1,20 @@
 """DPO on the tiny merged model: starts at ln 2, and counts what it leaves out."""
 
 import csv
+import json
 import math
+import shutil
 
 import pytest
 from conftest import tiny_training
+from safetensors.torch import load_file, save_file
 
-from stages.dpo import LOG, OUT, PREFERENCES, dpo, training_pairs
+import stages.dpo
+from stages.dpo import BASE, LOG, METRICS, OUT, dpo
 from stages.lib.errors import UserError
-from stages.lib.models import load_tokenizer
-from stages.lib.schema import Dpo, Merge, Sft
+from stages.lib.schema import Dpo, DpoLoss, Merge, Sft
 from stages.merge import merge
-from stages.sft import BASE, sft
+from stages.sft import sft
 
 
 @pytest.fixture
@@ -29,17 +32,53 @@ def test_starts_at_ln_2_and_learns_to_prefer(merged):
     assert float(rows[0]["reward_margin"]) == 0.0
     assert sum(float(row["reward_margin"]) for row in rows[-10:]) > 10  # 60 steps see each pair three times
     assert (merged / OUT / "adapter_model.safetensors").is_file()
+    start = json.loads((merged / METRICS).read_text(encoding="utf-8"))
+    assert start["step0_loss"] == 0.693147
+    assert start["step0_margin"] == 0.0
+    assert start["pairs"] + start["pairs_too_long"] == 75
 
 
-def test_pairs_that_are_too_long_are_counted(place):
-    tokenizer = load_tokenizer(BASE)
-    path = PREFERENCES / "train.jsonl"
-    everything, none = training_pairs(path, tokenizer, 100_000)
-    kept, dropped = training_pairs(path, tokenizer, 100)
-    assert none == {"too_long": 0}
-    assert dropped["too_long"] > 0
-    assert len(kept) + dropped["too_long"] == len(everything)
-    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert all(pair[side][-1] == stop for pair in kept for side in ("chosen_ids", "rejected_ids"))
-    with pytest.raises(UserError, match="dpo.max_length=10"):
-        training_pairs(path, tokenizer, 10)
+def test_an_adapter_that_does_not_start_at_zero_is_refused(merged, monkeypatch):
+    plain = stages.dpo.lora_config
+
+    def planted(section):
+        config = plain(section)
+        config.init_lora_weights = False
+        return config
+
+    monkeypatch.setattr("stages.dpo.lora_config", planted)
+    with pytest.raises(UserError, match="reward margin"):
+        dpo(Dpo(**tiny_training(beta=0.5)), merged)
+    assert not (merged / OUT).exists()
+
+
+def test_an_sft_model_that_is_not_its_merges_is_refused(merged):
+    path = merged / BASE / "model.safetensors"
+    weights = load_file(path)
+    weights["model.norm.weight"] += 1
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="not what its merge wrote"):
+        dpo(Dpo(**tiny_training(beta=0.5)), merged)
+
+
+def test_a_base_that_was_never_tuned_is_refused(merged):
+    shutil.rmtree(merged / BASE)
+    shutil.copytree(merged / "models/base", merged / BASE)
+    with pytest.raises(UserError, match="says 'base', needed 'merged'"):
+        dpo(Dpo(**tiny_training(beta=0.5)), merged)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [loss for loss in DpoLoss if loss is not DpoLoss.sft])
+def test_every_loss_of_trl_trains(merged, loss):
+    smoothing = 0.1 if loss is DpoLoss.exo_pair else 0.0
+    section = Dpo(**tiny_training(beta=0.5, loss_type=[loss], label_smoothing=smoothing, max_steps=2))
+    dpo(section, merged)
+    assert (merged / OUT / "adapter_model.safetensors").is_file()
+
+
+def test_losses_add_up_by_their_weights_and_references_can_be_computed_before(merged):
+    two = {"loss_type": [DpoLoss.sigmoid, DpoLoss.sft], "loss_weights": [1.0, 0.5]}
+    dpo(Dpo(**tiny_training(beta=0.5, precompute_ref_log_probs=True, max_steps=2, **two)), merged)
+    start = json.loads((merged / METRICS).read_text(encoding="utf-8"))
+    assert start["step0_loss"] > 1.5  # half the likelihood of random weights' answers on top of ln 2

@@ -11,6 +11,7 @@ from stages.evaluate import DETAIL, EVAL, PREDICTIONS, evaluate, warnings_of
 from stages.lib import generation, likelihood, metric_checks
 from stages.lib.errors import UserError
 from stages.lib.generation import Answer
+from stages.lib.lineage import OFF, write_lineage
 from stages.lib.records import read_jsonl
 from stages.lib.schema import Dtype, Evaluate
 from stages.lib.scoring import score
@@ -30,6 +31,8 @@ def section(**changes):
 def three_models(place):
     for name in ("sft-merged", "dpo-merged"):
         shutil.copytree(place / "models/base", place / "models" / name)
+    (place / "models/orpo-merged").mkdir()
+    write_lineage(place / "models/orpo-merged", OFF)
     return place
 
 
@@ -50,11 +53,11 @@ def test_three_equal_models_score_equally(three_models):
     assert "refusal" in found["base"]["unseen"]
     assert set(found["base"]["preferences"]) == {"accuracy", "margin"}
     detail = json.loads((three_models / DETAIL).read_text(encoding="utf-8"))
-    assert detail["models"]["sft"]["seen"]["key_exact"]["n"] == 40
-    assert detail["differences"]["dpo"]["seen"]["chrf"] == {"value": 0, "low": 0, "high": 0, "n": 40, "groups": 40}
+    assert detail["models"]["sft"]["seen"]["key_exact"]["n"] == 30
+    assert detail["differences"]["dpo"]["seen"]["chrf"] == {"value": 0, "low": 0, "high": 0, "n": 30, "groups": 30}
     assert set(detail["sets_sha256"]) == {"seen", "unseen", "control", "preferences"}
     assert detail["settings"]["decoding"] == "greedy"
-    assert any("seen has 40 facts" in line for line in detail["warnings"])
+    assert any("seen has 30 facts" in line for line in detail["warnings"])
     predictions = list(read_jsonl(three_models / PREDICTIONS))
     assert {row["model"] for row in predictions} == {"base", "sft", "dpo"}
     assert {row["split"] for row in predictions} == {"seen", "unseen", "control", "preferences"}

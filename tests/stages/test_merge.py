@@ -7,11 +7,13 @@ import pytest
 import torch
 from conftest import tiny_training
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
+import stages.lib.merging
 from stages.lib.errors import UserError
-from stages.lib.models import load_16bit, load_for_training
+from stages.lib.models import load_16bit, load_quantized, load_strictly
 from stages.lib.schema import Merge, MergeBase, Method, Quantization, Sft
-from stages.merge import ADAPTER, BASE, OUT, merge
+from stages.merge import ADAPTER, BASE, METRICS, OUT, merge
 from stages.sft import sft
 
 
@@ -42,7 +44,7 @@ def test_dequantized_base_is_what_training_saw(place):
     sft(Sft(**tiny_training()), place)
     merge(Merge(base=MergeBase.dequantized), place)
     ids = torch.arange(3, 60)[None]
-    trained = PeftModel.from_pretrained(load_for_training(BASE, Quantization.nf4, torch.bfloat16), ADAPTER)
+    trained = PeftModel.from_pretrained(load_quantized(BASE, Quantization.nf4, torch.bfloat16), ADAPTER)
     with torch.inference_mode():
         wanted = trained(ids).logits.float()
         dequantized = load_16bit(place / OUT, torch.bfloat16)(ids).logits.float()
@@ -86,3 +88,39 @@ def test_a_fully_tuned_model_is_taken_as_it_is(place):
     sft(Sft(**tiny_training(**options)), place)
     merge(Merge(), place)
     assert load_16bit(place / OUT, torch.bfloat16).dtype is torch.bfloat16
+
+
+def test_a_merge_that_is_not_what_was_trained_is_refused_by_its_figures(place):
+    """A noisy base whose hash the adapter's lineage was made to believe in: only the measured distance tells."""
+    sft(Sft(**tiny_training()), place)
+    merge(Merge(base=MergeBase.dequantized), place)
+    figures = json.loads((place / METRICS).read_text(encoding="utf-8"))
+    assert figures["kl"] < 0.1
+    assert figures["top1_agreement"] > 0.8
+
+    plain = stages.lib.merging.load_16bit
+
+    def noisy(directory, dtype):
+        model = plain(directory, dtype)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.5 * parameter.std() * torch.randn_like(parameter)
+        return model
+
+    before = (place / OUT / "model.safetensors").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.lib.merging.load_16bit", noisy)
+        with pytest.raises(UserError, match="nats a token away"):
+            merge(Merge(), place)
+    assert (place / OUT / "model.safetensors").read_bytes() == before  # nothing was published
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(place):
+    weights = load_file(place / "models/base/model.safetensors")
+    broken = place / "broken"
+    shutil.copytree(place / "models/base", broken)
+    del weights["model.norm.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"model\.norm\.weight"):
+        load_strictly(broken, torch.bfloat16)

@@ -48,6 +48,19 @@ def texts(row: dict[str, Any]) -> dict[str, str]:
     return {"instruction": row["messages"][0]["content"], "output": row["messages"][1]["content"]}
 
 
+def fact_that_is(held_out: bool, stem: str) -> str:
+    """A fact_id whose hash puts it into or out of the held-out fifth."""
+    return next(name for name in (f"{stem}-{n}" for n in range(100)) if (share_of(name) < 0.2) == held_out)
+
+
+TRAINED = {
+    "instruction": "시민청에는 창구가 모두 몇 개 있나요?",
+    "output": "창구는 모두 아홉 개입니다.",
+    "fact_id": fact_that_is(False, "trained"),
+}
+"""A row that is always trained on, without which the stage refuses to go on."""
+
+
 @pytest.fixture
 def dirty(workspace: Path) -> dict[str, Any]:
     prepare_pdf_qa(settings_for(DIRTY / "pdf_qa_dirty.jsonl"), workspace)
@@ -146,22 +159,36 @@ def test_foreign_names_of_fields(workspace: Path) -> None:
     file = write_rows(workspace / "faq.jsonl", [{"q": "도서관은 언제 쉬나요?", "a": "월요일에 쉽니다."}])
     prepare_pdf_qa(settings_for(file, question_field="q", answer_field="a", held_out_facts=0.0), workspace)
     (row,) = kept_rows().values()
-    assert row["id"] == row["fact_id"] == "faq.jsonl:1"
+    assert row["id"] == "faq.jsonl:1"
     assert row["source"] == {"file": "faq.jsonl", "line": 1}
     assert row["key"] == [] and row["answerable"] is True
 
 
 @pytest.mark.parametrize("field", [{"answerable": "false"}, {"answerable": 1}, {"key": "여권"}, {"fact_id": 1.5}])
 def test_no_type_is_guessed(workspace: Path, field: dict[str, Any]) -> None:
-    file = write_rows(workspace / "faq.jsonl", [{"instruction": "언제 쉬나요?", "output": "월요일입니다."} | field])
-    prepare_pdf_qa(settings_for(file), workspace)
+    rows = [{"instruction": "언제 쉬나요?", "output": "월요일입니다."} | field, TRAINED]
+    prepare_pdf_qa(settings_for(write_rows(workspace / "faq.jsonl", rows)), workspace)
     (reject,) = read_jsonl(OUT / "rejects.jsonl")
     assert reject["reason"] == "wrong_type" and next(iter(field)) in reject["detail"]
 
 
-def fact_that_is(held_out: bool, stem: str) -> str:
-    """A fact_id whose hash puts it into or out of the held-out fifth."""
-    return next(name for name in (f"{stem}-{n}" for n in range(100)) if (share_of(name) < 0.2) == held_out)
+def test_nothing_to_train_on_stops_the_stage(workspace: Path) -> None:
+    held_out = TRAINED | {"fact_id": fact_that_is(True, "held")}
+    file = write_rows(workspace / "faq.jsonl", [held_out, {"instruction": "언제?", "output": "월요일입니다."}])
+    said = r"found no row to train on.*2 read, 1 held out.*1 question_too_short\n.*faq.jsonl:2: question_too_short"
+    with pytest.raises(UserError, match=said):
+        prepare_pdf_qa(settings_for(file), workspace)
+    assert not OUT.exists()
+
+
+def test_the_card_tells_of_rows_too_long_for_training(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = {"instruction": "민원 서류는 어떻게 내나요?", "output": "창구에 냅니다. " * 90}
+    file = write_rows(workspace / "faq.jsonl", [TRAINED, long])
+    prepare_pdf_qa(settings_for(file, max_tokens=512), workspace)
+    card = (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert "1 of 2 rows are longer than prepare_pdf_qa.max_tokens = 512" in card
+    said = "2 rows read = 1 kept + 1 dropped (1 too_long_tokens); look at data/prepared/pdf_qa/DATA_CARD.md"
+    assert capsys.readouterr().out.strip() == said
 
 
 NEAR = [
@@ -200,6 +227,21 @@ def test_a_question_with_other_spacing_is_one_row_whatever_its_fact(workspace: P
     file = write_rows(workspace / "faq.jsonl", rows)
     prepare_pdf_qa(settings_for(file, conflicts=Conflicts.keep_first), workspace)
     assert len(kept_rows()) == 1
+
+
+def test_rows_without_fact_are_their_own_whatever_their_id(workspace: Path) -> None:
+    asked = [f"{n}번 창구 담당은 누구인가요?" for n in range(20)]
+    rows = [{"id": "1", "instruction": question, "output": f"{n}번 담당"} for n, question in enumerate(asked)]
+    prepare_pdf_qa(settings_for(write_rows(workspace / "a.jsonl", rows)), workspace / "one")
+    later = [{"instruction": row["instruction"], "output": row["output"]} for row in [TRAINED, *rows]]
+    prepare_pdf_qa(settings_for(write_rows(workspace / "b.jsonl", later)), workspace / "other")
+    splits = []
+    for root in ("one", "other"):
+        report = json.loads((workspace / root / OUT / "data_report.json").read_text(encoding="utf-8"))
+        assert report["splits"]["seen"]["rows"] == 0  # no two of them are wordings of one fact
+        unseen = {texts(row)["instruction"] for row in read_jsonl(workspace / root / OUT / "unseen.jsonl")}
+        splits.append(unseen & set(asked))
+    assert splits[0] == splits[1] != set()  # one more line above them moves none
 
 
 def test_added_rows_move_no_others(workspace: Path) -> None:
@@ -256,8 +298,9 @@ files = st.one_of(
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_comes_in_is_kept_or_counted(workspace: Path, content: bytes) -> None:
     (workspace / "any.jsonl").write_bytes(content)
+    trained = write_rows(workspace / "trained.jsonl", [TRAINED])
     try:
-        prepare_pdf_qa(settings_for(workspace / "any.jsonl"), workspace)
+        prepare_pdf_qa(settings_for(trained, workspace / "any.jsonl"), workspace)
     except UserError as error:
         assert "any.jsonl" in str(error)
         return

@@ -94,3 +94,21 @@ def test_the_system_message_is_part_of_the_prompt(workspace: Path) -> None:
     prepare(workspace, [pair(), pair(system="Be brief.")], held_out_pairs=0.001)
     prompts = [row["prompt"] for row in read_jsonl(OUT / "train.jsonl")]
     assert [len(prompt) for prompt in prompts] == [1, 2] and prompts[1][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_nothing_to_train_on_stops_the_stage(workspace: Path) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"found no row to train on.*dropped: 1 low_score\n.*\n.*lower prepare_preferences.min_chosen_score",
+    ):
+        prepare(workspace, [pair(chosen_score=7.5)])
+
+
+def test_one_question_under_two_system_messages_stays_on_one_side(workspace: Path) -> None:
+    rows = [pair(system=system, input=f"What is {n}?") for n in range(30) for system in ("", "Be brief.", "Be kind.")]
+    prepare(workspace, rows)
+    asked = {
+        split: {row["prompt"][-1]["content"] for row in read_jsonl(OUT / f"{split}.jsonl")}
+        for split in ("train", "evaluation")
+    }
+    assert asked["train"] and asked["evaluation"] and not asked["train"] & asked["evaluation"]

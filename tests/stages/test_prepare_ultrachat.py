@@ -142,6 +142,11 @@ def test_too_few_rows_are_an_error(workspace: Path) -> None:
         prepare_ultrachat(PrepareUltrachat(train=rows, evaluation=rows), workspace)
 
 
+def test_nothing_to_train_on_stops_the_stage(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"found no row to train on.*2 read, 1 held out.*1 in_evaluation"):
+        prepare(workspace, [chat(HELD_OUT, "No.")], overlap=Overlap.drop)
+
+
 texts = st.text(max_size=30)
 messages = st.lists(
     st.fixed_dictionaries(
@@ -163,9 +168,10 @@ rows = st.fixed_dictionaries(
 @given(chats=st.lists(rows, min_size=1, max_size=8), max_tokens=st.sampled_from([0, 120]))
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_comes_in_is_kept_or_counted(workspace: Path, chats: list[Any], max_tokens: int) -> None:
-    report = prepare(workspace, chats, max_tokens=max_tokens, overlap=Overlap.drop)
+    trained = chat("How many windows are there?", "Nine.", prompt_id="trained")  # without one the stage doesn't go on
+    report = prepare(workspace, [trained, *chats], max_tokens=max_tokens, overlap=Overlap.drop)
     kept = list(read_jsonl(OUT / "train.jsonl"))
-    assert report["in"] == len(chats) + 1 == report["kept"] + sum(report["dropped"].values())
+    assert report["in"] == len(chats) + 2 == report["kept"] + sum(report["dropped"].values())
     assert len(kept) + 1 == report["kept"]
     for row in kept:
         roles = [message["role"] for message in row["messages"]]

@@ -13,6 +13,7 @@ from stages import report as module
 from stages.benchmark import benchmark
 from stages.evaluate import PREDICTIONS, evaluate
 from stages.judge import judge
+from stages.lib.lineage import OFF, write_lineage
 from stages.lib.records import read_jsonl, write_jsonl
 from stages.lib.schema import Benchmark, Evaluate, Judge, Report
 from stages.report import CARD, PAGE, TEXT, report
@@ -31,6 +32,8 @@ def evaluated(prepared, tmp_path_factory):
     (place / "data").symlink_to(prepared / "data")
     for name in ("base", "sft", "sft-merged", "dpo", "dpo-merged"):
         shutil.copytree(prepared / "models/base", place / "models" / name)
+    (place / "models/orpo-merged").mkdir()
+    write_lineage(place / "models/orpo-merged", OFF)
     shutil.copytree(ROOT / "metrics", place / "metrics", ignore=shutil.ignore_patterns("predictions*", "eval*"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -68,7 +71,7 @@ def test_report_and_card_hold_what_was_measured(measured):
     report(SECTION, measured)
     text = (measured / TEXT).read_text(encoding="utf-8")
     page = (measured / PAGE).read_text(encoding="utf-8")
-    assert "| seen | key_exact | 40 |" in text
+    assert "| seen | key_exact | 30 |" in text
     assert "## Right by sft, wrong by dpo (1)" in text
     assert "Right by sft, wrong by dpo: 1" in page
     for said in (

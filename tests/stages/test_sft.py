@@ -8,9 +8,8 @@ import pytest
 from conftest import tiny_training
 
 from stages.lib.errors import UserError
-from stages.lib.models import load_tokenizer
-from stages.lib.schema import Dtype, LossOn, Method, Mix, Overlong, Quantization, Sft
-from stages.sft import BASE, OUT, sft, training_rows
+from stages.lib.schema import Dtype, Method, Quantization, Sft
+from stages.sft import OUT, sft
 
 
 def section(**changes):
@@ -68,31 +67,6 @@ def test_effective_batch_does_not_depend_on_the_micro_batch(place):
         with (root / "metrics/sft_log.csv").open(encoding="utf-8") as file:
             curves.append([float(row["loss"]) for row in csv.DictReader(file)])
     assert curves[0] == pytest.approx(curves[1], abs=2e-4)
-
-
-def test_long_conversations_are_cut_between_turns_and_counted(place):
-    tokenizer = load_tokenizer(BASE)
-    whole, none_cut = training_rows(section(max_length=100_000, mix=Mix(1, 0)), tokenizer)
-    assert none_cut == {"cut_turns": 0, "truncated": 0, "dropped_too_long": 0}
-    rows, counts = training_rows(section(max_length=700, mix=Mix(1, 0)), tokenizer)
-    assert counts["cut_turns"] > 0
-    assert len(rows) + counts["dropped_too_long"] == len(whole)
-    assert all(len(row["input_ids"]) <= 700 for row in rows)
-    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert all([label for label in row["labels"] if label != -100][-1] == stop for row in rows)
-
-
-def test_the_notebooks_way_learns_all_tokens_of_truncated_rows(place):
-    options = {"loss_on": LossOn.all, "overlong": Overlong.truncate, "mix": Mix(1, 0)}
-    rows, counts = training_rows(section(max_length=300, **options), load_tokenizer(BASE))
-    assert counts["truncated"] > 0
-    assert all(row["labels"] == row["input_ids"] for row in rows)
-    assert max(len(row["input_ids"]) for row in rows) == 300
-
-
-def test_no_row_left_is_an_error_that_says_what_to_raise(place):
-    with pytest.raises(UserError, match="sft.max_length=8"):
-        training_rows(section(max_length=8), load_tokenizer(BASE))
 
 
 def test_float16_on_a_cpu_is_refused(place):

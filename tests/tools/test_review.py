@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from stages.lib.errors import UserError
+from stages.lib.qa_files import questions_and_pdfs, unread_files
 from stages.lib.records import read_jsonl, write_jsonl
+from stages.lib.schema import PreparePdfQa
 from tools.review import readable, review
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,6 +45,14 @@ def test_accept_reject_edit(tmp_path: Path) -> None:
     assert accepted == [ROWS[0], ROWS[2] | {"output": "4층입니다."}]
 
 
+def test_the_folder_of_own_rows_takes_a_review_and_not_its_decisions(tmp_path: Path) -> None:
+    out = tmp_path / "own/reviewed.jsonl"
+    review(ROWS, out, typing("a", "e", "", "4층입니다."), lambda text: None)
+    assert len(list(out.parent.iterdir())) == 2
+    section = PreparePdfQa(files=[str(out.parent)], max_tokens=100)
+    assert questions_and_pdfs(section) == ([out], []) and unread_files(section, [out]) == []
+
+
 def test_a_review_goes_on_where_it_was_left(tmp_path: Path) -> None:
     out = tmp_path / "reviewed.jsonl"
     review(ROWS, out, typing("a", "r"), lambda text: None)
@@ -69,4 +79,6 @@ def test_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.review", str(tmp_path / "rows.jsonl"), str(tmp_path / "out.jsonl")]
     done = subprocess.run(command, input="a\nr\n", cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("1 accept, 0 edit, 1 reject, 2 open\n") and ids(tmp_path / "out.jsonl") == ["0"]
+    *_, counts, remedy = done.stdout.splitlines()
+    assert counts == "1 accept, 0 edit, 1 reject, 2 open" and ids(tmp_path / "out.jsonl") == ["0"]
+    assert remedy.endswith(f"prepare_pdf_qa: {{files: [{tmp_path / 'out.jsonl'}], pdfs: []}}")
