@@ -13,6 +13,7 @@ The same command again runs what is missing: a point that ran before is taken fr
 
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,4 +118,7 @@ def finish(place: Path) -> None:
 
 
 if __name__ == "__main__":
-    exit_on_user_error("sweep", sweep)
+    try:
+        exit_on_user_error("sweep", sweep)
+    except KeyboardInterrupt:
+        sys.exit("sweep: interrupted; the same command again keeps the points that are finished and runs the rest")

@@ -208,6 +208,21 @@ def test_promote_commit_and_nothing_runs(chain):
     assert "found 0 points that begin so" in unknown and "sft.lora.r=20-" in unknown
 
 
+def test_an_interrupted_sweep_leaves_nothing_at_work(chain):
+    command = [sys.executable, "-m", "tools.sweep", "--multirun", "sft.lora.r=2,4"]
+    running = subprocess.Popen(
+        command, cwd=chain.directory, env=chain.environment(CHAIN_SECONDS="4"), stderr=subprocess.PIPE, text=True
+    )
+    while not chain.events("sft"):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    assert "sweep: interrupted; the same command again keeps" in running.communicate()[1]
+    assert running.returncode == 1 and not list(chain.directory.glob(".dvc/tmp/points/*"))
+    time.sleep(5)
+    assert not chain.events("sft", "end")
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("time", [1, 2, 3])
 def test_twelve_points_at_once_lose_none(chain, time):

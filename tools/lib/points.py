@@ -188,11 +188,14 @@ def run_dvc(point: Point, directory: Path, chosen: dict[str, str], held: list[in
         child = subprocess.Popen(
             command, cwd=directory, env=environment(**chosen), stdout=output, stderr=output, pass_fds=held
         )
-        while child.poll() is None:
-            time.sleep(0.2)
-            if hopeless and (reason := stop_reason(point, directory, log, hopeless)):
+        try:
+            while child.poll() is None:
+                time.sleep(0.2)
+                if hopeless and (reason := stop_reason(point, directory, log, hopeless)):
+                    return reason
+        finally:  # also of Ctrl-C: nothing may go on working in a clone that is about to be removed
+            if child.poll() is None:
                 kill_tree(child)
-                return reason
     if child.returncode:
         raise UserError(failure(log.read_text(encoding="utf-8", errors="replace"), log))
     return ""
