@@ -106,7 +106,9 @@ def input_paths() -> list[str]:
         return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
 
     made = {path for key in ("outs", "metrics", "plots") for path in paths(key, list(stages))}
-    return sorted(paths("deps", [name for name in stages if name != "config"]) - made)
+    needed = paths("deps", [name for name in stages if name != "config"])
+    # A dependency may also lie inside what a stage makes, as models/base/lineage.json does.
+    return sorted(path for path in needed if not made & {path, *map(str, Path(path).parents)})
 
 
 def fingerprint() -> str:
