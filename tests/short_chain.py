@@ -59,7 +59,10 @@ VALUES = yaml.safe_load(Path("params.lock.yaml").read_text(encoding="utf-8"))["s
 R, RATE = VALUES["lora"]["r"], VALUES["learning_rate"]
 
 def note(event):
-    line = {"event": event, "stage": NAME, "r": R, "rate": RATE, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    base = Path("models/base/text.txt")
+    links = base.stat().st_nlink if base.exists() else 0
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
+    line = {"event": event, "stage": NAME, "r": R, "rate": RATE, "gpu": gpu, "links": links}
     with open(os.environ["CHAIN_LOG"], "a", encoding="utf-8") as file:
         file.write(json.dumps(line | {"time": time.time()}) + "\\n")
 

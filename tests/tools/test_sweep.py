@@ -47,6 +47,7 @@ def test_points_side_by_side(chain):
         )
     assert len(chain.events("prepare_base")) == 1
     assert len(chain.events("sft")) == 4
+    assert all(event["links"] > 1 for event in chain.events("sft"))  # the cache's own file, not a copy
     assert chain.run("git", "rev-parse", "HEAD") == before
     assert chain.run("git", "status", "--porcelain") == chain.run("git", "stash", "list") == ""
     assert not list(chain.directory.glob(".dvc/tmp/points/*"))
