@@ -143,11 +143,11 @@ def table(
     options = {"resamples": settings["resamples"], "seed": settings["seed"]}
     left, right, change = figures_of(old, **options), figures_of(new, **options), differences(old, new, **options)
     every = [(split, name) for split, cells in change.items() for name in cells]
-    lines = [f"  {'':28}{'n':>5}{'A':>20}{'B':>20}{'B - A':>24}"]
+    lines = [f"  {'':28}{'n':>5}{'A':>28}{'B':>28}{'B - A':>30}"]
     for split, name in every if everything else SHOWN:
         if name in change.get(split, {}) and (same_tokens or name != "perplexity"):
             cell = change[split][name]
-            sides = f"{figure(left[split][name]):>20}{figure(right[split][name]):>20}{signed(cell):>24}"
+            sides = f"{figure(left[split][name]):>28}{figure(right[split][name]):>28}{signed(cell):>30}"
             sure = "" if cell["low"] <= 0 <= cell["high"] else "  beyond chance"
             lines.append(f"  {split + ' ' + name:28}{cell['n']:>5}{sides}{sure}")
     for split in change:

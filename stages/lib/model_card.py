@@ -16,8 +16,7 @@ def model_card(section: Report, evidence: Evidence) -> str:
     """README.md for the tuned model. Raises ValueError for metadata that the Hub would not read."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    tuned = evidence.models[-1]
-    figures = evidence.detail["models"][tuned]
+    figures = evidence.detail["models"][evidence.tuned]
     results = [
         EvalResult(
             task_type=task,

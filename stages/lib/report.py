@@ -43,7 +43,12 @@ class Evidence:
     @property
     def models(self) -> list[str]:
         """Names of the models, the untuned one first. (JSON's keys are sorted; this is the order of tuning.)"""
-        return [name for name in ("base", "sft", "dpo") if name in self.detail["models"]]
+        return [name for name in ("base", "sft", "dpo", "orpo") if name in self.detail["models"]]
+
+    @property
+    def tuned(self) -> str:
+        """The model that the pipeline is for: DPO's. ORPO, where it ran, is an alternative shown beside it."""
+        return "dpo"
 
     @property
     def warnings(self) -> list[str]:
@@ -72,13 +77,13 @@ def signed(cell: dict[str, float] | None) -> str:
 def table(evidence: Evidence) -> str:
     """The short table: the models side by side and the last one's difference to the first, in Markdown."""
     models, detail = evidence.models, evidence.detail
-    header = ["set", "figure", "n", *models, f"{models[-1]} - {models[0]}"]
+    header = ["set", "figure", "n", *models, f"{evidence.tuned} - {models[0]}"]
     lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
     for split, name in SHOWN:
         cells = [detail["models"][model].get(split, {}).get(name) for model in models]
         if any(cells):
             n = next(cell["n"] for cell in cells if cell)
-            change = detail["differences"][models[-1]].get(split, {}).get(name)
+            change = detail["differences"][evidence.tuned].get(split, {}).get(name)
             line = [split, name, str(n), *(figure(cell) for cell in cells), signed(change)]
             lines.append("| " + " | ".join(line) + " |")
     return "\n".join(lines)
@@ -86,7 +91,7 @@ def table(evidence: Evidence) -> str:
 
 def wrong_answers(evidence: Evidence) -> list[Row]:
     """The last model's wrong answers on seen facts, the worst first."""
-    rows = [row for row in evidence.answers(evidence.models[-1]).values() if row["split"] == "seen"]
+    rows = [row for row in evidence.answers(evidence.tuned).values() if row["split"] == "seen"]
     wrong = [row for row in rows if not row["scores"].get("key_exact", 1)]
     return sorted(wrong, key=lambda row: (row["scores"]["key_recall"], row["scores"]["chrf"], row["id"]))
 
@@ -104,7 +109,7 @@ def lost_answers(evidence: Evidence, before: str, after: str) -> list[tuple[Row,
 def learned_answers(evidence: Evidence, count: int = 5) -> list[dict[str, Row]]:
     """Rows of every model on the first questions that the first model gets wrong and the last right."""
     by_model = {model: evidence.answers(model) for model in evidence.models}
-    first, last = by_model[evidence.models[0]], by_model[evidence.models[-1]]
+    first, last = by_model[evidence.models[0]], by_model[evidence.tuned]
     names = [
         name for name in first if first[name]["scores"].get("key_exact", 1) < last[name]["scores"].get("key_exact", 0)
     ]
@@ -131,7 +136,7 @@ def render(evidence: Evidence) -> str:
         parts += ["## Judge", judge_table(evidence.judge)]
     if evidence.benchmark:
         parts += ["## Benchmarks", benchmark_table(evidence)]
-    parts += [f"## Wrong answers of {models[-1]} on seen facts ({len(wrong)}, the worst 10)", listing(wrong[:10])]
+    parts += [f"## Wrong answers of {evidence.tuned} on seen facts ({len(wrong)}, the worst 10)", listing(wrong[:10])]
     for before, after in regressions(models):
         lost = lost_answers(evidence, before, after)
         parts += [f"## Right by {before}, wrong by {after} ({len(lost)})", listing([row for _, row in lost])]
@@ -140,7 +145,9 @@ def render(evidence: Evidence) -> str:
 
 def regressions(models: list[str]) -> list[tuple[str, str]]:
     """Pairs of models between which answers can get worse."""
-    return list(dict.fromkeys([(models[0], models[-1]), *pairwise(models)]))
+    chain = [model for model in models if model != "orpo"]  # ORPO starts from the base again
+    pairs = [(chain[0], chain[-1]), *pairwise(chain), *((chain[0], model) for model in models if model == "orpo")]
+    return list(dict.fromkeys(pairs))
 
 
 def judge_table(judge: dict[str, Any]) -> str:

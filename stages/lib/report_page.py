@@ -27,10 +27,12 @@ SHARES = ["key_exact", "key_recall", "chrf", "rouge_l", "korquad_f1", "stop_rate
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5b6676; --paper: #f6f7f9; --card: #fff; --line: #dde2e9;
-  --base: #8a94a3; --sft: #2f6fde; --dpo: #d9622b; --good: #1d7f4e; --bad: #b3342d; --warn: #fff4d6;
+  --base: #8a94a3; --sft: #2f6fde; --dpo: #d9622b;
+  --orpo: #8a52c7; --good: #1d7f4e; --bad: #b3342d; --warn: #fff4d6;
   --warnink: #6b4d00 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #9aa5b5; --paper: #14171c; --card: #1d2128;
-  --line: #333a45; --base: #9aa5b5; --sft: #6ea2ff; --dpo: #ff945f; --good: #5fd097; --bad: #ff8078; --warn: #3a3013;
+  --line: #333a45; --base: #9aa5b5; --sft: #6ea2ff; --dpo: #ff945f;
+  --orpo: #c39bf0; --good: #5fd097; --bad: #ff8078; --warn: #3a3013;
   --warnink: #f3d98b } }
 * { box-sizing: border-box } html { -webkit-text-size-adjust: 100% }
 body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.55; overflow-wrap: anywhere;
@@ -49,13 +51,15 @@ section > .box, .answer, figure, .warn, details { background: var(--card); borde
 figure { margin: 0 } svg { display: block; width: 100%; height: auto; font-size: 12px; fill: var(--soft) }
 svg rect { fill: var(--sft) } .grid { stroke: var(--line) } .curve { fill: none; stroke: var(--sft); stroke-width: 2 }
 .whisker { stroke-width: 3; opacity: .45 } g.base { stroke: var(--base); fill: var(--base) }
-g.sft { stroke: var(--sft); fill: var(--sft) } g.dpo { stroke: var(--dpo); fill: var(--dpo) } circle { stroke: none }
+g.sft { stroke: var(--sft); fill: var(--sft) } g.dpo { stroke: var(--dpo); fill: var(--dpo) }
+g.orpo { stroke: var(--orpo); fill: var(--orpo) } circle { stroke: none }
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .88rem }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap;
   font-variant-numeric: tabular-nums } th { color: var(--soft); font-weight: 600 } td.wrap { white-space: normal }
 .answer p { margin: .25rem 0 } .answer .q { font-weight: 600 } .answer .tag { min-width: 4.2rem }
 .tag { display: inline-block; margin-right: .4rem; color: var(--soft); font-size: .82rem }
 .tag.base { color: var(--base) } .tag.sft { color: var(--sft) } .tag.dpo { color: var(--dpo) }
+.tag.orpo { color: var(--orpo) }
 .up { color: var(--good) } .down { color: var(--bad) } summary { cursor: pointer; font-weight: 600 }
 code { font-size: .84rem; word-break: break-all }
 """
@@ -69,7 +73,7 @@ def page(evidence: Evidence) -> str:
         section("Figures", short_table(evidence) + figures_chart(evidence) + full_table(evidence)),
         section("Learning", '<div class="charts">' + "".join(curves(evidence)) + "</div>"),
         section("Before and after", before_and_after(evidence)),
-        section(f"The worst answers of {models[-1]}", worst(evidence)),
+        section(f"The worst answers of {evidence.tuned}", worst(evidence)),
         section("Regressions", "".join(regression(evidence, *pair) for pair in regressions(models))),
     ]
     if evidence.judge:
@@ -105,7 +109,7 @@ def headline(evidence: Evidence) -> str:
         ("control", "perplexity", "perplexity on other chats"),
         ("preferences", "accuracy", "held-out pairs ranked rightly"),
     ):
-        before, after = (detail["models"][model].get(split, {}).get(name) for model in (models[0], models[-1]))
+        before, after = (detail["models"][model].get(split, {}).get(name) for model in (models[0], evidence.tuned))
         if before and after:
             cards.append(
                 f"<div><b>{after['value']:.2f}</b>{told}<br><span>{models[0]} {before['value']:.2f}; n {after['n']}, "
@@ -136,7 +140,7 @@ def figure_rows(evidence: Evidence, names: list[tuple[str, str]]) -> list[list[s
         cells = [detail["models"][model].get(split, {}).get(name) for model in models]
         if any(cells):
             n = next(cell["n"] for cell in cells if cell)
-            change = detail["differences"][models[-1]].get(split, {}).get(name)
+            change = detail["differences"][evidence.tuned].get(split, {}).get(name)
             rows.append([split, name, str(n), *(figure(cell) for cell in cells), signed(change)])
     return rows
 
@@ -145,7 +149,7 @@ def short_table(evidence: Evidence) -> str:
     """The lines that the terminal shows too."""
     models = evidence.models
     meanings = "".join(f"<p class=soft><b>{name}</b>: {meaning}.</p>" for name, meaning in SETS.items())
-    header = ["set", "figure", "n", *models, f"{models[-1]} - {models[0]}"]
+    header = ["set", "figure", "n", *models, f"{evidence.tuned} - {models[0]}"]
     return f'<div class="box">{table(header, figure_rows(evidence, SHOWN))}{meanings}</div>'
 
 
@@ -153,7 +157,7 @@ def full_table(evidence: Evidence) -> str:
     """Every figure, folded."""
     models, detail = evidence.models, evidence.detail
     names = [(split, name) for split in SETS for name in sorted(detail["models"][models[0]].get(split, {}))]
-    header = ["set", "figure", "n", *models, f"{models[-1]} - {models[0]}"]
+    header = ["set", "figure", "n", *models, f"{evidence.tuned} - {models[0]}"]
     return f"<details><summary>All figures</summary>{table(header, figure_rows(evidence, names))}</details>"
 
 
@@ -204,7 +208,7 @@ def before_and_after(evidence: Evidence) -> str:
 
 def worst(evidence: Evidence) -> str:
     """The ten worst wrong answers on facts that were trained."""
-    rows, model = wrong_answers(evidence), evidence.models[-1]
+    rows, model = wrong_answers(evidence), evidence.tuned
     shown = "".join(answer(row["prompt"], row["reference"], [(model, row["prediction"])]) for row in rows[:10])
     return f"<p class=soft>{len(rows)} of the seen facts are wrong or incomplete.</p>" + shown
 

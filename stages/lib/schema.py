@@ -513,11 +513,11 @@ class Judge:
             require(bool(self.model), "judge.model", "", f"a value for backend={self.backend.value}")
         if self.backend is JudgeBackend.openai:
             require(self.endpoint.startswith("http"), "judge.endpoint", self.endpoint, "an http(s) address")
-        models = {"base", "sft", "dpo"}
+        models = {"base", "sft", "dpo", "orpo"}
         for pair in self.pairs:
             sides = pair.split(":")
             fits = len(sides) == 2 and set(sides) <= models and sides[0] != sides[1]
-            require(fits, "judge.pairs", pair, "two different ones of base, sft, dpo, such as dpo:base")
+            require(fits, "judge.pairs", pair, "two different ones of base, sft, dpo, orpo, such as dpo:base")
         require(self.questions > 0, "judge.questions", self.questions, "1 or more")
 
 

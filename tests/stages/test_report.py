@@ -89,6 +89,24 @@ def test_report_and_card_hold_what_was_measured(measured):
     assert [digest for digest in lineage.values() if isinstance(digest, str) and digest[:12] in page]
 
 
+def test_orpo_is_shown_beside_dpo_where_it_ran(measured):
+    detail = json.loads((measured / module.DETAIL).read_text(encoding="utf-8"))
+    for key in ("models", "differences"):
+        detail[key]["orpo"] = detail[key]["sft"]
+    detail["demo"]["answers"]["orpo"] = "ORPO의 대답"
+    (measured / module.DETAIL).write_text(json.dumps(detail), encoding="utf-8")
+    rows = list(read_jsonl(measured / PREDICTIONS))
+    write_jsonl(measured / PREDICTIONS, [*rows, *({**r, "model": "orpo"} for r in rows if r["model"] == "sft")])
+    report(SECTION, measured)
+    text = (measured / TEXT).read_text(encoding="utf-8")
+    page = (measured / PAGE).read_text(encoding="utf-8")
+    assert "| base | sft | dpo | orpo | dpo - base |" in text
+    assert "## Right by base, wrong by orpo (0)" in text
+    assert "## Right by dpo, wrong by orpo" not in text
+    assert "ORPO의 대답" in page
+    assert 'class="orpo"' in page
+
+
 def test_the_page_is_one_file_that_asks_for_nothing(measured):
     report(SECTION, measured)
     page = (measured / PAGE).read_text(encoding="utf-8")

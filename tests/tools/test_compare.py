@@ -33,7 +33,7 @@ def test_says_what_changed_and_whether_it_is_more_than_chance():
     text = comparison(run("aaa one", range(10)), run("bbb two", range(2, 22), **{"sft.lora.r": 16}), "dpo")
     assert "sft.lora.r: 8 -> 16" in text
     assert "learning_rate" not in text
-    assert "seen key_exact                 40   0.25 [0.12, 0.40]   0.50 [0.33, 0.65]" in text
+    assert "seen key_exact                 40           0.25 [0.12, 0.40]           0.50 [0.33, 0.65]" in text
     assert "+0.25 [+0.07, +0.40]  beyond chance" in text
     assert "12 gained, 2 lost, exact McNemar p = 0.0129" in text
     assert "Became right (12)" in text
@@ -122,12 +122,13 @@ def test_two_commits_that_differ_in_lora_rank(history):
         assert history.command("dvc", *words)
     assert "sft.lora.r" in history.command("dvc", "params", "diff", "HEAD~1")
 
-    history.write("params.yaml", "evaluate: {", "prepare_pdf_qa: {held_out_facts: 0.3}\nevaluate: {")
-    history.repro("--single-item", "config", "prepare-pdf-qa", "evaluate")  # the models stay as they are
+    history.write("params.yaml", "evaluate: {", "prepare_ultrachat: {evaluation: {take: 8}}\nevaluate: {")
+    for stage in ("config", "prepare-ultrachat", "evaluate"):  # the models stay as they are
+        history.repro("--single-item", stage)
     history.commit("other questions")
     text = history.command("python", "-m", "tools.compare", "HEAD~1", "HEAD", fails=True)
     assert "these runs can't be compared" in text
-    assert "evaluation set seen: " in text
+    assert "evaluation set control: " in text
     assert "Traceback" not in text
     text = history.command("python", "-m", "tools.compare", "no-such-commit", fails=True)
     assert "no-such-commit" in text
