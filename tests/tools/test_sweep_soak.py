@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import Project
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 GRID = ["sft.lora.r=2,4", "sft.learning_rate=1e-3,5e-3"]
 WAYS = {
     "basic": [],
