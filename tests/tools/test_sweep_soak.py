@@ -72,7 +72,7 @@ def promoted_is_up_to_date(project: Project) -> None:
     assert "is the workspace now" in output
     project.commit("promoted")
     assert project.repro() == []
-    project.command("python", "-m", "tools.promote", "sft.lora.r=2,sft.learning_rate=0.001")
+    project.command("python", "-m", "tools.promote", "sft.lora.r=4,sft.learning_rate=0.005")
     project.commit("another")
     assert project.repro() == []
     assert "perplexity" in project.command("dvc", "metrics", "diff", "HEAD~1")
