@@ -31,7 +31,7 @@ soak: $(READY)  ## sweeps of the tiny chain by every launcher, and twelve points
 	python -m pytest -m soak
 
 quick-test: $(READY)  ## the tests that take seconds
-	python -m pytest -m 'not slow and not soak'
+	python -m pytest -m 'not slow'
 
 .PHONY: help setup repro scores test soak quick-test
 .DEFAULT_GOAL := help

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import Project
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 GRID = ["sft.lora.r=2,4", "sft.learning_rate=1e-3,5e-3"]
 WAYS = {
     "basic": [],
@@ -72,7 +72,7 @@ def promoted_is_up_to_date(project: Project) -> None:
     assert "is the workspace now" in output
     project.commit("promoted")
     assert project.repro() == []
-    project.command("python", "-m", "tools.promote", "sft.lora.r=2,sft.learning_rate=0.001")
+    project.command("python", "-m", "tools.promote", "sft.lora.r=4,sft.learning_rate=0.005")
     project.commit("another")
     assert project.repro() == []
     assert "perplexity" in project.command("dvc", "metrics", "diff", "HEAD~1")

@@ -149,7 +149,6 @@ def run_point(point: Point, hopeless: float = 0.0) -> dict[str, Any]:
         print(f"{point.name}: another process is running it; waiting", flush=True)
         lock = wait_lock(point.place / "lock")
     with locked(lock):
-        started = time.time()
         try:
             refuse_changed_inputs(point)
             if point.digest in experiments():
@@ -159,6 +158,7 @@ def run_point(point: Point, hopeless: float = 0.0) -> dict[str, Any]:
                 discard(left)
                 return record(point, "done", **costs)
             prepare_data(point)
+            started = time.time()
             with one_gpu(POINTS) as (gpu, gpu_lock), clone(point.digest) as directory:
                 chosen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
                 held = [descriptor for descriptor in (lock, gpu_lock) if descriptor is not None]

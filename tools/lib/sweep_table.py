@@ -112,8 +112,8 @@ def interval(column: str, figure: dict[str, float] | None) -> dict[str, float]:
 def costs(outcome: dict[str, Any]) -> dict[str, Any]:
     """Seconds of the stages that this point itself ran, and the largest memory peak of any (MiB; a GPU's if used).
 
-    wall_seconds is the whole point; overhead_seconds what of it passed outside the stages' processes: cloning, DVC,
-    Git, hashing, linking, the config stage, and waiting for data that another point prepared.
+    wall_seconds is the point once its data are prepared, waiting for a GPU included; overhead_seconds what of it passed
+    outside the stages' processes: cloning, DVC, Git, hashing, linking, the config stage.
     """
     stages = outcome.get("stages", {}).values()
     if not stages:
