@@ -135,6 +135,7 @@ class ShortChain:
         self.run("git", "config", "user.name", "test")
         self.run("git", "config", "user.email", "test@graft.example")
         self.run("dvc", "init", "--quiet")
+        self.run("dvc", "config", "core.analytics", "false")
         self.run("dvc", "config", "cache.type", "hardlink,symlink,copy")
         self.commit("start")
 

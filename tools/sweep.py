@@ -13,7 +13,6 @@ The same command again runs what is missing: a point that ran before is taken fr
 
 import json
 import os
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,7 +117,4 @@ def finish(place: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        exit_on_user_error("sweep", sweep)
-    except KeyboardInterrupt:
-        sys.exit("sweep: interrupted; the same command again keeps the points that are finished and runs the rest")
+    exit_on_user_error("sweep", sweep, "the same command again keeps the points that are finished and runs the rest")

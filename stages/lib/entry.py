@@ -70,14 +70,17 @@ def run_from_shell(stage: Stage) -> None:
     app()
 
 
-def exit_on_user_error(name: str, body: Callable[[], None]) -> None:
-    """Run `body`; a UserError becomes its message on standard error and exit status 1."""
+def exit_on_user_error(name: str, body: Callable[[], None], interrupted: str = "nothing was published") -> None:
+    """Run `body`; a UserError becomes its message on standard error and exit status 1.
+
+    Ctrl-C ends it with status 130 and what `interrupted` says is left behind.
+    """
     try:
         body()
     except UserError as error:
         sys.exit(f"{name.replace('_', '-')}: {error}")
     except KeyboardInterrupt:
-        print(f"{name.replace('_', '-')}: stopped by Ctrl-C; nothing was published", file=sys.stderr)
+        print(f"{name.replace('_', '-')}: stopped by Ctrl-C; {interrupted}", file=sys.stderr)
         sys.exit(130)
 
 

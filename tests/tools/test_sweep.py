@@ -218,8 +218,8 @@ def test_an_interrupted_sweep_leaves_nothing_at_work(chain):
         assert running.poll() is None
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
-    assert "sweep: interrupted; the same command again keeps" in running.communicate()[1]
-    assert running.returncode == 1 and not list(chain.directory.glob(".dvc/tmp/points/*"))
+    assert "sweep: stopped by Ctrl-C; the same command again keeps" in running.communicate()[1]
+    assert running.returncode == 130 and not list(chain.directory.glob(".dvc/tmp/points/*"))
     time.sleep(5)
     assert not chain.events("sft", "end")
 

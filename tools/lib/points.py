@@ -83,10 +83,14 @@ def git(*words: str, directory: Path = Path()) -> str:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of DVC's processes: this interpreter's programs first, nothing of a DVC stage around us."""
+    """The environment of DVC's processes: this interpreter's programs first, nothing of a DVC stage around us.
+
+    DVC's usage report is sent by a process that outlives the command and opens its repository once more, which would
+    bring back a part of a clone that was removed.
+    """
     outer = {key: value for key, value in os.environ.items() if key not in ("DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**outer, "PATH": path, "PYTHONUNBUFFERED": "1", **more}
+    return {**outer, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **more}
 
 
 def pipeline() -> dict[str, Any]:
