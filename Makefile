@@ -21,17 +21,20 @@ repro: $(READY)  ## run what is out of date of the chain and show the scores
 scores: $(READY)  ## show the scores of the last run
 	python -m tools.scores
 
-test: $(READY)  ## lint, types, all tests
+test: $(READY)  ## lint, types, the quick tests and a whole chain on a tiny model; minutes
 	ruff check .
 	ruff format --check .
 	mypy
-	python -m pytest -m 'not soak' -n 2 --dist loadgroup
+	python -m pytest -m 'not slow' -n 2 --dist loadgroup
+
+slow-test: $(READY)  ## the tests that take longer: many whole chains, killed runs, sweeps, browsers
+	python -m pytest -m 'slow and not soak' -n 2 --dist loadgroup
 
 soak: $(READY)  ## sweeps of the tiny chain by every launcher, and twelve points at once, three times
 	python -m pytest -m soak
 
 quick-test: $(READY)  ## the tests that take seconds
-	python -m pytest -m 'not slow'
+	python -m pytest -m 'not slow and not chain'
 
-.PHONY: help setup repro scores test soak quick-test
+.PHONY: help setup repro scores test slow-test soak quick-test
 .DEFAULT_GOAL := help

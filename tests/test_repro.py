@@ -7,7 +7,7 @@ import time
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("repro")]
+pytestmark = pytest.mark.xdist_group("repro")
 
 
 FROM_DPO = ["dpo", "merge-dpo", "evaluate", "benchmark", "report"]
@@ -22,12 +22,14 @@ def put_back(project):
     project.command("dvc", "repro", "--quiet")
 
 
+@pytest.mark.chain
 def test_everything_is_up_to_date_after_a_run(project):
     assert project.repro() == []
     assert "up to date" in project.command("dvc", "status")
     assert project.command("git", "status", "--porcelain") == ""
 
 
+@pytest.mark.chain
 def test_scores_are_printed(project):
     output = project.command("python", "-m", "tools.scores")
     assert "seen key_exact" in output
@@ -35,6 +37,7 @@ def test_scores_are_printed(project):
     assert "merge-dpo" in output
 
 
+@pytest.mark.slow
 def test_beta_in_params_reruns_dpo_and_what_follows_and_going_back_trains_nothing(project):
     project.write("params.yaml", "beta: null", "beta: 0.2")
     assert {*project.repro()} - {"judge"} == {"config", *FROM_DPO}
@@ -42,17 +45,20 @@ def test_beta_in_params_reruns_dpo_and_what_follows_and_going_back_trains_nothin
     assert set(project.repro()) <= {"config", "report"}  # the rest comes from the run cache
 
 
+@pytest.mark.slow
 def test_a_profile_in_force_reruns_training_and_no_data_stage(project):
     project.write("conf/profile/cpu.yaml", "sft: {micro_batch_size: 0", "sft: {micro_batch_size: 1")
     assert {*project.repro()} - {"judge"} == {"config", "sft", "merge", *FROM_DPO}
 
 
+@pytest.mark.chain
 def test_a_comment_or_a_group_not_in_force_reruns_config_alone(project):
     project.write("conf/recipe/quickstart.yaml", "sft:\n", "# a remark\nsft:\n")
     project.write("conf/recipe/notebook.yaml", "learning_rate: 2e-4", "learning_rate: 3e-4")
     assert project.repro() == ["config"]
 
 
+@pytest.mark.slow
 def test_a_new_field_with_a_default_reruns_its_own_stage(project):
     project.write(
         "stages/lib/schema.py", "    beta: float = MISSING\n", "    beta: float = MISSING\n    novel: int = 1\n"
@@ -60,6 +66,7 @@ def test_a_new_field_with_a_default_reruns_its_own_stage(project):
     assert {*project.repro()} - {"judge"} == {"config", *FROM_DPO}
 
 
+@pytest.mark.chain
 def test_a_lock_edited_by_hand_heals(project):
     lock = project.directory / "params.lock.yaml"
     before = lock.read_bytes()
@@ -71,6 +78,7 @@ def test_a_lock_edited_by_hand_heals(project):
     assert lock.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_edit_while_sft_runs_waits_for_the_next_run(project):
     """The running chain keeps the locked values; the next one is right."""
     project.write("params.yaml", "max_steps: 4", "max_steps: 30")
@@ -89,6 +97,7 @@ def test_an_edit_while_sft_runs_waits_for_the_next_run(project):
     assert yaml.safe_load(lock.read_text(encoding="utf-8"))["dpo"]["beta"] == 0.4
 
 
+@pytest.mark.slow
 def test_an_experiment_sets_one_knob(project):
     output = project.command("dvc", "exp", "run", "-S", "dpo.beta=0.25")
     assert "Running stage 'dpo'" in output
@@ -97,6 +106,7 @@ def test_an_experiment_sets_one_knob(project):
     assert lock["dpo"]["beta"] == 0.25
 
 
+@pytest.mark.chain
 def test_a_model_that_is_not_here_ends_in_one_line(project):
     output = project.command(
         "dvc", "exp", "run", "-S", "model=tinyllama-1.1b", "-S", "prepare_base.source=hub", fails=True
@@ -107,6 +117,7 @@ def test_a_model_that_is_not_here_ends_in_one_line(project):
     assert "Traceback" not in output
 
 
+@pytest.mark.chain
 def test_a_stage_from_a_shell_leaves_dvcs_outs_alone(project):
     project.command("python", "-m", "stages.prepare_ultrachat", "prepare_ultrachat.train.take=5")
     (out,) = project.directory.glob("outputs/prepare_ultrachat/*/data/prepared/ultrachat/train.jsonl")
@@ -114,6 +125,7 @@ def test_a_stage_from_a_shell_leaves_dvcs_outs_alone(project):
     assert project.repro() == []
 
 
+@pytest.mark.slow
 def test_multirun_of_one_stage_writes_under_multirun(project):
     project.command("python", "-m", "stages.sft", "--multirun", "sft.max_steps=1", "sft.lora.r=2,3")
     ranks = {
