@@ -118,13 +118,21 @@ def write_llama3(directory: Path) -> None:
     write_json(directory / "tokenizer_config.json", config)
     ends = {"bos_token_id": begin, "eos_token_id": begin + 1}
     shape = {"num_key_value_heads": 8, "max_position_embeddings": 8192, "rope_theta": 500000.0}
-    write_model(directory, "bfloat16", "200KB", {**shape, "vocab_size": tokenizer.get_vocab_size(), **ends})
+    reserved_ids = [number for token, number in tokenizer.get_vocab().items() if "reserved" in token]
+    write_model(
+        directory, "bfloat16", "200KB", {**shape, "vocab_size": tokenizer.get_vocab_size(), **ends}, reserved_ids
+    )
     sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_length": 4096}
     write_json(directory / "generation_config.json", {"_from_model_config": True, **ends, **sampling})
 
 
-def write_model(directory: Path, dtype: str, shard: str, shape: dict[str, Any]) -> None:
-    """Random weights, 32 heads in two layers of width 128, and config.json as transformers 4 spelled it."""
+def write_model(
+    directory: Path, dtype: str, shard: str, shape: dict[str, Any], untrained: list[int] | None = None
+) -> None:
+    """Random weights, 32 heads in two layers of width 128, and config.json as transformers 4 spelled it.
+
+    Tokens in `untrained` have embeddings and rows of the head that are zero.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -141,6 +149,8 @@ def write_model(directory: Path, dtype: str, shard: str, shape: dict[str, Any]) 
     }
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": theta}, **common))
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        layer.weight.data[untrained or []] = 0
     model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=shard)
     old = {"rope_theta": theta, "rope_scaling": None, "torch_dtype": dtype, "transformers_version": "4.40.0"}
     kind = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "use_cache": True}

@@ -112,7 +112,9 @@ class Chain:
         return json.loads((self.directory / "metrics" / name).read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ARCHITECTURES]
+)
 def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Every stage of dvc.yaml, in its order."""
     architecture = ARCHITECTURES[request.param]
