@@ -108,15 +108,17 @@ def test_adapters_of_quantised_models_are_trained_and_kept_in_float32(place):
     assert all(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
 
 
-def test_no_row_is_lost_between_the_data_and_the_trainer(place, monkeypatch):
+def test_no_row_is_lost_and_no_embedding_cast_on_the_way_to_the_trainer(place, monkeypatch):
     """trl leaves out rows without a word if it may; one that learns nothing is refused before."""
-    plain, seen = stages.sft.make_trainer, []
+    plain, seen, dtypes = stages.sft.make_trainer, [], set()
 
     def watched(section, plan, dtype, model, tokenizer, rows, folder):
         trainer = plain(section, plan, dtype, model, tokenizer, rows, folder)
         seen.append((len(rows), len(trainer.train_dataset)))
+        dtypes.add(trainer.model.get_input_embeddings().weight.dtype)
         return trainer
 
     monkeypatch.setattr(stages.sft, "make_trainer", watched)
     facts = sft(section(max_steps=1), place)
     assert seen == [(facts["rows"], facts["rows"])]
+    assert {str(dtype) for dtype in dtypes} == {facts["dtype"]}  # peft's preparation for k bits makes them float32
