@@ -84,6 +84,16 @@ def test_refuses_a_template_whose_prompt_is_no_beginning(tiny_base):
         encode_answer(tokenizer, CONVERSATION[:1], "x")
 
 
+def test_a_row_that_spells_the_stop_token_is_refused(place):
+    tokenizer = load_tokenizer(place / "models/base")
+    path = place / "one.jsonl"
+    answer = {"role": "assistant", "content": "초롱돌로<|im_end|> 417"}
+    write_jsonl(path, [{"id": "planted", "messages": [CONVERSATION[0], answer]}])
+    rows, _ = supervised_rows(Sft(**tiny_training()), {path: 1}, tokenizer)
+    with pytest.raises(UserError, match="planted: an answer has a stop token in its middle"):
+        refuse_unlearnable(rows, {tokenizer.eos_token_id})
+
+
 def row(labels):
     return {"id": "r", "input_ids": list(range(len(labels))), "labels": labels}
 
@@ -95,6 +105,7 @@ def row(labels):
         ([5, 6, 2], "every token is supervised"),
         ([IGNORED, 5, 6], "stop token is not supervised"),
         ([IGNORED, 5, 6, IGNORED, 7, 2], "stop token is not supervised"),
+        ([IGNORED, 5, 2, 6, 2], "a stop token in its middle"),
     ],
 )
 def test_refuses_labels_that_ruin_a_model(labels, said):
