@@ -13,7 +13,7 @@ from typing import Any
 
 from stages.evaluate import PDF_QA
 from stages.lib.generation import generate_answers
-from stages.lib.hardware import describe, resolve_dtype, use_threads
+from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
 from stages.lib.models import load_16bit, load_tokenizer
 from stages.lib.records import read_jsonl
 from stages.lib.schema import Dtype
@@ -51,7 +51,7 @@ def in_batches(model: Any, tokenizer: Any, prompts: list[Any], rows: int) -> lis
 
 if __name__ == "__main__":
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("models/sft-merged")
-    use_threads(0)
+    set_up_cpu(0)
     print(describe(), directory)
     records = [record for name in ("seen", "unseen") for record in read_jsonl(PDF_QA / f"{name}.jsonl")]
     prompts = [record["messages"][:-1] for record in records]

@@ -1,8 +1,8 @@
 """What training costs by the precision of its weights: peak memory and seconds a step of SFT with the default recipe.
 
 Each is `python -m stages.sft` in a process of its own, on the same rows in the same order; figures are from its output
-and its run record. On a CPU, 4-bit weights keep their 16-bit values beside them if memory allows
-(stages/lib/fast_path.py), so that there they cost more memory than 16-bit ones.
+and its run record. 4-bit weights keep their 16-bit values beside them where memory allows (sft.dequantize_once), so
+that the fastest way with them takes more memory than 16-bit weights do.
 Needs   models/base and data/prepared (run `make repro` once)
 Run     python -m bench.precision [steps]
 """
@@ -19,7 +19,8 @@ from typing import Any
 from stages.lib.hardware import describe
 
 CHOICES = {
-    "4 bit (nf4)": ["sft.quantization=nf4"],
+    "4 bit (nf4)": ["sft.quantization=nf4", "sft.dequantize_once=never"],
+    "4 bit (nf4) with 16-bit values beside": ["sft.quantization=nf4", "sft.dequantize_once=always"],
     "8 bit (int8)": ["sft.quantization=int8"],
     "16 bit": ["sft.quantization=none"],
     "all weights (method=full)": ["sft.quantization=none", "sft.method=full"],
@@ -48,10 +49,9 @@ def cpu_name() -> str:
 if __name__ == "__main__":
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 12
     print(f"{time.strftime('%Y-%m-%d', time.gmtime())}, {cpu_name()}, {describe()}, {count} steps\n")
-    print("| weights | peak MiB | seconds a step | 16-bit copies kept | threads |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| weights | peak MiB | seconds a step |")
+    print("| --- | --- | --- |")
     for name, choice in CHOICES.items():
         found = measure(choice, count)
         peak = found.get("gpu_peak_memory_mib", found["peak_memory_mib"])
-        copies = "yes" if found["plan"]["dequantize_once"] else "no"
-        print(f"| {name} | {peak} | {found['seconds_per_step']:.2f} | {copies} | {found['threads']} |", flush=True)
+        print(f"| {name} | {peak} | {found['seconds_per_step']:.2f} |", flush=True)

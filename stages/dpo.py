@@ -5,33 +5,20 @@ Writes  models/dpo: adapter, tokenizer, lineage.json; metrics/dpo_log.csv; metri
 Run     python -m stages.dpo
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stages.lib.checkpoints import checkpoint_folder, train_with_checkpoints
 from stages.lib.entry import run
-from stages.lib.fast_path import attend_without_mask, dequantize_once, score_supervised_positions, skip_adapter_casts
-from stages.lib.hardware import describe, device, set_up_cpu
-from stages.lib.lineage import arguments_of, file_sha256, refuse_changed_weights, weights_sha256, write_lineage
-from stages.lib.models import load_for_training, load_tokenizer
-from stages.lib.plan import make_plan
-from stages.lib.precision import resolve_precision
+from stages.lib.fast_path import speed_up_model, speed_up_trainer
+from stages.lib.lineage import refuse_changed_weights
+from stages.lib.plan import Plan
 from stages.lib.preference_start import refuse_wrong_reference
 from stages.lib.publish import published
 from stages.lib.records import write_json
 from stages.lib.schema import Dpo
-from stages.lib.training import (
-    copy_tokenizer,
-    keep_adapter_in_float32,
-    lora_config,
-    rehearse,
-    report_progress,
-    save_adapter,
-    trainer_arguments,
-    write_log,
-)
+from stages.lib.training import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments
 from stages.lib.training_rows import pair_lengths, preference_rows
+from stages.lib.training_run import TrainingRun, begin
 
 BASE = Path("models/sft-merged")
 PREFERENCES = Path("data/prepared/preferences")
@@ -50,42 +37,24 @@ LOG_COLUMNS = {
 
 def dpo(section: Dpo, root: Path) -> dict[str, Any]:
     refuse_changed_weights(BASE, kind="merged")
-    threads = set_up_cpu(section.threads)
-    section, dtype, precision = resolve_precision("dpo", section, BASE)
-    tokenizer = load_tokenizer(BASE)
-    model = load_for_training(BASE, section, dtype)
+    tuning = begin("dpo", section, BASE)
     train = PREFERENCES / "train.jsonl"
-    pairs, dropped = preference_rows("dpo", train, tokenizer, section.max_length)
+    pairs, dropped = preference_rows("dpo", train, tuning.tokenizer, section.max_length)
     lengths = pair_lengths(pairs)
-    plan = make_plan("dpo", section, model, max(lengths), sequences=2)
-    lineage = {
-        "kind": "adapter",
-        "base_weights_sha256": weights_sha256(BASE),
-        "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
-        "data": {"preferences/train.jsonl": file_sha256(train)},
-        "arguments": arguments_of(section),
-        "rows": {"kept": len(pairs), "dropped": dropped},
-    }
-    with checkpoint_folder("dpo", {**lineage, **plan.decisions(), "threads": threads, **precision}) as folder:
-        trainer = make_trainer(section, plan, dtype, model, tokenizer, pairs, folder)
+    plan = tuning.plan(lengths, sequences=2)
+    lineage = tuning.lineage([train], len(pairs), dropped)
+    with tuning.checkpoints(plan, lineage) as folder:
+        trainer = make_trainer(tuning, plan, pairs, folder)
         start = refuse_wrong_reference(section, rehearse("dpo", trainer, plan, lengths))
-        report_progress(trainer, section.logging_steps)
-        train_with_checkpoints(trainer, folder, section.checkpoint_minutes)
-        with published(root / OUT) as out:
-            out.mkdir()
-            save_adapter(trainer.model, out)
-            copy_tokenizer(BASE, out)
-            write_lineage(out, lineage)
-        with published(root / LOG) as path:
-            write_log(trainer.state.log_history, path, LOG_COLUMNS, section.logging_steps)
+        tuning.train(trainer, folder)
+        tuning.publish(trainer, root / OUT, lineage)
+        tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)
         with published(root / METRICS) as path:
             write_json(path, {**start, "pairs": len(pairs), "pairs_too_long": dropped["too_long"]})
-    return {**describe(), "threads": threads, **precision, "plan": asdict(plan), "rows": len(pairs)}
+    return tuning.facts(plan, rows=len(pairs))
 
 
-def make_trainer(
-    section: Dpo, plan: Any, dtype: Any, model: Any, tokenizer: Any, pairs: list[dict[str, list[int]]], folder: Path
-) -> Any:
+def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int]]], folder: Path) -> Any:
     """trl's trainer on pairs that are tokenised already. The reference is the model with the new adapter off."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -94,14 +63,11 @@ def make_trainer(
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-    on_cpu = device() == "cpu"
-    if on_cpu:
-        attend_without_mask(model)
-    if plan.dequantize_once:
-        dequantize_once(model)
+    section = tuning.section
     arguments = DPOConfig(
-        **trainer_arguments("dpo", section, plan, dtype, folder),
+        **trainer_arguments(tuning.name, section, plan, tuning.dtype, folder),
         max_length=None,  # no pair is too long
+        pad_to_multiple_of=plan.pad_to_multiple_of,
         beta=section.beta,
         loss_type=[loss.value for loss in section.loss_type],
         loss_weights=section.loss_weights or None,
@@ -109,16 +75,14 @@ def make_trainer(
         precompute_ref_log_probs=section.precompute_ref_log_probs,
     )
     trainer = TokenisedDPOTrainer(
-        model,
+        speed_up_model(tuning.model, plan, tuning.dtype),
         args=arguments,
         train_dataset=Dataset.from_list(pairs),
-        processing_class=tokenizer,
+        processing_class=tuning.tokenizer,
         peft_config=lora_config(section),
     )
     keep_adapter_in_float32(trainer.model)
-    if on_cpu:
-        score_supervised_positions(trainer.model)
-        skip_adapter_casts(trainer.model)
+    speed_up_trainer(trainer, plan)
     return trainer
 
 

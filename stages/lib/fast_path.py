@@ -1,12 +1,12 @@
-"""The same loss with less work."""
+"""The same loss with less work: how the training stages carry out what plan.py decided."""
 
 import types
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-HEAD_ROWS = 256
-"""Positions projected onto the vocabulary at once. Fewer would read the whole head more often than it is worth."""
+from stages.lib.memory import HEAD_ROWS
+from stages.lib.plan import Attention, Plan
 
 CHANGED_LOGITS = (
     "final_logit_softcapping",
@@ -19,49 +19,117 @@ CHANGED_LOGITS = (
 """Configuration keys of models whose logits are more than head @ hidden, or whose loss has another term."""
 
 
-def attend_without_mask(model: Any) -> None:
-    """Give `model` a causal attention for short rows on a CPU that needs no mask.
+def speed_up_model(model: Any, plan: Plan, dtype: Any) -> Any:
+    """Prepare `model`, before a trainer is built on it, for the steps that `plan` decided; returns the model.
 
-    Rows laid end to end (padding-free) attend to their own tokens alone, one row at a time: `cu_seq_lens_q`, which
-    trl's padding-free collator gives, says where each begins. Rows padded on the right need no mask either: a token
-    never sees what comes after it. Not for left-padded generation. torch's fused attention takes a mask over all
-    pairs of tokens for the first, and its backward pass is slow on short rows: bench/fast_path.py measures both.
+    `dtype` is what training computes in.
     """
-    import torch
+    if plan.dequantize_once:
+        # A 4-bit weight is dequantised for every forward and every backward pass and multiplied in 16 bit: doing that
+        # once changes no bit of the result. It costs 2 bytes a parameter.
+        model = model.dequantize(dtype=dtype)
+    attend_without_mask(model, plan, dtype)
+    return model
+
+
+def speed_up_trainer(trainer: Any, plan: Plan) -> None:
+    """Prepare the model of a trl trainer, its adapter included, for the steps that `plan` decided."""
+    skip_adapter_casts(trainer.model)
+    if plan.attention is Attention.row_by_row:
+        score_supervised_positions(trainer.model)
+    if plan.torch_compile:
+        for layer in causal_lm_of(trainer.model).get_decoder().layers:
+            layer.compile()  # one program for all layers, and another once lengths differ
+
+
+def causal_lm_of(model: Any) -> Any:
+    """The model itself, out of the wrapper that an adapter puts around it."""
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def attend_without_mask(model: Any, plan: Plan, dtype: Any) -> None:
+    """Give `model` a causal attention that needs no mask over all pairs of tokens.
+
+    Rows laid end to end (padding-free) attend to their own tokens alone: `cu_seq_lens_q`, which trl's padding-free
+    collator gives, says where each begins. Rows padded on the right need no mask either: a token never sees what
+    comes after it. Not for left-padded generation. `dtype` is what training computes in.
+    """
     from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import AttentionMaskInterface
 
-    @lru_cache(maxsize=1)
-    def later_up_to(length: int) -> Any:
-        return torch.full((length, length), float("-inf")).triu(1)
+    functions = {
+        Attention.row_by_row: row_by_row_attention,
+        Attention.varlen: varlen_attention(plan.longest, dtype),
+        Attention.causal: sdpa_attention_forward,
+    }
+    name = f"without_mask_{plan.attention.value}"
+    AttentionInterface.register(name, functions[plan.attention])
+    AttentionMaskInterface.register(name, lambda *_, **__: None)
+    model.set_attn_implementation(name)
+    model.get_decoder().register_forward_pre_hook(drop_what_no_attention_reads, with_kwargs=True)
 
-    def future(length: int) -> Any:
-        """What is added to scores so that no token sees a later one, from a table that grows by powers of two."""
-        return later_up_to(1 << (length - 1).bit_length())[:length, :length]
 
-    def attend(query: Any, key: Any, value: Any, scaling: float) -> Any:
+def drop_what_no_attention_reads(module: Any, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Leave out of a padding-free batch what differs at every step: torch.compile would compile anew for each."""
+    unread = ("max_length_q", "max_length_k", "cu_seq_lens_k", "seq_idx")
+    return arguments, {name: value for name, value in named.items() if name not in unread}
+
+
+@lru_cache(maxsize=1)
+def later_up_to(length: int) -> Any:
+    """(length, length): 0 where a column's token is not after the row's, else minus infinity."""
+    import torch
+
+    return torch.full((length, length), float("-inf")).triu(1)
+
+
+def row_by_row_attention(
+    module: Any, query: Any, key: Any, value: Any, mask: Any, *, scaling: float, cu_seq_lens_q: Any = None, **_: Any
+) -> tuple[Any, None]:
+    """Attention for short rows on a CPU, one row at a time.
+
+    torch's fused attention would take a mask over all pairs of tokens for rows end to end, and its backward pass is
+    slow on short rows: bench/fast_path.py measures both.
+    """
+    import torch
+
+    def attend(query: Any, key: Any, value: Any) -> Any:
         """Softmax attention of (batch, heads, length, width); query heads share the fewer key heads in groups."""
         batch, heads, length, width = query.shape
         groups = key.shape[1]
         query = query.reshape(batch, groups, heads // groups * length, width)
         scores = (query @ key.transpose(2, 3)).float() * scaling
-        scores = scores.view(batch, groups, heads // groups, length, length) + future(length)
+        future = later_up_to(1 << (length - 1).bit_length())[:length, :length]  # a table that grows by powers of two
+        scores = scores.view(batch, groups, heads // groups, length, length) + future
         weights = scores.softmax(-1).to(value.dtype).view(batch, groups, heads // groups * length, length)
         return (weights @ value).view(batch, heads, length, width)
 
-    def attention(
-        module: Any, query: Any, key: Any, value: Any, mask: Any, *, scaling: float, cu_seq_lens_q: Any = None, **_: Any
-    ) -> tuple[Any, None]:
-        borders = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
-        rows = [
-            attend(query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], scaling)
-            for start, end in pairwise(borders)
-        ]
-        return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
+    borders = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
+    rows = [
+        attend(query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]) for start, end in pairwise(borders)
+    ]
+    return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
 
-    AttentionInterface.register("without_mask", attention)
-    AttentionMaskInterface.register("without_mask", lambda *_, **__: None)
-    model.set_attn_implementation("without_mask")
+
+def varlen_attention(longest: int, dtype: Any) -> Any:
+    """torch's flash attention in a 16-bit `dtype`, over rows of at most `longest` tokens laid end to end."""
+
+    def attention(
+        module: Any, query: Any, key: Any, value: Any, mask: Any, *, scaling: float, cu_seq_lens_q: Any, **_: Any
+    ) -> tuple[Any, None]:
+        from torch.nn.attention.varlen import varlen_attn
+
+        query, key, value = (each[0].transpose(0, 1).to(dtype) for each in (query, key, value))
+        borders, causal = cu_seq_lens_q, (-1, 0)
+        attended: Any = varlen_attn(
+            query, key, value, borders, borders, longest, longest, scale=scaling, window_size=causal, enable_gqa=True
+        )
+        return attended[None], None
+
+    return attention
 
 
 def skip_adapter_casts(model: Any) -> None:
@@ -85,10 +153,9 @@ def score_supervised_positions(model: Any) -> None:
     that is itself trained, or a model that scales or caps its logits, keeps trl's own.
     """
     import torch
-    from peft import PeftModel
     from trl.trainer.utils import FusedCausalLMOutput
 
-    causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    causal_lm = causal_lm_of(model)
     head = causal_lm.get_output_embeddings()
     config = causal_lm.config.get_text_config()
     if (
@@ -164,22 +231,3 @@ def score_labels() -> Any:
             return gradient * grad_log_probs[:, None], None, None
 
     return ScoreLabels.apply
-
-
-def dequantize_once(model: Any) -> None:
-    """Keep the 16-bit values of 4-bit weights beside them, instead of computing them anew in each pass.
-
-    A CPU has no 4-bit arithmetic: bitsandbytes dequantises each weight for every forward and every backward pass and
-    multiplies in 16 bit, so that this changes no bit of the result. It costs 2 bytes a parameter.
-    """
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
-    from torch.nn.functional import linear
-
-    def multiply(x: Any, weight: Any, bias: Any) -> Any:
-        return linear(x.to(weight.dtype), weight, bias)
-
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, Linear4bit)]
-    for layer in layers:
-        weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(layer.compute_dtype)
-        layer.forward = partial(multiply, weight=weight, bias=layer.bias)

@@ -2,6 +2,9 @@
 
 import ctypes
 import os
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,33 @@ def available_memory() -> int:
     return free
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """What a plan depends on, of the device that trains."""
+
+    device: str  # cuda or cpu
+    total_memory: int  # bytes; on a CPU what this process can still take
+    free_memory: int  # bytes
+    bfloat16: bool  # in hardware
+    capability: tuple[int, int] = (0, 0)  # of an NVIDIA GPU
+    compiler: bool = False  # torch.compile can build kernels for the GPU
+
+
+def find_hardware() -> Hardware:
+    """The hardware of this process: its first visible GPU, else its CPU."""
+    import torch
+
+    if device() == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        capability = torch.cuda.get_device_capability()
+        # Triton builds its launchers with a C compiler, and makes code for capability 7.0 and newer.
+        compiler = bool(find_spec("triton") and (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")))
+        return Hardware("cuda", total, free, capability >= (8, 0), capability, compiler and capability >= (7, 0))
+    found = torch.cpu.get_capabilities()
+    memory = available_memory()
+    return Hardware("cpu", memory, memory, bool(found.get("avx512_bf16") or found.get("amx_bf16")))
+
+
 def device() -> str:
     """ "cuda" where a GPU is visible, else "cpu"."""
     import torch
@@ -66,22 +96,23 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def resolve_dtype(dtype: Dtype) -> Any:
+def resolve_dtype(dtype: Dtype, hardware: Hardware | None = None) -> Any:
     """The torch dtype to compute in.
 
     auto is bfloat16 on GPUs of capability 8.0 and newer and on CPUs with bfloat16 instructions, float16 on older
-    GPUs, float32 on other CPUs. Raises UserError for float16 on a CPU, where it would be ignored in silence.
+    GPUs, float32 on other CPUs; `hardware` is this process's unless given. Raises UserError for float16 on a CPU,
+    where it would be ignored in silence.
     """
     import torch
 
-    if dtype is Dtype.float16 and device() == "cpu":
+    hardware = hardware or find_hardware()
+    if dtype is Dtype.float16 and hardware.device == "cpu":
         raise UserError("dtype: found float16 on a CPU, which can't train in it; needed a GPU, or dtype=auto")
     if dtype is not Dtype.auto:
         return getattr(torch, dtype.value)
-    if device() == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-    found = torch.cpu.get_capabilities()
-    return torch.bfloat16 if found.get("avx512_bf16") or found.get("amx_bf16") else torch.float32
+    if hardware.bfloat16:
+        return torch.bfloat16
+    return torch.float16 if hardware.device == "cuda" else torch.float32
 
 
 def describe() -> dict[str, Any]:

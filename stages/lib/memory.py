@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.lib.errors import UserError
-from stages.lib.fast_path import HEAD_ROWS
-from stages.lib.hardware import available_memory, device
 from stages.lib.schema import Method, Optim, Training
 
 GIB = 2**30
+
+HEAD_ROWS = 256
+"""Positions projected onto the vocabulary at once on a CPU. Fewer would read the whole head more often than it is
+worth."""
 
 OPTIMIZER_BYTES = {Optim.adamw_8bit: 2, Optim.paged_adamw_8bit: 2, Optim.adafactor: 0, Optim.sgd: 0}
 """Bytes of optimizer state a trained parameter; AdamW's two float32 moments are 8."""
@@ -35,6 +37,7 @@ def estimate(
     parameters: int,
     tokens: int,
     *,
+    on_cpu: bool,
     checkpointing: bool,
     dequantized: bool,
     all_logits: bool,
@@ -65,10 +68,10 @@ def estimate(
     targets = [sizes[name] for name in section.lora.target_modules if name in sizes]
     trained = layers * rank * sum(ins + outs for ins, outs in targets) if rank else parameters
     a_layer = tokens * (22 * hidden + 4 * key_value + 8 * inner + 2 * rank * len(targets))
-    if device() == "cpu":
+    if on_cpu:
         a_layer += 6 * heads * tokens * min(tokens, section.max_length)
     activations = layers * 2 * tokens * hidden + a_layer if checkpointing else layers * a_layer
-    scored = min(tokens, HEAD_ROWS) if device() == "cpu" and not all_logits else tokens
+    scored = min(tokens, HEAD_ROWS) if on_cpu and not all_logits else tokens
     return Estimate(
         adapter=4 * trained if rank else 0,
         gradients=4 * trained,
@@ -77,13 +80,6 @@ def estimate(
         logits=10 * scored * config.vocab_size,  # in 16 bit, in float32, and their softmax
         dequantized=2 * parameters if dequantized else 0,
     )
-
-
-def free_memory() -> int:
-    """Bytes free on the device that trains."""
-    import torch
-
-    return torch.cuda.mem_get_info()[0] if device() == "cuda" else available_memory()
 
 
 def too_large(name: str, found: Estimate, free: int, remedies: dict[str, Estimate]) -> UserError:

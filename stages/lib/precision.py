@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stages.lib.hardware import available_memory, device, resolve_dtype
+from stages.lib.hardware import Hardware, resolve_dtype
 from stages.lib.schema import Method, Quantization, Training
 
 Section = TypeVar("Section", bound=Training)
@@ -17,23 +17,25 @@ WEIGHTS_SHARE = 0.5
 from 32 GB, 8 bit from 16 GB, 4 bit below."""
 
 
-def resolve_precision(name: str, section: Section, base: Path) -> tuple[Section, Any, dict[str, str]]:
-    """Replace quantization=auto and dtype=auto by what suits the hardware; say what was picked, and why.
+def resolve_precision(
+    name: str, section: Section, base: Path, hardware: Hardware
+) -> tuple[Section, Any, dict[str, str]]:
+    """Replace quantization=auto and dtype=auto by what suits `hardware`; say what was picked, and why.
 
     Returns the section with its quantization resolved, the torch dtype to compute in, and both as text for the run
     record. Raises UserError for a dtype that the hardware can't train in.
     """
-    dtype = resolve_dtype(section.dtype)
+    dtype = resolve_dtype(section.dtype, hardware)
     why = "as asked"
     if section.quantization is Quantization.auto:
-        weights, memory = count_weights(base), total_memory()
+        weights, memory = count_weights(base), hardware.total_memory
         picked = next(
             (bits for bits, size in BYTES.items() if size * weights <= WEIGHTS_SHARE * memory), Quantization.nf4
         )
         if section.method is Method.full:
             picked = Quantization.none
         section = replace(section, quantization=picked)
-        why = f"{weights / 1e9:.2f} billion weights, {memory / 2**30:.0f} GiB of memory on {device()}"
+        why = f"{weights / 1e9:.2f} billion weights, {memory / 2**30:.0f} GiB of memory on {hardware.device}"
     record = {"quantization": section.quantization.value, "quantization_why": why, "dtype": str(dtype)}
     print(f"{name}: trains on {record['quantization']} weights ({why}), computes in {dtype}", flush=True)
     return section, dtype, record
@@ -50,10 +52,3 @@ def count_weights(directory: Path) -> int:
         with safe_open(path, framework="numpy") as file:
             total += sum(prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
     return total
-
-
-def total_memory() -> int:
-    """Bytes of memory of the device that trains: the GPU's, or on a CPU what the process could take."""
-    import torch
-
-    return torch.cuda.get_device_properties(0).total_memory if device() == "cuda" else available_memory()

@@ -53,7 +53,9 @@ class Overlong(Enum):
     truncate = "truncate"
 
 
-class Checkpointing(Enum):
+class Choice(Enum):
+    """What is decided from the hardware and the work found, unless it is fixed by hand."""
+
     auto = "auto"
     always = "always"
     never = "never"
@@ -345,7 +347,9 @@ class Training:
     logging_steps: int = 10
     seed: int = MISSING
     micro_batch_size: int = 0  # at most so many rows per forward pass; 0: decided from the hardware found
-    gradient_checkpointing: Checkpointing = Checkpointing.auto
+    gradient_checkpointing: Choice = Choice.auto
+    torch_compile: Choice = Choice.auto  # of each layer; on a GPU, where the run is long enough to pay for it
+    dequantize_once: Choice = Choice.auto  # keep 16-bit values of 4-bit weights, where memory allows: equal, and faster
     threads: int = 0  # CPU threads; 0: all that this process may use
     checkpoint_minutes: float = 5.0  # how much a crash may cost; 0: a checkpoint after every step
     report_to: list[Tracker] = field(default_factory=list)
@@ -409,6 +413,7 @@ class Sft(Training):
     mix: Mix = field(default_factory=Mix)
     loss_on: LossOn = LossOn.assistant  # the tokens that are learned
     overlong: Overlong = Overlong.cut_turns  # beyond max_length: whole last turns go, or the tail of the tokens
+    padding_free: Choice = Choice.auto  # rows end to end, where attention can keep them apart
 
     def __post_init__(self) -> None:
         self.check("sft")

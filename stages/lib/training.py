@@ -9,7 +9,7 @@ from typing import Any
 from stages.lib.errors import UserError
 from stages.lib.hardware import device
 from stages.lib.plan import Plan
-from stages.lib.schema import Training
+from stages.lib.schema import Method, Training
 
 ADAPTER_BASE = "models/base"
 """What adapter_config.json names as its base: neutral, since an absolute path would change the adapter's hash."""
@@ -48,9 +48,11 @@ def trainer_arguments(name: str, section: Training, plan: Plan, dtype: Any, fold
 
 
 def lora_config(section: Training) -> Any:
-    """The peft configuration of a new adapter."""
+    """The peft configuration of a new adapter; None where the weights themselves are trained."""
     from peft import LoraConfig
 
+    if section.method is Method.full:
+        return None
     return LoraConfig(
         r=section.lora.r,
         lora_alpha=section.lora.lora_alpha,

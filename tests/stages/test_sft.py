@@ -112,8 +112,8 @@ def test_no_row_is_lost_and_no_embedding_cast_on_the_way_to_the_trainer(place, m
     """trl leaves out rows without a word if it may; one that learns nothing is refused before."""
     plain, seen, dtypes = stages.sft.make_trainer, [], set()
 
-    def watched(section, plan, dtype, model, tokenizer, rows, folder):
-        trainer = plain(section, plan, dtype, model, tokenizer, rows, folder)
+    def watched(tuning, plan, rows, folder):
+        trainer = plain(tuning, plan, rows, folder)
         seen.append((len(rows), len(trainer.train_dataset)))
         dtypes.add(trainer.model.get_input_embeddings().weight.dtype)
         return trainer

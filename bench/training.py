@@ -1,0 +1,261 @@
+"""Training steps of the stages against the notebook's settings, both in one run, each in a process of its own.
+
+The notebook's side is trl's trainer with the notebook's values and none of stages/lib/fast_path.py. Weights are
+random: speed does not depend on their values. Losses of the same steps are compared too.
+
+Run     python -m bench.training ROW … [--shape TinyLlama-1.1B] [--steps 20] [--out results.json]
+        ROW is one of sft-512, sft-512-large, sft-2048, short, dpo; on a CPU take --shape SmolLM2-135M
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+from bench.random_model import SHAPES, enter, write_base, write_data
+
+WARM_UP = 5
+SIDES = ("chosen", "rejected")
+
+NOTEBOOK: dict[str, Any] = {
+    "quantization": "nf4",
+    "micro_batch_size": 2,
+    "gradient_checkpointing": "always",
+    "torch_compile": "never",
+    "dequantize_once": "never",
+    "optim": "paged_adamw_32bit",
+}
+"""What the notebook fixes beside batch 8, rank 64 and its learning rate. float16 where the hardware can."""
+
+PLAIN = ("notebook", "bf16, plain")
+"""Variants without stages/lib/fast_path.py; the second is what the losses of the others are held against."""
+
+OURS: dict[str, Any] = {"quantization": "none", "optim": "adamw_torch_fused", "torch_compile": "always"}
+
+ROWS: dict[str, dict[str, Any]] = {
+    "sft-512": {
+        "stage": "sft",
+        "lengths": "chats",
+        "common": {"max_length": 512, "batch_size": 8},
+        "variants": {
+            "notebook": NOTEBOOK,
+            "nf4 kept": {**OURS, "quantization": "nf4", "dequantize_once": "never"},
+            "nf4": {**OURS, "quantization": "nf4"},
+            "bf16": OURS,
+            "bf16, not compiled": {**OURS, "torch_compile": "never"},
+            "bf16, plain": {**OURS, "torch_compile": "never", "padding_free": "never"},
+        },
+    },
+    "sft-512-large": {
+        "stage": "sft",
+        "lengths": "chats",
+        "common": {"max_length": 512, "batch_size": 64},
+        "variants": {"bf16": OURS},
+    },
+    "sft-2048": {
+        "stage": "sft",
+        "lengths": "long chats",
+        "common": {"max_length": 2048, "batch_size": 8},
+        "variants": {"notebook": NOTEBOOK, "bf16": OURS},
+    },
+    "short": {
+        "stage": "sft",
+        "lengths": "questions",
+        "common": {"max_length": 512, "batch_size": 64},
+        "variants": {
+            "notebook": {**NOTEBOOK, "batch_size": 8},
+            "bf16, batch 64": OURS,
+            "bf16, batch 64, not compiled": {**OURS, "torch_compile": "never"},
+        },
+    },
+    "dpo": {
+        "stage": "dpo",
+        "lengths": "pairs",
+        "common": {"max_length": 512, "batch_size": 8},
+        "variants": {
+            "notebook": NOTEBOOK,
+            "bf16": OURS,
+            "bf16, references first": {**OURS, "precompute_ref_log_probs": True},
+        },
+    },
+}
+
+
+def lengths_of(kind: str, count: int) -> tuple[list[int], list[int]]:
+    """Token lengths of chats and of pairs: UltraChat's are mostly beyond 512, questions on PDFs 30 to 200."""
+    import random
+
+    draw = random.Random(0)
+    if kind == "pairs":
+        return [64] * 8, [draw.randint(200, 480) for _ in range(count)]
+    if kind == "questions":
+        return [draw.randint(30, 200) for _ in range(count)], [64] * 8
+    most = 4 if kind == "long chats" else 1
+    return [int(draw.lognormvariate(6.8, 0.5) * most) + 64 for _ in range(count)], [64] * 8
+
+
+def section_of(row: dict[str, Any], values: dict[str, Any], steps: int) -> Any:
+    """The typed section of a variant."""
+    from omegaconf import OmegaConf
+
+    from stages.lib import schema
+
+    dropout = 0.1 if "micro_batch_size" in values else 0.0
+    fixed = {
+        "lora": {"r": 64, "lora_alpha": 128, "lora_dropout": dropout},
+        "learning_rate": 2e-4,
+        "lr_scheduler_type": "constant",
+        "max_steps": steps,
+        "seed": 1,
+        "checkpoint_minutes": 60,
+    }
+    if row["stage"] == "sft":
+        fixed |= {"loss_on": "all", "overlong": "truncate", "mix": {"ultrachat": 1, "pdf_qa": 0}}
+    else:
+        fixed |= {"beta": 0.1}
+    kind = schema.Sft if row["stage"] == "sft" else schema.Dpo
+    merged = OmegaConf.merge(OmegaConf.structured(kind), {**fixed, **row["common"], **values})
+    return OmegaConf.to_object(merged)
+
+
+def run_variant(place: Path, name: str, variant: str, steps: int) -> dict[str, Any]:
+    """Train through the stage's own function in `place`; seconds and tokens of the steps after the warm-up."""
+    import torch
+    from transformers import TrainerCallback
+
+    from stages import dpo, sft
+    from stages.lib.lineage import read_lineage, write_lineage
+
+    row = ROWS[name]
+    values = dict(row["variants"][variant])
+    on_gpu = torch.cuda.is_available()
+    if variant == "notebook":
+        values["dtype"] = "float16" if on_gpu else "bfloat16"
+        if row["stage"] == "sft":
+            values["padding_free"] = "never"
+    section = section_of(row, values, steps)
+    ends: list[float] = []
+    tokens: list[int] = []
+    losses: list[float] = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if on_gpu:
+                torch.cuda.synchronize()
+            ends.append(time.perf_counter())
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if "loss" in logs:
+                losses.append(round(float(logs["loss"]), 4))
+
+    def watch(trainer: Any, _: int) -> None:
+        trainer.add_callback(Watch())
+        collate = trainer.data_collator
+
+        def counted(rows: list[dict[str, Any]]) -> Any:
+            if row["stage"] == "sft":
+                tokens.append(sum(len(each["input_ids"]) for each in rows))
+            else:
+                tokens.append(
+                    sum(2 * len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
+                )
+            return collate(rows)
+
+        trainer.data_collator = counted
+
+    enter(place)
+    root = place / "out" / f"{name}-{variant}".replace(" ", "_")
+    with ExitStack() as stack:
+        stack.enter_context(patch("stages.lib.training_run.report_progress", watch))
+        module: Any = sft if row["stage"] == "sft" else dpo
+        if variant in PLAIN:
+            stack.enter_context(
+                patch.object(module, "speed_up_model", notebook_model if variant == "notebook" else as_is)
+            )
+            stack.enter_context(patch.object(module, "speed_up_trainer", lambda *_: None))
+        if module is dpo:
+            merged = place / "models/sft-merged"
+            if not merged.exists():
+                merged.symlink_to(place / "models/base")
+                write_lineage(merged, {**read_lineage(merged), "kind": "merged"})
+        facts = getattr(module, row["stage"])(section, root)
+    passes = len(tokens) // steps
+    timed = ends[-1] - ends[WARM_UP - 1]
+    counted_tokens = sum(tokens[passes * WARM_UP :][: passes * (steps - WARM_UP)])
+    peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else facts_peak()
+    return {
+        "row": name,
+        "variant": variant,
+        "tokens_per_second": round(counted_tokens / timed),
+        "seconds_per_step": round(timed / (steps - WARM_UP), 4),
+        "warm_up_seconds": round(ends[WARM_UP - 1] - ends[0], 1),
+        "peak_gib": round(peak, 1),
+        "losses": losses[:20],
+        "plan": {key: facts["plan"][key] for key in ("micro_batch_size", "attention", "padding_free", "torch_compile")},
+        "estimated_gib": round(facts["plan"]["estimated_mib"] / 1024, 1),
+    }
+
+
+def as_is(model: Any, *_: Any) -> Any:
+    """The model without anything of the fast path."""
+    return model
+
+
+def notebook_model(model: Any, *_: Any) -> Any:
+    """The model as the notebook prepares it for its adapter."""
+    from peft import prepare_model_for_kbit_training
+
+    return prepare_model_for_kbit_training(model)
+
+
+def facts_peak() -> float:
+    """Peak resident memory of this process in GiB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="+", choices=ROWS)
+    parser.add_argument("--shape", default="TinyLlama-1.1B", choices=SHAPES)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--variant", help="of one row: run it here and print its result as JSON")
+    parser.add_argument("--place", type=Path)
+    options = parser.parse_args()
+    if options.variant:
+        print(json.dumps(run_variant(options.place, options.rows[0], options.variant, options.steps)))
+        sys.exit()
+    results = []
+    with TemporaryDirectory() as scratch:
+        for name in options.rows:
+            base = Path(scratch) / options.shape
+            if not (base / "models/base").exists():
+                write_base(base, options.shape)
+            row = ROWS[name]
+            biggest = max(values.get("batch_size", row["common"]["batch_size"]) for values in row["variants"].values())
+            write_data(base, *lengths_of(row["lengths"], min(4096, biggest * options.steps)))
+            reference = 0.0
+            for variant in row["variants"]:
+                command = [sys.executable, "-m", "bench.training", name, "--variant", variant]
+                command += ["--steps", str(options.steps), "--place", str(base)]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    print(f"{name} {variant}: failed\n{done.stdout[-800:]}\n{done.stderr[-2500:]}", flush=True)
+                    continue
+                result = json.loads(done.stdout.splitlines()[-1])
+                reference = reference or result["tokens_per_second"]
+                result["ratio"] = round(result["tokens_per_second"] / reference, 2)
+                results.append(result)
+                shown = {key: value for key, value in result.items() if key != "losses"}
+                print(json.dumps(shown), flush=True)
+                print("   losses", result["losses"], flush=True)
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
