@@ -1,11 +1,13 @@
-"""What stages/lib/fast_path.py gains on a CPU: SFT steps with and without it, in turn, in one run.
+"""What each part of stages/lib/fast_path.py gains on a CPU: SFT steps of the default recipe without it, in one run.
 
 Needs   models/base and data/prepared (run `make repro` once)
 Run     python -m bench.fast_path [steps]
 """
 
+import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,51 +17,61 @@ from omegaconf import OmegaConf
 
 from stages import sft
 from stages.lib.entry import locked_section
-from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
-from stages.lib.models import load_for_training, load_tokenizer
-from stages.lib.plan import make_plan
-from stages.lib.training_rows import supervised_rows
+from stages.lib.hardware import describe
+from stages.lib.schema import Choice
 
-FAST = ["attend_without_mask", "dequantize_once", "score_supervised_positions", "skip_adapter_casts"]
+PARTS = {
+    "attention without a mask": "stages.lib.fast_path.attend_without_mask",
+    "head on learned positions alone": "stages.lib.fast_path.score_supervised_positions",
+    "no casts around adapters": "stages.lib.fast_path.skip_adapter_casts",
+    "freed memory kept": "stages.lib.hardware.keep_freed_memory",
+    "4-bit weights dequantised once": None,  # a setting
+}
+ALL = "everything"
 
 
 def seconds_per_step(steps: int, without: list[str]) -> float:
-    """Median seconds of an SFT step with the default recipe, leaving out the named parts of the fast path."""
+    """Median seconds of an SFT step with the default recipe, leaving out the named parts."""
     section: Any = OmegaConf.to_object(locked_section("sft"))
     section.max_steps = steps
-    set_up_cpu(section.threads)
-    dtype = resolve_dtype(section.dtype)
-    tokenizer = load_tokenizer(sft.BASE)
-    model = load_for_training(sft.BASE, section, dtype)
-    files = {sft.ULTRACHAT / "train.jsonl": 1, sft.PDF_QA / "train.jsonl": 1}
-    rows, _ = supervised_rows(section, files, tokenizer)
-    plan = make_plan("sft", section, model, max(len(row["input_ids"]) for row in rows))
-    patches = [patch.object(sft, name, lambda model: None) for name in without]
+    if "4-bit weights dequantised once" in without:
+        section.dequantize_once = Choice.never
+    if "attention without a mask" in without:
+        section.padding_free = Choice.never
+    ends: list[float] = []
+
+    def watch(trainer: Any, _: int) -> None:
+        from transformers import TrainerCallback
+
+        class Watch(TrainerCallback):
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                ends.append(time.perf_counter())
+
+        trainer.add_callback(Watch())
+
+    patches = [patch(target, lambda *_: None) for name in without if (target := PARTS[name])]
+    patches.append(patch("stages.lib.training_run.report_progress", watch))
     with TemporaryDirectory() as scratch:
         for each in patches:
             each.start()
-        trainer = sft.make_trainer(section, plan, dtype, model, tokenizer, rows, Path(scratch))
-        for each in patches:
-            each.stop()
-        times: list[float] = []
-        step = trainer.training_step
-
-        def timed(*arguments: Any, **options: Any) -> Any:
-            started = time.perf_counter()
-            result = step(*arguments, **options)
-            times.append(time.perf_counter() - started)
-            return result
-
-        trainer.training_step = timed
-        trainer.train()
-    return sorted(times[2:])[len(times[2:]) // 2]
+        sft.sft(section, Path(scratch))
+    times = sorted(after - before for before, after in pairwise(ends[2:]))
+    return times[len(times) // 2]
 
 
 if __name__ == "__main__":
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 12
+    count = sys.argv[1] if len(sys.argv) > 1 else "14"
+    if len(sys.argv) > 2:  # one measurement, in a process of its own
+        print(seconds_per_step(int(count), [name for name in sys.argv[2].split(";") if name]))
+        sys.exit()
     print(describe())
-    rounds = [(seconds_per_step(count, FAST), seconds_per_step(count, [])) for _ in range(2)]
-    for plain, fast in rounds:
-        print(f"plain {plain:.2f} s, fast {fast:.2f} s a step: {plain / fast:.2f} times as fast")
-    for name in FAST:
-        print(f"without {name}: {seconds_per_step(count, [name]):.2f} s a step")
+    variants = {"nothing left out": "", ALL: ";".join(PARTS), **{name: name for name in PARTS}}
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(2):  # in turn, since the machine drifts
+        for name, without in variants.items():
+            command = [sys.executable, "-m", "bench.fast_path", count, without]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found[name].append(float(done.stdout.splitlines()[-1]))
+    best = min(found["nothing left out"])
+    for name, seconds in found.items():
+        print(f"without {name:32} {min(seconds):.2f} s a step: {min(seconds) / best:.2f}")

@@ -10,41 +10,31 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+from bench.random_model import llama_config, train_tokenizer
 from stages.lib.hardware import describe, set_up_cpu
-from stages.lib.memory import estimate
 from stages.lib.schema import Lora, Optim, Quantization, Scheduler, Sft
 
-SHAPES = {
-    "SmolLM2-135M": (576, 1536, 30, 9, 3, 49152),
-    "SmolLM2-360M": (960, 2560, 32, 15, 5, 49152),
-    "TinyLlama-1.1B": (2048, 5632, 22, 32, 4, 32000),
-}
-"""Hidden width, inner width, layers, heads, key-value heads, vocabulary."""
+SIZES = ["SmolLM2-135M", "SmolLM2-360M", "TinyLlama-1.1B"]
 TOKENS, ROWS, STEPS = 512, 2, 3
 
 
 def measure(name: str) -> dict[str, float]:
     """Peak memory of a few SFT steps beyond the loaded model, in MiB, and the estimate of it."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    import trl.trainer.sft_trainer  # noqa: F401  before memory is measured: it is not training's
+    from transformers import AutoModelForCausalLM
 
     from stages import sft
-    from stages.lib.plan import Plan
+    from stages.lib.hardware import find_hardware
+    from stages.lib.plan import make_plan
+    from stages.lib.training_run import TrainingRun
 
-    hidden, inner, layers, heads, key_value, vocabulary = SHAPES[name]
     set_up_cpu(0)
-    shape = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
-    config = LlamaConfig(
-        **shape,
-        num_attention_heads=heads,
-        num_key_value_heads=key_value,
-        vocab_size=vocabulary,
-        tie_word_embeddings=True,
-    )
+    config = llama_config(name)
+    torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    model = LlamaForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config)
     torch.set_default_dtype(torch.float32)
     section = Sft(
         quantization=Quantization.none,
@@ -54,36 +44,22 @@ def measure(name: str) -> dict[str, float]:
         max_steps=STEPS,
         batch_size=ROWS,
         max_length=TOKENS,
+        micro_batch_size=ROWS,
         optim=Optim.adamw_torch_fused,
         seed=1,
     )
     rows = []
     for _ in range(ROWS * STEPS):
-        ids = torch.randint(0, vocabulary, (TOKENS,)).tolist()
+        ids = torch.randint(0, config.vocab_size, (TOKENS,)).tolist()
         rows.append({"input_ids": ids, "labels": [-100] * (TOKENS // 2) + ids[TOKENS // 2 :]})
-    found = estimate(
-        section,
-        config,
-        model.num_parameters(),
-        ROWS * TOKENS,
-        checkpointing=False,
-        dequantized=False,
-        all_logits=False,
-    )
-    plan = Plan(ROWS, 1, False, False, section.optim.value, 0, 0)
+    hardware = find_hardware()
+    plan = make_plan("sft", section, model, [TOKENS] * len(rows), hardware)
+    tuning = TrainingRun("sft", section, Path(), hardware, 0, torch.bfloat16, {}, train_tokenizer(), model)
     before = resident()
     with TemporaryDirectory() as folder:
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer(), pad_token="<pad>")
-        sft.make_trainer(section, plan, torch.bfloat16, model, tokenizer, rows, Path(folder)).train()
+        sft.make_trainer(tuning, plan, rows, Path(folder)).train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"measured": peak - before, "estimated": found.total() / 2**20, "model": before}
-
-
-def tiny_tokenizer() -> Any:
-    """A tokenizer of one token: the trainer asks for one, the rows are token ids already."""
-    from tokenizers import Tokenizer, models
-
-    return Tokenizer(models.WordLevel({"<pad>": 0}, unk_token="<pad>"))
+    return {"measured": peak - before, "estimated": plan.estimated_mib, "model": before}
 
 
 def resident() -> float:
@@ -97,7 +73,7 @@ if __name__ == "__main__":
         print(json.dumps(measure(sys.argv[1])))
     else:
         print(describe())
-        for each in SHAPES:
+        for each in SIZES:
             done = subprocess.run(
                 [sys.executable, "-m", "bench.memory", each], capture_output=True, text=True, check=True
             )
