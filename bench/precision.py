@@ -4,7 +4,7 @@ Each is `python -m stages.sft` in a process of its own, on the same rows in the 
 and its run record. 4-bit weights keep their 16-bit values beside them where memory allows (sft.dequantize_once), so
 that the fastest way with them takes more memory than 16-bit weights do.
 Needs   models/base and data/prepared (run `make repro` once)
-Run     python -m bench.precision [steps]
+Run     python -m bench.precision [steps] [sft.threads=1 …]
 """
 
 import json
@@ -48,10 +48,11 @@ def cpu_name() -> str:
 
 if __name__ == "__main__":
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 12
-    print(f"{time.strftime('%Y-%m-%d', time.gmtime())}, {cpu_name()}, {describe()}, {count} steps\n")
+    more = sys.argv[2:]
+    print(f"{time.strftime('%Y-%m-%d', time.gmtime())}, {cpu_name()}, {describe()}, {count} steps {' '.join(more)}\n")
     print("| weights | peak MiB | seconds a step |")
     print("| --- | --- | --- |")
     for name, choice in CHOICES.items():
-        found = measure(choice, count)
+        found = measure([*choice, *more], count)
         peak = found.get("gpu_peak_memory_mib", found["peak_memory_mib"])
         print(f"| {name} | {peak} | {found['seconds_per_step']:.2f} |", flush=True)
