@@ -12,7 +12,7 @@ from stages.lib.entry import run
 from stages.lib.merging import merge_adapter, probe_conversations
 from stages.lib.publish import published
 from stages.lib.records import write_json
-from stages.lib.schema import Merge
+from stages.lib.schema import MergeDpo
 
 BASE = Path("models/sft-merged")
 ADAPTER = Path("models/dpo")
@@ -21,7 +21,7 @@ OUT = Path("models/dpo-merged")
 METRICS = Path("metrics/merge_dpo.json")
 
 
-def merge_dpo(section: Merge, root: Path) -> dict[str, Any]:
+def merge_dpo(section: MergeDpo, root: Path) -> dict[str, Any]:
     probes = probe_conversations([PREFERENCES / "train.jsonl"], section.probes)
     facts, figures = merge_adapter("merge_dpo", section, BASE, ADAPTER, root / OUT, probes)
     with published(root / METRICS) as path:

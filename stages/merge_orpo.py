@@ -14,7 +14,7 @@ from stages.lib.lineage import OFF, read_lineage, write_lineage
 from stages.lib.merging import merge_adapter, probe_conversations
 from stages.lib.publish import published
 from stages.lib.records import write_json
-from stages.lib.schema import Merge
+from stages.lib.schema import MergeOrpo
 
 BASE = Path("models/base")
 ADAPTER = Path("models/orpo")
@@ -23,7 +23,7 @@ OUT = Path("models/orpo-merged")
 METRICS = Path("metrics/merge_orpo.json")
 
 
-def merge_orpo(section: Merge, root: Path) -> dict[str, Any]:
+def merge_orpo(section: MergeOrpo, root: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"enabled": False}
     figures: dict[str, float] = {}
     if read_lineage(ADAPTER) == OFF:

@@ -16,6 +16,7 @@ from stages.lib.errors import UserError
 from stages.lib.lineage import file_sha256, weights_sha256, write_lineage
 from stages.lib.publish import published
 from stages.lib.schema import BaseSource, PrepareBase
+from stages.lib.template_checks import refuse_endless_answers, refuse_untrained_tokens
 
 CHAT_TEMPLATES = Path("conf/chat_template")
 OUT = Path("models/base")
@@ -35,6 +36,8 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
         model, tokenizer = load(section, Path(scratch))
     set_special_tokens(model, tokenizer, section.pad_token, section.stop_tokens)
     tokenizer.chat_template = template.read_text(encoding="utf-8")
+    refuse_endless_answers(tokenizer, section.stop_tokens)
+    refuse_untrained_tokens(model, tokenizer)
     with published(root / OUT) as out:
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)

@@ -227,7 +227,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     directory = tmp_path_factory.mktemp("tiny") / "model"
     write_byte_tokenizer(directory)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
-    tokenizer.add_special_tokens({"pad_token": "<pad>", "eos_token": "<end>"})
+    tokenizer.add_special_tokens(
+        {"pad_token": "<pad>", "eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}
+    )
     tokenizer.save_pretrained(directory)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -239,7 +241,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 BASE = (
     f"PrepareBase(source=BaseSource.hub, id='org/tiny', revision='{COMMIT}', chat_template='chatml.jinja', "
-    "pad_token='<pad>', stop_tokens=['<end>'])"
+    "pad_token='<pad>', stop_tokens=['<|im_end|>'])"
 )
 
 

@@ -65,7 +65,8 @@ def refuse_unlearnable(rows: list[dict[str, Any]], stops: set[int]) -> None:
     """Check the labels of every row before training.
 
     Each row is `id`, `input_ids`, `labels`. Raises UserError naming the first rows in which nothing or everything is
-    supervised, or a supervised span doesn't end with a supervised stop token: the model would never learn to stop.
+    supervised, or a supervised span doesn't end with a supervised stop token: the model would never learn to stop. One
+    in the middle, where a row's text spells it, would teach it to stop there.
     """
     problems = []
     for row in rows:
@@ -79,8 +80,10 @@ def refuse_unlearnable(rows: list[dict[str, Any]], stops: set[int]) -> None:
             ends = [i for i, on in enumerate(supervised) if on and (i + 1 == len(labels) or not supervised[i + 1])]
             if any(labels[end] not in stops for end in ends):
                 problems.append(f"{row['id']}: an answer's stop token is not supervised")
+            elif sum(label in stops for label in labels) > len(ends):
+                problems.append(f"{row['id']}: an answer has a stop token in its middle, written in the data")
     if problems:
         raise UserError(
             f"{len(problems)} of {len(rows)} training rows can't be learned from: {'; '.join(problems[:3])}. "
-            "Mend chat_template.jinja's {% generation %} block or max_length"
+            "Mend the rows, chat_template.jinja's {% generation %} block or max_length"
         )

@@ -23,6 +23,9 @@ from stages.lib.publish import published
 
 LOCK = Path("params.lock.yaml")
 RUN_RECORDS = Path("metrics/runs")
+TRACKING = Path("outputs/tracking")
+"""Where trackers (report_to) keep their files. The trainer's own choice for tensorboard is the folder of checkpoints,
+which goes when training ends well."""
 
 Stage = Callable[[Any, Path], dict[str, Any]]
 """A stage takes its section and the root that its outputs are relative to, and returns facts for its run record."""
@@ -31,13 +34,36 @@ Stage = Callable[[Any, Path], dict[str, Any]]
 def run(stage: Stage) -> None:
     """Run `stage`, whose name is its section's. Ends the process with status 1 and one message on UserError."""
     name = stage.__name__
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for variable, value in environment(name).items():
+        os.environ.setdefault(variable, value)
     if os.environ.get("DVC_STAGE") == name.replace("_", "-"):
-        section = OmegaConf.to_object(locked_section(name))
-        exit_on_user_error(name, lambda: timed(stage, section, Path()))
+        exit_on_user_error(name, lambda: timed(stage, OmegaConf.to_object(locked_section(name)), Path()))
     else:
         run_from_shell(stage)
+
+
+def environment(name: str) -> dict[str, str]:
+    """What libraries are told, where the user's own environment doesn't say otherwise.
+
+    Nothing phones home; trackers ask for nothing, wait for nobody and write below outputs/tracking of the repository
+    (DVC_ROOT, which an experiment in a temporary directory outlives). `name` is the stage's.
+    """
+    home = Path(os.environ.get("DVC_ROOT", "")).absolute() / TRACKING
+    moment = time.strftime("%Y-%m-%d_%H-%M-%S", time.gmtime())
+    return {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TENSORBOARD_LOGGING_DIR": str(home / "tensorboard" / f"{name}_{moment}"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",
+        "MLFLOW_EXPERIMENT_NAME": "graft",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "TRACKIO_DIR": str(home / "trackio"),
+        "WANDB_DIR": str(home),
+        "WANDB_PROJECT": "graft",
+        # Online it asks for a key and waits for a server; `wandb sync` uploads what is kept. "dryrun" is "offline" by
+        # the name for which transformers doesn't print a line in every process.
+        "WANDB_MODE": "dryrun",
+    }
 
 
 def locked_section(name: str) -> Any:

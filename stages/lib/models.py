@@ -62,12 +62,28 @@ def load_for_training(directory: Path, section: Training, dtype: Any) -> Any:
     """A model to train as `section` asks: frozen weights quantised and computing in `dtype`.
 
     Weights that are themselves trained (method=full) are kept in float32: in bfloat16 small updates round to nothing.
+    Raises UserError for lora.target_modules that the model doesn't have.
     """
     import torch
 
     if section.method is Method.full:
         return load_quantized(directory, Quantization.none, torch.float32)
-    return load_quantized(directory, section.quantization, dtype)
+    model = load_quantized(directory, section.quantization, dtype)
+    refuse_unknown_modules(model, section.lora.target_modules)
+    return model
+
+
+def refuse_unknown_modules(model: Any, names: list[str]) -> None:
+    """Raise UserError for names of layers that `model` doesn't have: peft says nothing if one of several fits."""
+    from torch.nn import Linear
+
+    found = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, Linear)}
+    unknown = sorted(set(names) - found)
+    if unknown:
+        raise UserError(
+            f"lora.target_modules: {', '.join(unknown)}: the model has no such layers; needed some of "
+            f"{', '.join(sorted(found))}"
+        )
 
 
 def load_quantized(directory: Path, quantization: Quantization, dtype: Any) -> Any:

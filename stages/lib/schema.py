@@ -363,11 +363,12 @@ class Training:
         require(0 <= self.lora.lora_dropout < 1, f"{section}.lora.lora_dropout", self.lora.lora_dropout, "0 <= p < 1")
         require(bool(self.lora.target_modules), f"{section}.lora.target_modules", [], "at least one module name")
         require(self.warmup_steps >= 0, f"{section}.warmup_steps", self.warmup_steps, "0 or more")
+        require(self.num_train_epochs > 0, f"{section}.num_train_epochs", self.num_train_epochs, "more than 0")
         require(
-            self.num_train_epochs > 0 or self.max_steps > 0,
-            f"{section}.num_train_epochs",
-            self.num_train_epochs,
-            f"more than 0, or {section}.max_steps",
+            self.max_steps == -1 or self.max_steps > 0,
+            f"{section}.max_steps",
+            self.max_steps,
+            "1 or more, or -1 for as many as the epochs need",
         )
         require(self.max_grad_norm > 0, f"{section}.max_grad_norm", self.max_grad_norm, "more than 0")
         require(self.weight_decay >= 0, f"{section}.weight_decay", self.weight_decay, "0 or more")
@@ -380,6 +381,7 @@ class Training:
             "none, all or lora_only",
         )
         require(self.lora.lora_alpha > 0, f"{section}.lora.lora_alpha", self.lora.lora_alpha, "1 or more")
+        require(0 <= self.seed < 2**32, f"{section}.seed", self.seed, "0 to 4294967295")
         require(self.threads >= 0, f"{section}.threads", self.threads, "0 (all usable) or more")
         require(
             self.checkpoint_minutes >= 0,
@@ -481,9 +483,26 @@ class Merge:
     max_kl: float = 0.5  # nats a token that the merged model may be away from the unmerged one
 
     def __post_init__(self) -> None:
-        require(self.dtype in (Dtype.bfloat16, Dtype.float16), "merge.dtype", self.dtype.value, "bfloat16 or float16")
-        require(self.probes > 0, "merge.probes", self.probes, "1 or more")
-        require(self.max_kl > 0, "merge.max_kl", self.max_kl, "more than 0")
+        self.check("merge")
+
+    def check(self, section: str) -> None:
+        """Raise UserError for a value that can't merge."""
+        dtypes = (Dtype.bfloat16, Dtype.float16)
+        require(self.dtype in dtypes, f"{section}.dtype", self.dtype.value, "bfloat16 or float16")
+        require(self.probes > 0, f"{section}.probes", self.probes, "1 or more")
+        require(self.max_kl > 0, f"{section}.max_kl", self.max_kl, "more than 0")
+
+
+@dataclass
+class MergeDpo(Merge):
+    def __post_init__(self) -> None:
+        self.check("merge_dpo")
+
+
+@dataclass
+class MergeOrpo(Merge):
+    def __post_init__(self) -> None:
+        self.check("merge_orpo")
 
 
 @dataclass
@@ -562,9 +581,9 @@ class Config:
     sft: Sft = MISSING
     merge: Merge = MISSING
     dpo: Dpo = MISSING
-    merge_dpo: Merge = MISSING
+    merge_dpo: MergeDpo = MISSING
     orpo: Orpo = MISSING
-    merge_orpo: Merge = MISSING
+    merge_orpo: MergeOrpo = MISSING
     evaluate: Evaluate = MISSING
     judge: Judge = MISSING
     benchmark: Benchmark = MISSING

@@ -1,11 +1,14 @@
 """Conversations as token ids: one template, masks that end in a supervised stop token."""
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, tiny_training
 
 from stages.lib.chat import IGNORED, encode, encode_answer, encode_prompt, refuse_unlearnable
 from stages.lib.errors import UserError
 from stages.lib.models import load_tokenizer
+from stages.lib.records import write_jsonl
+from stages.lib.schema import Sft
+from stages.lib.training_rows import preference_rows, supervised_rows
 
 CONVERSATION = [
     {"role": "user", "content": "주소는?"},
@@ -42,6 +45,23 @@ def test_prompt_is_the_beginning_of_prompt_and_answer(tokenizer):
     assert tokenizer.decode(answer) == "6층.<|im_end|>"
 
 
+def test_training_evaluation_and_preferences_see_the_same_ids(place):
+    """One conversation, by each way that a stage takes to token ids."""
+    tokenizer = load_tokenizer(place / "models/base")
+    path = place / "one.jsonl"
+    record = {"id": "a", "messages": CONVERSATION[:2]}
+    pair = {"id": "a", "prompt": CONVERSATION[:1], "chosen": CONVERSATION[1]["content"], "rejected": "몰라요."}
+    write_jsonl(path, [record | pair])
+    (row,), _ = supervised_rows(Sft(**tiny_training()), {path: 1}, tokenizer)
+    (sides,), _ = preference_rows("dpo", path, tokenizer, 1000)
+    scored = encode(tokenizer, CONVERSATION[:2])
+    asked = encode_prompt(tokenizer, CONVERSATION[:1])
+    assert row["input_ids"] == scored.input_ids
+    assert [label != IGNORED for label in row["labels"]] == scored.by_assistant
+    assert sides["prompt_ids"] == asked == scored.input_ids[: len(asked)]
+    assert sides["chosen_ids"] == [label for label in row["labels"] if label != IGNORED]
+
+
 def test_templates_render_what_the_models_were_trained_on():
     system = [{"role": "system", "content": "S"}]
     turn = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
@@ -64,6 +84,16 @@ def test_refuses_a_template_whose_prompt_is_no_beginning(tiny_base):
         encode_answer(tokenizer, CONVERSATION[:1], "x")
 
 
+def test_a_row_that_spells_the_stop_token_is_refused(place):
+    tokenizer = load_tokenizer(place / "models/base")
+    path = place / "one.jsonl"
+    answer = {"role": "assistant", "content": "초롱돌로<|im_end|> 417"}
+    write_jsonl(path, [{"id": "planted", "messages": [CONVERSATION[0], answer]}])
+    rows, _ = supervised_rows(Sft(**tiny_training()), {path: 1}, tokenizer)
+    with pytest.raises(UserError, match="planted: an answer has a stop token in its middle"):
+        refuse_unlearnable(rows, {tokenizer.eos_token_id})
+
+
 def row(labels):
     return {"id": "r", "input_ids": list(range(len(labels))), "labels": labels}
 
@@ -75,6 +105,7 @@ def row(labels):
         ([5, 6, 2], "every token is supervised"),
         ([IGNORED, 5, 6], "stop token is not supervised"),
         ([IGNORED, 5, 6, IGNORED, 7, 2], "stop token is not supervised"),
+        ([IGNORED, 5, 2, 6, 2], "a stop token in its middle"),
     ],
 )
 def test_refuses_labels_that_ruin_a_model(labels, said):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+import stages.lib.generation
 from stages.lib.chat import encode
-from stages.lib.generation import batches_by_length, generate_answers
+from stages.lib.generation import batches_by_length, generate_answers, padded_left
 from stages.lib.likelihood import answer_log_probs
 from stages.lib.models import load_16bit, load_tokenizer
 
@@ -23,6 +24,20 @@ def test_answers_do_not_depend_on_the_batch(loaded):
     alone = [generate_answers(model, tokenizer, [prompt], 12)[0] for prompt in prompts]
     assert together == alone
     assert len({answer.text for answer in together}) > 1  # the tiny model does tell prompts apart
+
+
+def test_padded_on_the_right_they_would(loaded, monkeypatch):
+    """The planted defect: a model goes on from padding, and nothing says so."""
+
+    def padded_right(prompts, pad):
+        ids, present = padded_left(prompts, pad)
+        return [[*sorted(row, key=lambda token: token == pad)] for row in ids], [row[::-1] for row in present]
+
+    model, tokenizer = loaded
+    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    right = generate_answers(model, tokenizer, prompts, 12, batch_tokens=10_000)
+    monkeypatch.setattr(stages.lib.generation, "padded_left", padded_right)
+    assert generate_answers(model, tokenizer, prompts, 12, batch_tokens=10_000) != right
 
 
 def test_likelihood_is_that_of_the_plain_forward(loaded):

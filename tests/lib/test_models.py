@@ -4,11 +4,13 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
+from conftest import tiny_training
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import stages.lib.models
-from stages.lib.models import load_quantized
-from stages.lib.schema import Quantization
+from stages.lib.errors import UserError
+from stages.lib.models import load_for_training, load_quantized
+from stages.lib.schema import Lora, Quantization, Sft
 
 repacks = pytest.mark.skipif(
     not torch.cpu.get_capabilities().get("avx512_bf16"), reason="bitsandbytes repacks on CPUs with AVX512-bf16 alone"
@@ -50,3 +52,10 @@ def test_without_the_guard_it_would(directory, monkeypatch):
     before = weights(model)
     generate_a_little(model)
     assert not torch.equal(weights(model), before)
+
+
+def test_layers_that_the_model_does_not_have_are_refused(directory):
+    """One name in seven misspelled, peft adapts the other six without a word."""
+    section = Sft(**tiny_training(lora=Lora(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["q_proj", "v_porj"])))
+    with pytest.raises(UserError, match=r"target_modules: v_porj: the model has no such layers; needed some of down_p"):
+        load_for_training(directory, section, torch.bfloat16)

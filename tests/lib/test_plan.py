@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from stages.lib.errors import UserError
 from stages.lib.hardware import Hardware, resolve_dtype
 from stages.lib.plan import Attention, make_plan
-from stages.lib.schema import Choice, Dtype, Lora, Quantization, Sft
+from stages.lib.schema import Choice, Dtype, Lora, Optim, Quantization, Sft
 
 GIB = 2**30
 
@@ -29,6 +29,12 @@ def test_with_memory_to_spare_nothing_is_recomputed(model):
     plan = plan_with(model, 64 * GIB)
     assert (plan.micro_batch_size, plan.gradient_accumulation_steps, plan.gradient_checkpointing) == (8, 1, False)
     assert plan.dequantize_once
+
+
+def test_a_paged_optimizer_is_torchs_own_on_a_cpu(model):
+    """There bitsandbytes would quietly run a plain AdamW of its own, slower. An 8-bit one stays what was asked for."""
+    assert plan_with(model, 64 * GIB, optim=Optim.paged_adamw_32bit).optim == "adamw_torch_fused"
+    assert plan_with(model, 64 * GIB, optim=Optim.adamw_8bit).optim == "adamw_8bit"
 
 
 def test_less_memory_means_smaller_passes_then_recomputation_and_always_the_same_batch(model):

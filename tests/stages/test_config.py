@@ -1,5 +1,6 @@
 """The config stage: every wrong value is refused before anything costly, with its full key."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,10 @@ import time
 import pytest
 import yaml
 from conftest import ROOT
+
+from stages.lib import schema
+from stages.lib.configuration import compose_config, typed_sections
+from stages.lib.errors import UserError
 
 
 @pytest.fixture
@@ -102,3 +107,84 @@ def test_refuses_interpolations_in_params(place):
     code, output = run_config(place)
     assert code == 1
     assert "interpolation" in output
+
+
+WRONG = {
+    "method": "qlora",
+    "quantization": "fp4",
+    "dtype": "fp8",
+    "lora.r": "0",
+    "lora.lora_alpha": "0",
+    "lora.lora_dropout": "1",
+    "lora.bias": "some",
+    "lora.target_modules": "[]",
+    "learning_rate": "0",
+    "lr_scheduler_type": "cosin",
+    "warmup_steps": "-1",
+    "num_train_epochs": "0",
+    "max_steps": "0",
+    "batch_size": "0",
+    "max_length": "1",
+    "optim": "adam",
+    "adam_beta2": "1",
+    "weight_decay": "-0.1",
+    "max_grad_norm": "0",
+    "logging_steps": "0",
+    "seed": "-1",
+    "micro_batch_size": "-1",
+    "gradient_checkpointing": "sometimes",
+    "torch_compile": "sometimes",
+    "dequantize_once": "sometimes",
+    "padding_free": "sometimes",
+    "threads": "-1",
+    "checkpoint_minutes": "-1",
+    "report_to": "[comet]",
+    "mix": "{ultrachat: 0, pdf_qa: 0}",
+    "mix.ultrachat": "-1",
+    "mix.pdf_qa": "twice",
+    "loss_on": "question",
+    "overlong": "drop",
+    "beta": "0",
+    "loss_type": "[sigmoidal]",
+    "loss_weights": "[1, 2]",
+    "label_smoothing": "0.5",
+    "precompute_ref_log_probs": "often",
+    "enabled": "perhaps",
+    "base": "quantized",
+    "probes": "0",
+    "max_kl": "0",
+}
+"""A value that no training can use, for each key of a training or merging section."""
+
+TRAINED = ("sft", "dpo", "orpo", "merge", "merge_dpo", "merge_orpo")
+MERGED_DTYPE = "float32"  # a dtype to train in and none to merge in
+
+
+def keys_of(kind, prefix=""):
+    """The keys of a section by its dataclass, those of nested ones dotted."""
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            yield from keys_of(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [(section, key) for section in TRAINED for key in keys_of(schema.Config.__annotations__[section])],
+)
+def test_a_wrong_value_of_any_training_key_is_refused_by_its_name(monkeypatch, section, key):
+    monkeypatch.chdir(ROOT)
+    value = MERGED_DTYPE if (section.startswith("merge"), key) == (True, "dtype") else WRONG[key]
+    with pytest.raises(UserError) as refused:
+        typed_sections(compose_config({}, {}, [f"{section}.{key}={value}"]), only=section)
+    named = key.split(".")[0] if key.startswith("mix") else key
+    assert f"{section}.{named}" in str(refused.value)
+
+
+@pytest.mark.parametrize("section", TRAINED)
+def test_a_word_where_a_number_belongs_is_refused_by_its_key(monkeypatch, section):
+    monkeypatch.chdir(ROOT)
+    key = "max_kl" if section.startswith("merge") else "learning_rate"
+    with pytest.raises(UserError, match=rf"'small'.*full_key: {section}\.{key}"):
+        compose_config({}, {}, [f"{section}.{key}=small"])

@@ -116,6 +116,22 @@ def test_a_merge_that_is_not_what_was_trained_is_refused_by_its_figures(place):
     assert (place / OUT / "model.safetensors").read_bytes() == before  # nothing was published
 
 
+def test_a_merge_that_is_rounded_to_four_bits_again_is_refused(place, monkeypatch):
+    """What small steps added to weights on the grid of 4 bits rounds back to it: the tuning is gone."""
+    sft(Sft(**tiny_training(learning_rate=1e-3, max_steps=60)), place)
+    section = Merge(base=MergeBase.dequantized, max_kl=0.1)
+    merge(section, place)
+    plain = stages.lib.merging.copy_tokenizer
+
+    def round_again(base, out):
+        load_quantized(out, Quantization.nf4, torch.bfloat16).dequantize(dtype=torch.bfloat16).save_pretrained(out)
+        plain(base, out)
+
+    monkeypatch.setattr(stages.lib.merging, "copy_tokenizer", round_again)
+    with pytest.raises(UserError, match="nats a token away"):
+        merge(section, place)
+
+
 def test_weights_that_do_not_fit_the_config_are_refused(place):
     weights = load_file(place / "models/base/model.safetensors")
     broken = place / "broken"

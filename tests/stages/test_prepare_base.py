@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 from conftest import ROOT
+from safetensors.torch import load_file, save_file
 
 from stages.lib.errors import UserError
 from stages.lib.schema import BaseSource, PrepareBase
@@ -69,6 +70,17 @@ def test_twice_gives_the_same_bytes(tiny_model, tiny_base, tmp_path):
 def test_refuses(tiny_model, tmp_path, changes, said):
     with pytest.raises(UserError, match=said):
         prepare_base(section(**{"path": str(tiny_model), **changes}), tmp_path)
+    assert not (tmp_path / OUT).exists()
+
+
+def test_a_model_that_never_saw_its_templates_tokens_is_not_published(tiny_model, tmp_path):
+    untuned = tmp_path / "untuned"
+    shutil.copytree(tiny_model, untuned)
+    weights = load_file(untuned / "model.safetensors")
+    weights["model.embed_tokens.weight"][1] = 0
+    save_file(weights, untuned / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"never trained on <\|im_start\|>"):
+        prepare_base(section(path=str(untuned)), tmp_path)
     assert not (tmp_path / OUT).exists()
 
 

@@ -2,11 +2,14 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import tiny_training
+from safetensors.torch import load_file
 
+import stages.sft
 from stages.lib.errors import UserError
 from stages.lib.schema import Dtype, Method, Quantization, Sft
 from stages.sft import OUT, sft
@@ -73,3 +76,49 @@ def test_float16_on_a_cpu_is_refused(place):
     with pytest.raises(UserError, match="float16 on a CPU"):
         sft(section(dtype=Dtype.float16), place)
     assert not Path("models/sft").exists()
+
+
+def test_a_template_that_leaves_the_stop_token_unlearned_is_refused(place):
+    """Whatever became of the base since it was made: all rows are looked at, before a step is taken."""
+    template = place / "models/base/chat_template.jinja"
+    unlearned = template.read_text(encoding="utf-8").replace(
+        "+ '<|im_end|>' }}{%- endgeneration %}", "}}{%- endgeneration %}{{- '<|im_end|>' }}"
+    )
+    (place / "models/base").unlink()
+    shutil.copytree(place.joinpath("data").resolve().parent / "models/base", place / "models/base")
+    template.write_text(unlearned, encoding="utf-8")
+    with pytest.raises(UserError, match=r"\d+ of \d+ training rows can't be learned from: .* is not supervised"):
+        sft(section(), place)
+    assert not (place / OUT).exists()
+
+
+def test_training_writes_nothing_beside_its_data(place):
+    """datasets would leave cache files in a folder that DVC compares."""
+    before = {path: path.stat().st_mtime_ns for path in (place / "data/prepared").rglob("*")}
+    sft(section(max_steps=1), place)
+    assert {path: path.stat().st_mtime_ns for path in (place / "data/prepared").rglob("*")} == before
+    assert len(before) > 10
+
+
+def test_adapters_of_quantised_models_are_trained_and_kept_in_float32(place):
+    """trl casts them to bfloat16, where updates of a small learning rate round to nothing."""
+    sft(section(learning_rate=1e-5, max_steps=1), place)
+    adapter = load_file(place / OUT / "adapter_model.safetensors")
+    assert {str(tensor.dtype) for tensor in adapter.values()} == {"torch.float32"}
+    assert all(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+
+
+def test_no_row_is_lost_and_no_embedding_cast_on_the_way_to_the_trainer(place, monkeypatch):
+    """trl leaves out rows without a word if it may; one that learns nothing is refused before."""
+    plain, seen, dtypes = stages.sft.make_trainer, [], set()
+
+    def watched(tuning, plan, rows, folder):
+        trainer = plain(tuning, plan, rows, folder)
+        seen.append((len(rows), len(trainer.train_dataset)))
+        dtypes.add(trainer.model.get_input_embeddings().weight.dtype)
+        return trainer
+
+    monkeypatch.setattr(stages.sft, "make_trainer", watched)
+    facts = sft(section(max_steps=1), place)
+    assert seen == [(facts["rows"], facts["rows"])]
+    assert {str(dtype) for dtype in dtypes} == {facts["dtype"]}  # peft's preparation for k bits makes them float32
