@@ -44,6 +44,7 @@ def trainer_arguments(name: str, section: Training, plan: Plan, dtype: Any, fold
         "save_total_limit": 2,
         "report_to": [tracker.value for tracker in section.report_to] or "none",
         "run_name": name,
+        "project": "graft",  # trackio's
     }
 
 
