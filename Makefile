@@ -34,7 +34,7 @@ soak: $(READY)  ## sweeps of the tiny chain by every launcher, and twelve points
 	python -m pytest -m soak
 
 quick-test: $(READY)  ## the tests that take seconds
-	python -m pytest -m 'not slow and not chain'
+	python -m pytest -m 'not slow and not chain' -n 2
 
 .PHONY: help setup repro scores test slow-test soak quick-test
 .DEFAULT_GOAL := help

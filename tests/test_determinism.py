@@ -53,6 +53,7 @@ def test_two_processes_write_the_same_bytes(place):
     assert {"metrics/eval.json", "metrics/predictions.jsonl", "metrics/merge.json"} <= set(first)
 
 
+@pytest.mark.slow
 def test_another_seed_or_precision_gives_other_bytes(place):
     found = set()
     for name, changes in {"a": {}, "seed": {"seed": 2}, "precision": {"dtype": Dtype.float32}}.items():

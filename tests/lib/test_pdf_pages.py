@@ -95,6 +95,7 @@ def test_each_bad_file_has_its_reason(tmp_path: Path, reason: str) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
 
 
+@pytest.mark.slow
 def test_processor_time_is_limited_by_the_child_itself(tmp_path: Path) -> None:
     path = tmp_path / "slow.pdf"
     path.write_bytes(bomb(200))
@@ -104,6 +105,7 @@ def test_processor_time_is_limited_by_the_child_itself(tmp_path: Path) -> None:
     assert (reason, detail) == ("time_limit", "used more than 1 s of processor time")
 
 
+@pytest.mark.slow
 def test_time_is_limited(tmp_path: Path) -> None:
     path = tmp_path / "slow.pdf"
     path.write_bytes(bomb(200))

@@ -24,6 +24,7 @@ def merged(place):
     return place
 
 
+@pytest.mark.slow
 def test_starts_at_ln_2_and_learns_to_prefer(merged):
     dpo(Dpo(**tiny_training(beta=0.5, max_steps=60, learning_rate=0.02)), merged)
     with (merged / LOG).open(encoding="utf-8") as file:

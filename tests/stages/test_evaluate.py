@@ -63,6 +63,7 @@ def test_three_equal_models_score_equally(three_models):
     assert {row["split"] for row in predictions} == {"seen", "unseen", "control", "preferences"}
 
 
+@pytest.mark.slow
 def test_in_float32_scores_do_not_depend_on_the_batch(three_models, monkeypatch):
     found = []
     for size in (1, 4, 16):
@@ -89,6 +90,7 @@ def changed(left, right):
     }
 
 
+@pytest.mark.slow
 def test_right_padding_would_change_the_scores(three_models, monkeypatch):
     """The planted defect is seen by the test above."""
 

@@ -116,6 +116,7 @@ def test_a_merge_that_is_not_what_was_trained_is_refused_by_its_figures(place):
     assert (place / OUT / "model.safetensors").read_bytes() == before  # nothing was published
 
 
+@pytest.mark.slow
 def test_a_merge_that_is_rounded_to_four_bits_again_is_refused(place, monkeypatch):
     """What small steps added to weights on the grid of 4 bits rounds back to it: the tuning is gone."""
     sft(Sft(**tiny_training(learning_rate=1e-3, max_steps=60)), place)

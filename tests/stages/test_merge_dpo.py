@@ -13,6 +13,7 @@ from stages.merge_dpo import OUT, merge_dpo
 from stages.sft import sft
 
 
+@pytest.mark.slow
 def test_merges_onto_its_own_sft_model_alone(place):
     sft(Sft(**tiny_training(max_steps=1)), place)
     merge(Merge(), place)

@@ -17,6 +17,7 @@ def test_off_says_so_and_nothing_else(place):
     assert (place / LOG).read_text(encoding="utf-8").startswith("step,loss")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", [Quantization.nf4, Quantization.none])
 def test_on_it_learns_the_chosen_answers(place, quantization):
     section = Orpo(**tiny_training(enabled=True, quantization=quantization, max_steps=40, learning_rate=0.02))
