@@ -93,7 +93,7 @@ def write(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="dpo", choices=list(TEMPERATURES))
-    parser.add_argument("--temperature", type=float, help="0 takes the likeliest token; default %s" % TEMPERATURES)
+    parser.add_argument("--temperature", type=float, help=f"0: the likeliest token; default {TEMPERATURES}")
     parser.add_argument("--top-p", type=float, default=TOP_P)
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all that this process may use")

@@ -1,6 +1,6 @@
 """The chain's models to talk to: which there are, and their answers piece by piece."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,39 +109,45 @@ class ChatModel:
             dropped += 1
         return [*system, *turns], dropped
 
-    def answer(self, messages: Messages, sampling: Sampling) -> Iterator[Piece]:
+    def answer(self, messages: Messages, sampling: Sampling) -> Generator[Piece, None, None]:
         """Yield an answer to the conversation, which must fit, as it is made; pieces are whole characters.
 
         What the cache holds of the conversation's beginning isn't computed again. Closing the iterator ends the
         answer.
         """
-        import torch
         from tokenizers.decoders import DecodeStream
 
         prompt = encode_prompt(self.tokenizer, messages)
         decoder = DecodeStream(skip_special_tokens=True)
         ids, cache = self.take_up(prompt)
         said: list[int] = []
-        leading = True
+        begun = False
+        while True:
+            self.forget()  # a step that Ctrl-C breaks off leaves a cache whose layers differ in length
+            token = self.step(ids, cache, sampling)
+            self.seen, self.cache = [*prompt, *said], cache
+            if token in self.stops:
+                yield Piece("", "stop")
+                return
+            said.append(token)
+            text = decoder.step(self.tokenizer.backend_tokenizer, token) or ""
+            text = text if begun else text.lstrip()
+            begun = begun or bool(text)
+            if len(said) == sampling.max_new_tokens:
+                yield Piece(text, "limit")
+                return
+            if text:
+                yield Piece(text)
+            ids = [token]
+
+    def step(self, ids: list[int], cache: Any, sampling: Sampling) -> int:
+        """Compute `ids` after what the cache holds, which takes them up, and draw the next token."""
+        import torch
+
         with torch.inference_mode():
-            while True:
-                tokens = torch.tensor([ids], device=self.model.device)
-                self.forget()  # a step that Ctrl-C breaks off leaves a cache whose layers differ in length
-                logits = self.model(input_ids=tokens, past_key_values=cache, logits_to_keep=1).logits[:, -1]
-                self.seen, self.cache = [*prompt, *said], cache
-                token = draw(logits, sampling)
-                if token in self.stops:
-                    yield Piece("", "stop")
-                    return
-                said.append(token)
-                text = decoder.step(self.tokenizer.backend_tokenizer, token) or ""
-                text, leading = (text.lstrip(), leading and not text.strip()) if leading else (text, False)
-                if len(said) == sampling.max_new_tokens:
-                    yield Piece(text, "limit")
-                    return
-                if text:
-                    yield Piece(text)
-                ids = [token]
+            tokens = torch.tensor([ids], device=self.model.device)
+            logits = self.model(input_ids=tokens, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+            return draw(logits, sampling)
 
     def take_up(self, prompt: list[int]) -> tuple[list[int], Any]:
         """The tokens of a prompt that are yet to be computed, at least one, and the cache of those before them."""
