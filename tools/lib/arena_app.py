@@ -85,7 +85,6 @@ class Battle:
 
     def vote(self, verdict: str, by: str, sampling: Sampling) -> Vote:
         """The vote as it is kept."""
-        first, second = self.sides["first"], self.sides["second"]
         row: dict[str, Any] = {"id": self.id, "question": self.question, "verdict": verdict, "by": by}
         row["fact_id"] = f"{hash_of(letters(self.question)) % 2**64:016x}"
         for side, model in self.sides.items():
