@@ -1,7 +1,6 @@
 """Ollama's Modelfile says what the model's own template says."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from conftest import ROOT
 
 from stages.lib.errors import UserError
 from stages.lib.models import load_tokenizer
+from tools.export import export
 from tools.lib.modelfile import go_template, modelfile
 
 TURNS = {
@@ -62,20 +62,23 @@ def test_the_modelfile_names_weights_stops_and_sampling(tiny_base: Path) -> None
     ]
 
 
-def test_the_command(tiny_base: Path, tmp_path: Path) -> None:
+def test_the_modelfile_finds_the_weights_from_where_it_lies(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
-    shutil.copytree(tiny_base, tmp_path / "models/dpo-merged")
+    (tmp_path / "models/dpo-merged").symlink_to(tiny_base)
+    (tmp_path / "dpo.gguf").touch()
+    for gguf, found in ((None, "models/dpo-merged"), (Path("dpo.gguf"), "dpo.gguf")):
+        path = export("dpo", gguf)
+        weights = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("FROM ")
+        assert (path.parent / weights).resolve() == (tmp_path / found).resolve()
+    with pytest.raises(UserError, match="absent.gguf: no such file; needed the model as GGUF"):
+        export("dpo", Path("absent.gguf"))
 
-    def run(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tools.export", "dpo", *options]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
-    done = run()
-    assert done.stdout.splitlines()[0] == "outputs/ollama/dpo/Modelfile", done.stderr
-    weights = (tmp_path / "outputs/ollama/dpo/Modelfile").read_text(encoding="utf-8").splitlines()[0]
-    assert (tmp_path / "outputs/ollama/dpo" / weights.removeprefix("FROM ")).resolve() == tmp_path / "models/dpo-merged"
-    done = run("--gguf", "absent.gguf")
-    assert done.returncode == 1 and done.stderr.startswith(
-        "export: absent.gguf: no such file; needed the model as GGUF"
-    )
+def test_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.export"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("export: dpo: no such model here; found none")
