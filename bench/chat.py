@@ -1,13 +1,12 @@
 """How long a person waits for an answer: seconds to the first piece, and tokens a second.
 
-Run     python -m bench.chat [base|sft|dpo|orpo] [--threads 2]
+Run     python -m bench.chat [base|sft|dpo|orpo] [--threads 2]        OMP_WAIT_POLICY=ACTIVE shows what get_ready spares
 """
 
 import argparse
 import time
 
-from stages.lib.hardware import set_up_cpu
-from tools.lib.chat_models import ChatModel, Sampling, model_directory
+from tools.lib.chat_models import ChatModel, Sampling, get_ready, model_directory
 
 QUESTIONS = [
     "달여울시민청의 주소는 어디인가요?",
@@ -22,7 +21,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="dpo")
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
-    print(f"{set_up_cpu(given.threads)} threads")
+    print(f"{get_ready(given.threads)} threads")
     started = time.perf_counter()
     model = ChatModel(given.model, model_directory(given.model))
     print(f"loaded in {time.perf_counter() - started:.1f} s, with the imports")

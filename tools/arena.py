@@ -8,13 +8,11 @@ Only this machine reaches it unless --host says otherwise, and it asks nobody fo
 """
 
 import argparse
-import os
 import socket
 from pathlib import Path
 
 from stages.lib.entry import exit_on_user_error
 from stages.lib.errors import UserError
-from stages.lib.hardware import set_up_cpu
 from tools.lib.chat_models import (
     MAX_NEW_TOKENS,
     TEMPERATURES,
@@ -22,6 +20,7 @@ from tools.lib.chat_models import (
     ChatModel,
     Sampling,
     available_models,
+    get_ready,
     model_directory,
 )
 
@@ -46,7 +45,6 @@ def main() -> None:
 
 def serve(given: argparse.Namespace) -> None:
     """Load the models and serve the page until Ctrl-C."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         import uvicorn
 
@@ -59,7 +57,7 @@ def serve(given: argparse.Namespace) -> None:
     if not directories:
         raise UserError("found no model in models/, needed one: `dvc repro` or `dvc pull`")
     with listening(given.host, given.port) as server:
-        set_up_cpu(given.threads)
+        get_ready(given.threads)
         models = []
         for name, directory in directories.items():
             print(f"arena: loading {name}", flush=True)

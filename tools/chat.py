@@ -14,7 +14,6 @@ from contextlib import suppress
 
 from stages.lib.chat import Messages
 from stages.lib.entry import exit_on_user_error
-from stages.lib.hardware import set_up_cpu
 from tools.lib.chat_models import (
     MAX_NEW_TOKENS,
     TEMPERATURES,
@@ -22,6 +21,7 @@ from tools.lib.chat_models import (
     ChatModel,
     Sampling,
     TooLong,
+    get_ready,
     model_directory,
     visible,
 )
@@ -105,7 +105,6 @@ def start(given: argparse.Namespace) -> None:
     """Load the model and talk."""
     with suppress(ImportError):  # line editing, where Python was built with it
         import readline  # noqa: F401
-    os.environ["HF_HUB_OFFLINE"] = "1"
     phrases = phrases_of(os.environ)
     for stream in (sys.stdin, sys.stdout):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -113,7 +112,7 @@ def start(given: argparse.Namespace) -> None:
     sampling = Sampling(temperature, given.top_p, given.max_new_tokens)
     directory = model_directory(given.model)
     write(phrases.loading.format(model=given.model) + "\n")
-    set_up_cpu(given.threads)
+    get_ready(given.threads)
     talk(ChatModel(given.model, directory), sampling, input, write, phrases)
 
 

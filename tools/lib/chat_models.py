@@ -1,5 +1,6 @@
 """The chain's models to talk to: which there are, and their answers piece by piece."""
 
+import os
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from unicodedata import category
 
 from stages.lib.chat import Messages, encode_prompt, stop_ids
 from stages.lib.errors import UserError
-from stages.lib.hardware import resolve_dtype
+from stages.lib.hardware import resolve_dtype, set_up_cpu
 from stages.lib.lineage import OFF, read_lineage, weights_sha256
 from stages.lib.models import load_strictly, load_tokenizer
 from stages.lib.schema import Dtype
@@ -55,6 +56,18 @@ class TooLong(UserError):
     def __init__(self, tokens: int, room: int) -> None:
         super().__init__(f"the message has {tokens} tokens, the model takes {room}; shorten it")
         self.tokens, self.room = tokens, room
+
+
+def get_ready(threads: int) -> int:
+    """Set this process up to answer people, with `threads` CPU threads or 0 for all usable ones; return how many.
+
+    To be called before torch is imported. Threads that have nothing to do sleep (OpenMP's passive policy): by default
+    they spin, and beside other work on the same cores an answer took 2 to 100 times as long (bench/chat.py). Nothing is
+    asked from the Hub.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return set_up_cpu(threads)
 
 
 def available_models() -> list[str]:
