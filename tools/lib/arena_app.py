@@ -168,7 +168,7 @@ class Arena:
     async def vote(self, request: Request) -> Response:
         asked = VoteRequest.model_validate(await body(request))
         if asked.battle not in self.battles:
-            return JSONResponse({"error": "unknown_battle"}, 404)
+            return JSONResponse({"error": "unknown_battle"})
         battle = self.battles[asked.battle]
         cast(battle.vote(asked.verdict, PERSON, self.sampling), self.folder / FILE)
         del self.battles[battle.id]
@@ -249,9 +249,9 @@ def page_and_policy(page: str) -> tuple[str, str]:
 
 
 def refused(request: Request, error: Exception) -> Response:
-    """What can't be done, in words."""
+    """What can't be done, in words. What people can cause is an answer; a status of failure is for faulty requests."""
     if isinstance(error, TooLong):
-        return JSONResponse({"error": "too_long", "tokens": error.tokens, "room": error.room}, 413)
+        return JSONResponse({"error": "too_long", "tokens": error.tokens, "room": error.room})
     if isinstance(error, ValidationError):
         return JSONResponse({"error": str(error.errors(include_url=False, include_context=False)[0])}, 422)
     return JSONResponse({"error": str(error)}, 400)
