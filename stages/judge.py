@@ -1,25 +1,30 @@
-"""A language model's verdicts on pairs of answers: which model's does it prefer?
+"""Which model's answers are preferred: by a language model that is asked, and by people who voted.
 
-Reads   metrics/predictions.jsonl
-Writes  metrics/judge.json (rates with intervals, warnings), metrics/verdicts.jsonl (every verdict)
+Reads   metrics/predictions.jsonl; data/raw/votes, and metrics/eval_detail.json for whose weights they compare
+Writes  metrics/judge.json (rates with intervals, warnings), metrics/verdicts.jsonl (every verdict of the judge)
 Run     python -m stages.judge judge.backend=openai judge.endpoint=http://… judge.model=…
 
-backend=none, the default, asks nobody and writes empty files.
+backend=none, the default, asks nobody.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 from stages.lib.answer_models import cache_home, make_ask
 from stages.lib.entry import run
 from stages.lib.errors import UserError
+from stages.lib.jsonl_reader import Rejected
 from stages.lib.lineage import weights_sha256
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, share_of, write_json, write_jsonl
 from stages.lib.schema import Backend, Generate, Judge, JudgeBackend
 from stages.lib.verdicts import ask_both_orders, judged, warnings_of
+from stages.lib.votes import Vote, by_models, read_votes
 
 PREDICTIONS = Path("metrics/predictions.jsonl")
+DETAIL = Path("metrics/eval_detail.json")
+VOTES = Path("data/raw/votes")
 JUDGE = Path("metrics/judge.json")
 VERDICTS = Path("metrics/verdicts.jsonl")
 
@@ -33,13 +38,25 @@ def judge(section: Judge, root: Path) -> dict[str, Any]:
         for pair in pairs:
             figures[":".join(pair)] = judged(pair, verdicts, section.bootstrap_resamples, section.seed)
         figures["warnings"] = [line for pair in pairs for line in warnings_of(pair, figures[":".join(pair)])]
-        for line in figures["warnings"]:
-            print(line, flush=True)
+    if votes := read_votes(VOTES):
+        figures["people"] = people(section, votes)
+        unread = [f"{vote.where}: no vote: {vote.detail}" for vote in votes if isinstance(vote, Rejected)]
+        figures["warnings"] = [*figures.get("warnings", []), *unread]
+    for line in figures.get("warnings", []):
+        print(line, flush=True)
     with published(root / VERDICTS) as path:
         write_jsonl(path, verdicts)
     with published(root / JUDGE) as path:
         write_json(path, figures)
     return {"verdicts": len(verdicts)}
+
+
+def people(section: Judge, votes: list[Vote | Rejected]) -> dict[str, Any]:
+    """Figures of people's votes for each pair of models that they compare."""
+    current = set(json.loads(DETAIL.read_text(encoding="utf-8"))["weights_sha256"].values())
+    pairs = by_models([vote for vote in votes if isinstance(vote, Vote)], current)
+    options = section.bootstrap_resamples, section.seed
+    return {":".join(pair): judged(pair, verdicts, *options) for pair, verdicts in pairs.items()}
 
 
 def ask_all(section: Judge, answers: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -1,14 +1,16 @@
 """Pairs of a better and a worse answer for DPO, and held-out pairs that score it.
 
 Reads   Orca pairs from the hub, or a file in their schema (system, input, chosen, rejected, status, chosen_score, …);
-        data/prepared/pdf_qa, whose evaluation questions no pair may ask; models/base's tokenizer
+        people's votes in data/raw/votes, where there are any; data/prepared/pdf_qa, whose evaluation questions no pair
+        may ask; models/base's tokenizer
 Writes  data/prepared/preferences: train.jsonl, evaluation.jsonl, rejects.jsonl, data_report.json, DATA_CARD.md;
         metrics/data_preferences*
 Run     python -m stages.prepare_preferences
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,19 @@ from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.jsonl_reader import Rejected
 from stages.lib.ledger import Ledger
+from stages.lib.lineage import file_sha256
 from stages.lib.near_duplicates import KnownQuestions
 from stages.lib.preference_pairs import DEFECTIVE, FILTERED, Pair, admit_pair
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, share_of, write_jsonl
 from stages.lib.rows import load_rows, name, version
-from stages.lib.schema import PreparePreferences
+from stages.lib.schema import PairSource, PreparePreferences
 from stages.lib.token_lengths import TokenCounter
+from stages.lib.votes import FILE as VOTES_FILE
+from stages.lib.votes import UNUSED, read_votes, voted_pairs
 
 SOURCE = Path("data/raw/preferences")
+VOTES = Path("data/raw/votes")
 PDF_QA = Path("data/prepared/pdf_qa")
 BASE = Path("models/base")
 OUT = Path("data/prepared/preferences")
@@ -37,7 +43,11 @@ TOKENS = Path("metrics/data_preferences_tokens.csv")
 BEWARE = [
     "Lengths are those of the prompt and the longer answer; DPO drops pairs beyond its max_length and counts them."
 ]
-STEPS = {"chosen by the filter": FILTERED, "sound": DEFECTIVE, "no doubles": ("duplicate_prompt",)}
+STEPS = {
+    "chosen by the filter": (*FILTERED, *UNUSED),
+    "sound": DEFECTIVE,
+    "no doubles": ("duplicate_prompt", "duplicate_vote"),
+}
 
 
 def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, Any]:
@@ -47,7 +57,8 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
         out.mkdir()
         with Ledger(out, STEPS) as ledger:
             splits: dict[str, list[dict[str, Any]]] = {"train": [], "evaluation": []}
-            pairs = sound_pairs(section, ledger)
+            votes = read_votes(VOTES) if PairSource.votes in section.sources else []
+            pairs = chain(sound_pairs(section, ledger), accounted(voted_pairs(votes, asked), ledger))
             for pair, tokens in counter.measured(pairs, lambda p: [p.system, p.question, p.chosen, p.rejected]):
                 if known := asked.find(pair.question):
                     leaks.append(f"{pair.where} ({pair.question[:60]}) = {known}")
@@ -62,9 +73,8 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
             ledger.refuse_nothing_left(
                 counts["train"]["rows"], "Add pairs, or lower prepare_preferences.min_chosen_score"
             )
-            source = {"name": name(section.rows), "rows": ledger.read, "version": version(section.rows)}
             balance = ledger.balance(sum(part["rows"] for part in counts.values()))
-            report = {**balance, "splits": counts, "sources": [source]}
+            report = {**balance, "splits": counts, "sources": sources(section, ledger.read, len(votes))}
             histogram = token_histogram(lengths, 0)
             card = data_card("Preference pairs", report, ledger, histogram, BEWARE)
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
@@ -75,16 +85,34 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
 def sound_pairs(section: PreparePreferences, ledger: Ledger) -> Iterator[Pair]:
     """Yield the pairs that pass the filter and have no defect, each question once; count all."""
     seen: set[int] = set()
-    for line in load_rows(section.rows):
-        ledger.read += 1
-        pair = line if isinstance(line, Rejected) else admit_pair(line, section.min_chosen_score)
-        if isinstance(pair, Rejected):
-            ledger.reject(pair)
-        elif (identity := hash_of(pair.identity())) in seen:
+    lines = load_rows(section.rows) if PairSource.rows in section.sources else iter(())
+    pairs = (line if isinstance(line, Rejected) else admit_pair(line, section.min_chosen_score) for line in lines)
+    for pair in accounted(pairs, ledger):
+        if (identity := hash_of(pair.identity())) in seen:
             ledger.reject(Rejected(pair.where, "duplicate_prompt", pair.question[:80], pair.question))
         else:
             seen.add(identity)
             yield pair
+
+
+def accounted(pairs: Iterable[Pair | Rejected], ledger: Ledger) -> Iterator[Pair]:
+    """Yield the pairs; count all and write down the rejected."""
+    for pair in pairs:
+        ledger.read += 1
+        if isinstance(pair, Rejected):
+            ledger.reject(pair)
+        else:
+            yield pair
+
+
+def sources(section: PreparePreferences, read: int, votes: int) -> list[dict[str, Any]]:
+    """Where the pairs come from, for the report: name, rows and what pins them."""
+    found = []
+    if PairSource.rows in section.sources:
+        found.append({"name": name(section.rows), "rows": read - votes, "version": version(section.rows)})
+    if votes:
+        found.append({"name": VOTES_FILE, "rows": votes, "version": file_sha256(VOTES / VOTES_FILE)})
+    return found
 
 
 def evaluation_questions(pdf_qa: Path) -> KnownQuestions:

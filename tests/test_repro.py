@@ -7,11 +7,15 @@ import time
 import pytest
 import yaml
 
+from stages.lib.records import read_jsonl
+from stages.lib.votes import Vote
+from tests.ballots import vote
+from tools.lib.ballot_box import cast
+
 pytestmark = pytest.mark.xdist_group("repro")
 
-
 FROM_DPO = ["dpo", "merge-dpo", "evaluate", "benchmark", "report"]
-"""And judge, where an answer came out differently: it reads nothing else."""
+"""And judge, where merged weights or an answer came out differently: it reads nothing else."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +47,28 @@ def test_beta_in_params_reruns_dpo_and_what_follows_and_going_back_trains_nothin
     assert {*project.repro()} - {"judge"} == {"config", *FROM_DPO}
     project.write("params.yaml", "beta: 0.2", "beta: null")
     assert set(project.repro()) <= {"config", "report"}  # the rest comes from the run cache
+
+
+@pytest.mark.slow
+def test_fifty_votes_become_pairs_that_dpo_trains_on(project):
+    """A script's votes, the loop closed by one `dvc repro`; `dpo` alone here, since what follows it is tested above."""
+    path = project.directory / "data/raw/votes/votes.jsonl"
+    lineage = project.directory / "models/dpo/lineage.json"
+    before = json.loads(lineage.read_text(encoding="utf-8"))
+    for number in range(50):
+        verdict = ("first", "first", "second", "first", "tie")[number % 5]
+        cast(Vote.model_validate(vote(number, verdict=verdict, second_stopped=True)), path)
+    assert project.repro("dpo") == ["prepare-preferences", "dpo"]
+    after = json.loads(lineage.read_text(encoding="utf-8"))
+    report = json.loads((project.directory / "metrics/data_preferences.json").read_text(encoding="utf-8"))
+    assert report["dropped"]["vote_tie"] == 10
+    rows = list(read_jsonl(project.directory / "data/prepared/preferences/train.jsonl"))
+    learned = [row for row in rows if "번 창구는 어디인가요?" in row["prompt"][0]["content"]]
+    assert 25 <= len(learned) <= 40
+    assert [row for row in learned if row["chosen"] == "I like windows."]  # where the right side was preferred
+    assert after["rows"]["kept"] == before["rows"]["kept"] + len(learned)
+    assert after["data"] != before["data"]
+    path.unlink()
 
 
 @pytest.mark.slow

@@ -45,10 +45,11 @@ class Pair:
     chosen: str
     rejected: str
     mended: list[str]
+    vote: str = ""  # the vote that made the pair: people compare more than two answers to one question
 
     def identity(self) -> str:
         """What the pair asks, system message included, for comparison."""
-        return letters(self.system + self.question)
+        return letters(self.system + self.question) + self.vote
 
     def record(self) -> dict[str, Any]:
         """The record that DPO reads."""

@@ -55,6 +55,16 @@ class Evidence:
         """What to know before believing the figures."""
         return [*self.detail["warnings"], *self.judge.get("warnings", [])]
 
+    @property
+    def judged(self) -> dict[str, Any]:
+        """The judge's figures by pair of models."""
+        return {pair: cells for pair, cells in self.judge.items() if pair not in ("people", "warnings")}
+
+    @property
+    def people(self) -> dict[str, Any]:
+        """Figures of people's votes by pair of models."""
+        return self.judge.get("people", {})
+
     def answers(self, model: str) -> dict[str, Row]:
         """A model's answered rows by id."""
         return {row["id"]: row for row in self.predictions if row["model"] == model and "prediction" in row}
@@ -132,8 +142,10 @@ def render(evidence: Evidence) -> str:
     if evidence.warnings:
         parts += ["## Beware", "\n".join(f"- {line}" for line in evidence.warnings)]
     parts += ["## Before and after", detail["demo"]["question"], demo]
-    if evidence.judge:
-        parts += ["## Judge", judge_table(evidence.judge)]
+    if evidence.judged:
+        parts += ["## Judge", judge_table(evidence.judged)]
+    if evidence.people:
+        parts += ["## People", people_table(evidence.people)]
     if evidence.benchmark:
         parts += ["## Benchmarks", benchmark_table(evidence)]
     parts += [f"## Wrong answers of {evidence.tuned} on seen facts ({len(wrong)}, the worst 10)", listing(wrong[:10])]
@@ -165,12 +177,32 @@ def judge_table(judge: dict[str, Any]) -> str:
     ]
     lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
     for pair, cells in judge.items():
-        if pair != "warnings":
-            rates = [cells[f"{name}_rate"] for name in ("inconsistent", "first_position", "parse_error")]
-            line = [pair, cells["win"], cells["tie"], cells["loss"], figure(cells["win_rate"])]
-            line += [figure(cells["win_rate_like_length"]), *("-" if rate is None else f"{rate:.2f}" for rate in rates)]
-            lines.append("| " + " | ".join(map(str, line)) + " |")
+        rates = [cells[f"{name}_rate"] for name in ("inconsistent", "first_position", "parse_error")]
+        line = [pair, cells["win"], cells["tie"], cells["loss"], figure(cells["win_rate"])]
+        line += [figure(cells["win_rate_like_length"]), *("-" if rate is None else f"{rate:.2f}" for rate in rates)]
+        lines.append("| " + " | ".join(map(str, line)) + " |")
     return "\n".join(lines)
+
+
+PEOPLE = ["pair", "win / tie / loss", "win rate", "of like length", "prefer the left", "prefer longer"]
+"""What people's votes say. A name with @ is of weights that were voted on before the model was trained again."""
+
+
+def people_rows(people: dict[str, Any]) -> list[list[str]]:
+    """PEOPLE's columns, one row a pair of models."""
+    rows = []
+    for pair, cells in people.items():
+        rates = [cells["first_position_rate"], cells["longer_preferred_rate"]]
+        counts = f"{cells['win']} / {cells['tie']} / {cells['loss']}"
+        sure = [figure(cells["win_rate"]), figure(cells["win_rate_like_length"])]
+        rows.append([pair, counts, *sure, *("-" if rate is None else f"{rate:.2f}" for rate in rates)])
+    return rows
+
+
+def people_table(people: dict[str, Any]) -> str:
+    """People's votes, one line a pair of models, in Markdown."""
+    lines = [PEOPLE, ["---"] * len(PEOPLE), *people_rows(people)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def benchmark_table(evidence: Evidence) -> str:

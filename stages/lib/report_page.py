@@ -5,12 +5,14 @@ from typing import Any
 
 from stages.lib.charts import bar_chart, interval_chart, line_chart
 from stages.lib.report import (
+    PEOPLE,
     SETS,
     SHOWN,
     Evidence,
     figure,
     learned_answers,
     lost_answers,
+    people_rows,
     regressions,
     signed,
     wrong_answers,
@@ -76,8 +78,10 @@ def page(evidence: Evidence) -> str:
         section(f"The worst answers of {evidence.tuned}", worst(evidence)),
         section("Regressions", "".join(regression(evidence, *pair) for pair in regressions(models))),
     ]
-    if evidence.judge:
-        parts.append(section("Judge", judge(evidence.judge)))
+    if evidence.judged:
+        parts.append(section("Judge", judge(evidence.judged)))
+    if evidence.people:
+        parts.append(section("People", f'<div class="box">{table(PEOPLE, people_rows(evidence.people))}</div>'))
     if evidence.benchmark:
         parts.append(section("Benchmarks", benchmark(evidence)))
     parts += [
@@ -230,11 +234,10 @@ def judge(figures: dict[str, Any]) -> str:
     """The judge's figures, with those that show its biases."""
     rows = []
     for pair, cells in figures.items():
-        if pair != "warnings":
-            names = ("inconsistent_rate", "first_position_rate", "longer_preferred_rate", "parse_error_rate")
-            rates = ["-" if cells[name] is None else f"{cells[name]:.2f}" for name in names]
-            counts = f"{cells['win']} / {cells['tie']} / {cells['loss']}"
-            rows.append([pair, counts, figure(cells["win_rate"]), figure(cells["win_rate_like_length"]), *rates])
+        names = ("inconsistent_rate", "first_position_rate", "longer_preferred_rate", "parse_error_rate")
+        rates = ["-" if cells[name] is None else f"{cells[name]:.2f}" for name in names]
+        counts = f"{cells['win']} / {cells['tie']} / {cells['loss']}"
+        rows.append([pair, counts, figure(cells["win_rate"]), figure(cells["win_rate_like_length"]), *rates])
     header = ["pair", "win / tie / loss", "win rate", "of like length", "inconsistent", "prefers first"]
     return f'<div class="box">{table([*header, "prefers longer", "unreadable"], rows)}</div>'
 

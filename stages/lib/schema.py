@@ -24,6 +24,11 @@ class RowSource(Enum):
     jsonl = "jsonl"
 
 
+class PairSource(Enum):
+    rows = "rows"
+    votes = "votes"  # data/raw/votes, where python -m tools.arena puts them
+
+
 class Quantization(Enum):
     auto = "auto"  # the most precise of none, int8, nf4 whose weights take at most half of the memory found
     nf4 = "nf4"
@@ -302,12 +307,14 @@ class PreparePdfQa:
 
 @dataclass
 class PreparePreferences:
+    sources: list[PairSource] = field(default_factory=lambda: [PairSource.rows, PairSource.votes])
     rows: Rows = MISSING
     min_chosen_score: float = 8.0  # pairs whose chosen answer is rated lower are left out
     held_out_pairs: float = 0.2  # share of pairs kept for evaluation
     max_reject_rate: float = 0.1  # share of rows that may be defective before the stage fails; filtered ones aren't
 
     def __post_init__(self) -> None:
+        require(bool(self.sources), "prepare_preferences.sources", [], "rows, votes or both")
         require(0 < self.held_out_pairs < 1, "prepare_preferences.held_out_pairs", self.held_out_pairs, "0 < share < 1")
         require(0 <= self.max_reject_rate <= 1, "prepare_preferences.max_reject_rate", self.max_reject_rate, "0 to 1")
 

@@ -6,10 +6,11 @@ import re
 import pytest
 from chat_server import ChatModel, chatting
 
-from stages.judge import JUDGE, PREDICTIONS, VERDICTS, judge
+from stages.judge import DETAIL, JUDGE, PREDICTIONS, VERDICTS, VOTES, judge
 from stages.lib.errors import UserError
-from stages.lib.records import read_jsonl, write_jsonl
+from stages.lib.records import read_jsonl, write_json, write_jsonl
 from stages.lib.schema import Judge, JudgeBackend
+from tests.ballots import BASE, DPO, vote
 
 ANSWERS = re.compile(r"Answer A:\n(.*)\n\nAnswer B:\n(.*)\n", re.DOTALL)
 
@@ -124,6 +125,24 @@ def test_no_judge_asks_nobody(predictions):
     judge(Judge(seed=1), predictions)
     assert json.loads((predictions / JUDGE).read_text(encoding="utf-8")) == {}
     assert (predictions / VERDICTS).read_text(encoding="utf-8") == ""
+
+
+def test_people_are_heard_beside_the_judge_and_without_one(predictions):
+    VOTES.mkdir(parents=True)
+    rows = [vote(n, verdict="first" if n < 15 else "second") for n in range(20)]
+    write_jsonl(VOTES / "votes.jsonl", [*rows, vote(20, second_weights_sha256="a" * 64), {"verdict": "first"}])
+    write_json(DETAIL, {"weights_sha256": {"base": BASE, "dpo-merged": DPO}})
+    judge(Judge(seed=1, bootstrap_resamples=200), predictions)
+    figures = json.loads((predictions / JUDGE).read_text(encoding="utf-8"))
+    found = figures["people"]["dpo:base"]
+    assert (found["win"], found["loss"], found["questions"]) == (15, 5, 20)
+    assert 0.5 < found["win_rate"]["low"] < found["win_rate"]["value"] == 0.75 < found["win_rate"]["high"] < 1
+    assert figures["people"]["dpo:base@aaaaaaa"]["win"] == 1
+    assert len(figures["warnings"]) == 1 and "votes.jsonl:22: no vote: id: Field required" in figures["warnings"][0]
+    with chatting(ChatModel(right_one)) as model:
+        both = asked(predictions, model, pairs=["dpo:base"])
+    assert both["dpo:base"]["win"] == 15
+    assert both["people"]["dpo:base"]["win"] == 15
 
 
 def test_a_local_model_judges(predictions, tiny_base):

@@ -8,8 +8,9 @@ import pytest
 
 from stages.lib.errors import UserError
 from stages.lib.records import read_jsonl, write_jsonl
-from stages.lib.schema import PreparePreferences, Rows, RowSource
+from stages.lib.schema import PairSource, PreparePreferences, Rows, RowSource
 from stages.prepare_preferences import prepare_preferences
+from tests.ballots import vote
 from tests.byte_tokenizer import write_byte_tokenizer
 
 OUT = Path("data/prepared/preferences")
@@ -112,3 +113,41 @@ def test_one_question_under_two_system_messages_stays_on_one_side(workspace: Pat
         for split in ("train", "evaluation")
     }
     assert asked["train"] and asked["evaluation"] and not asked["train"] & asked["evaluation"]
+
+
+def voted(*votes: dict[str, Any]) -> None:
+    Path("data/raw/votes").mkdir(parents=True, exist_ok=True)
+    write_jsonl(Path("data/raw/votes/votes.jsonl"), votes)
+
+
+def test_votes_join_the_pairs_and_every_one_is_counted(workspace: Path) -> None:
+    voted(vote(1), vote(1, id="again"), vote(2, verdict="tie"), vote(3, question=ASKED), vote(4))
+    report = prepare(workspace, [pair()], held_out_pairs=0.001)
+    assert report["in"] == 6 and report["kept"] == 3
+    assert report["dropped"] == {"duplicate_vote": 1, "vote_on_evaluation_question": 1, "vote_tie": 1}
+    assert [(source["name"], source["rows"]) for source in report["sources"]] == [
+        ("pairs.jsonl", 1),
+        ("votes.jsonl", 5),
+    ]
+    rows = list(read_jsonl(OUT / "train.jsonl"))
+    assert rows[1]["prompt"] == [{"role": "user", "content": "1번 창구는 어디인가요?"}]
+    assert (rows[1]["chosen"], rows[1]["rejected"]) == ("1층입니다.", "I like windows.")
+    assert "| votes.jsonl | 5 |" in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+
+
+def test_a_source_that_is_not_asked_for_is_not_read(workspace: Path) -> None:
+    voted(vote(1), vote(2))
+    assert prepare(workspace, [pair()], sources=[PairSource.rows])["in"] == 1
+    alone = prepare(workspace, [pair()], sources=[PairSource.votes], held_out_pairs=0.001)
+    assert (alone["in"], alone["kept"]) == (2, 2)
+    assert [source["name"] for source in alone["sources"]] == ["votes.jsonl"]
+
+
+def test_without_votes_nothing_is_other_than_it_was(workspace: Path) -> None:
+    before = prepare(workspace, [pair()], sources=[PairSource.rows])
+    assert prepare(workspace, [pair()]) == before
+
+
+def test_no_source_at_all_is_refused() -> None:
+    with pytest.raises(UserError, match=r"prepare_preferences.sources: found \[\], needed rows, votes or both"):
+        PreparePreferences(rows=Rows(source=RowSource.jsonl, path="a"), sources=[])

@@ -65,7 +65,10 @@ def test_report_and_card_hold_what_was_measured(measured):
         "win": 3, "tie": 2, "loss": 1, "win_rate": {"value": 0.67, "low": 0.4, "high": 0.9, "n": 6, "groups": 6},
         "win_rate_like_length": None, "inconsistent_rate": 0.5, "first_position_rate": 0.8,
         "longer_preferred_rate": None, "parse_error_rate": 0.0, "questions": 6, "identical": 0,
-    }, "warnings": ["judge, dpo:base: prefers the first answer in 80% of its decisions"]}))  # fmt: skip
+    }, "people": {"dpo@13eb9e7:sft": {
+        "win": 30, "tie": 5, "loss": 15, "win_rate": {"value": 0.65, "low": 0.52, "high": 0.77, "n": 50, "groups": 50},
+        "win_rate_like_length": None, "first_position_rate": 0.47, "longer_preferred_rate": 0.6,
+    }}, "warnings": ["judge, dpo:base: prefers the first answer in 80% of its decisions"]}))  # fmt: skip
     tasks = {name: {"local_mmlu": {"acc": 0.25}} for name in ("base", "sft", "dpo")}
     (measured / module.BENCHMARK).write_text(json.dumps(tasks))
     report(SECTION, measured)
@@ -79,6 +82,8 @@ def test_report_and_card_hold_what_was_measured(measured):
         "prefers the first answer in 80%",
         "local_mmlu",
         "0.67 [0.40, 0.90]",
+        "dpo@13eb9e7:sft",
+        "0.65 [0.52, 0.77]",
     ):
         assert said in text, said
         assert said in page, said

@@ -1,0 +1,1 @@
+"""One module per DVC stage: this folder's listing is the pipeline. What stages share is in `stages.lib`."""

@@ -1,0 +1,90 @@
+"""Direct preference optimisation: a new adapter on the merged SFT model.
+
+Reads   models/sft-merged, data/prepared/preferences/train.jsonl
+Writes  models/dpo: adapter, tokenizer, lineage.json; metrics/dpo_log.csv; metrics/dpo.json: where it started, and pairs
+Run     python -m stages.dpo
+"""
+
+from pathlib import Path
+from typing import Any
+
+from stages.lib.entry import run
+from stages.lib.fast_path import speed_up_model, speed_up_trainer
+from stages.lib.lineage import refuse_changed_weights
+from stages.lib.plan import Plan
+from stages.lib.preference_start import refuse_wrong_reference
+from stages.lib.publish import published
+from stages.lib.records import write_json
+from stages.lib.schema import Dpo
+from stages.lib.training import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments
+from stages.lib.training_rows import pair_lengths, preference_rows
+from stages.lib.training_run import TrainingRun, begin
+
+BASE = Path("models/sft-merged")
+PREFERENCES = Path("data/prepared/preferences")
+OUT = Path("models/dpo")
+LOG = Path("metrics/dpo_log.csv")
+METRICS = Path("metrics/dpo.json")
+LOG_COLUMNS = {
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "reward_accuracy": "rewards/accuracies",
+    "reward_margin": "rewards/margins",
+    "reward_chosen": "rewards/chosen",
+    "reward_rejected": "rewards/rejected",
+}
+
+
+def dpo(section: Dpo, root: Path) -> dict[str, Any]:
+    refuse_changed_weights(BASE, kind="merged")
+    tuning = begin("dpo", section, BASE)
+    train = PREFERENCES / "train.jsonl"
+    pairs, dropped = preference_rows("dpo", train, tuning.tokenizer, section.max_length)
+    lengths = pair_lengths(pairs)
+    plan = tuning.plan(lengths, sequences=2)
+    lineage = tuning.lineage([train], len(pairs), dropped)
+    with tuning.checkpoints(plan, lineage) as folder:
+        trainer = make_trainer(tuning, plan, pairs, folder)
+        start = refuse_wrong_reference(section, rehearse("dpo", trainer, plan, lengths))
+        tuning.train(trainer, folder)
+        tuning.publish(trainer, root / OUT, lineage)
+        tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)
+        with published(root / METRICS) as path:
+            write_json(path, {**start, "pairs": len(pairs), "pairs_too_long": dropped["too_long"]})
+    return tuning.facts(plan, rows=len(pairs))
+
+
+def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int]]], folder: Path) -> Any:
+    """trl's trainer on pairs that are tokenised already. The reference is the model with the new adapter off."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    class TokenisedDPOTrainer(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    section = tuning.section
+    arguments = DPOConfig(
+        **trainer_arguments(tuning.name, section, plan, tuning.dtype, folder),
+        max_length=None,  # no pair is too long
+        pad_to_multiple_of=plan.pad_to_multiple_of,
+        beta=section.beta,
+        loss_type=[loss.value for loss in section.loss_type],
+        loss_weights=section.loss_weights or None,
+        label_smoothing=section.label_smoothing,
+        precompute_ref_log_probs=section.precompute_ref_log_probs,
+    )
+    trainer = TokenisedDPOTrainer(
+        speed_up_model(tuning.model, plan, tuning.dtype),
+        args=arguments,
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=tuning.tokenizer,
+        peft_config=lora_config(section),
+    )
+    keep_adapter_in_float32(trainer.model)
+    speed_up_trainer(trainer, plan)
+    return trainer
+
+
+if __name__ == "__main__":
+    run(dpo)

@@ -1,0 +1,190 @@
+"""The evaluation as people read it: the short table, and metrics/eval_report.md."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+Row = dict[str, Any]
+
+SHOWN = [
+    ("seen", "key_exact"),
+    ("seen", "key_recall"),
+    ("seen", "chrf"),
+    ("seen", "stop_rate"),
+    ("unseen", "key_exact"),
+    ("unseen", "refusal"),
+    ("seen", "perplexity"),
+    ("control", "perplexity"),
+    ("preferences", "accuracy"),
+    ("preferences", "margin"),
+]
+"""Split and figure of each line of the short table."""
+
+SETS = {
+    "seen": "trained facts, asked in words that training never saw",
+    "unseen": "facts that training never saw: a right answer is luck, a wrong one is made up",
+    "control": "chats not trained on: what tuning made the model forget",
+    "preferences": "held-out pairs of a better and a worse answer",
+}
+
+
+@dataclass
+class Evidence:
+    """All that a report is made of, as the stages before wrote it."""
+
+    detail: dict[str, Any]  # metrics/eval_detail.json
+    predictions: list[Row]
+    judge: dict[str, Any]
+    benchmark: dict[str, Any]
+    logs: dict[str, list[dict[str, float]]]  # stage -> logged steps
+    funnels: dict[str, list[tuple[str, int]]]  # data set -> step, rows left
+    lineages: dict[str, dict[str, Any]]  # model directory -> lineage.json
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, the untuned one first. (JSON's keys are sorted; this is the order of tuning.)"""
+        return [name for name in ("base", "sft", "dpo", "orpo") if name in self.detail["models"]]
+
+    @property
+    def tuned(self) -> str:
+        """The model that the pipeline is for: DPO's. ORPO, where it ran, is an alternative shown beside it."""
+        return "dpo"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to know before believing the figures."""
+        return [*self.detail["warnings"], *self.judge.get("warnings", [])]
+
+    def answers(self, model: str) -> dict[str, Row]:
+        """A model's answered rows by id."""
+        return {row["id"]: row for row in self.predictions if row["model"] == model and "prediction" in row}
+
+
+def figure(cell: dict[str, float] | None) -> str:
+    """One figure with its interval, such as 0.62 [0.50, 0.73]."""
+    if cell is None:
+        return "-"
+    return f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
+
+
+def signed(cell: dict[str, float] | None) -> str:
+    """A difference with its interval, such as +0.62 [+0.50, +0.73]."""
+    if cell is None:
+        return "-"
+    return f"{cell['value']:+.2f} [{cell['low']:+.2f}, {cell['high']:+.2f}]"
+
+
+def table(evidence: Evidence) -> str:
+    """The short table: the models side by side and the last one's difference to the first, in Markdown."""
+    models, detail = evidence.models, evidence.detail
+    header = ["set", "figure", "n", *models, f"{evidence.tuned} - {models[0]}"]
+    lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
+    for split, name in SHOWN:
+        cells = [detail["models"][model].get(split, {}).get(name) for model in models]
+        if any(cells):
+            n = next(cell["n"] for cell in cells if cell)
+            change = detail["differences"][evidence.tuned].get(split, {}).get(name)
+            line = [split, name, str(n), *(figure(cell) for cell in cells), signed(change)]
+            lines.append("| " + " | ".join(line) + " |")
+    return "\n".join(lines)
+
+
+def wrong_answers(evidence: Evidence) -> list[Row]:
+    """The last model's wrong answers on seen facts, the worst first."""
+    rows = [row for row in evidence.answers(evidence.tuned).values() if row["split"] == "seen"]
+    wrong = [row for row in rows if not row["scores"].get("key_exact", 1)]
+    return sorted(wrong, key=lambda row: (row["scores"]["key_recall"], row["scores"]["chrf"], row["id"]))
+
+
+def lost_answers(evidence: Evidence, before: str, after: str) -> list[tuple[Row, Row]]:
+    """Facts that `before` states rightly and `after` doesn't: every regression, as pairs of rows."""
+    new = evidence.answers(after)
+    return [
+        (row, new[name])
+        for name, row in evidence.answers(before).items()
+        if row["scores"].get("key_exact", 0) > new[name]["scores"].get("key_exact", 0)
+    ]
+
+
+def learned_answers(evidence: Evidence, count: int = 5) -> list[dict[str, Row]]:
+    """Rows of every model on the first questions that the first model gets wrong and the last right."""
+    by_model = {model: evidence.answers(model) for model in evidence.models}
+    first, last = by_model[evidence.models[0]], by_model[evidence.tuned]
+    names = [
+        name for name in first if first[name]["scores"].get("key_exact", 1) < last[name]["scores"].get("key_exact", 0)
+    ]
+    return [{model: rows[name] for model, rows in by_model.items()} for name in names[:count]]
+
+
+def render(evidence: Evidence) -> str:
+    """metrics/eval_report.md."""
+    models, detail = evidence.models, evidence.detail
+    wrong = wrong_answers(evidence)
+    sets = "\n".join(f"- {name}: {meaning}" for name, meaning in SETS.items())
+    demo = "\n".join(f"- {model}: {detail['demo']['answers'][model]}" for model in models)
+    parts = [
+        "# Evaluation",
+        f"Greedy answers, at most {detail['settings']['max_new_tokens']} new tokens. Intervals: 95 % bootstrap over "
+        "facts; differences are paired. The same with curves, funnels and lineage: eval_report.html.",
+        sets,
+        table(evidence),
+    ]
+    if evidence.warnings:
+        parts += ["## Beware", "\n".join(f"- {line}" for line in evidence.warnings)]
+    parts += ["## Before and after", detail["demo"]["question"], demo]
+    if evidence.judge:
+        parts += ["## Judge", judge_table(evidence.judge)]
+    if evidence.benchmark:
+        parts += ["## Benchmarks", benchmark_table(evidence)]
+    parts += [f"## Wrong answers of {evidence.tuned} on seen facts ({len(wrong)}, the worst 10)", listing(wrong[:10])]
+    for before, after in regressions(models):
+        lost = lost_answers(evidence, before, after)
+        parts += [f"## Right by {before}, wrong by {after} ({len(lost)})", listing([row for _, row in lost])]
+    return "\n\n".join(parts) + "\n"
+
+
+def regressions(models: list[str]) -> list[tuple[str, str]]:
+    """Pairs of models between which answers can get worse."""
+    chain = [model for model in models if model != "orpo"]  # ORPO starts from the base again
+    pairs = [(chain[0], chain[-1]), *pairwise(chain), *((chain[0], model) for model in models if model == "orpo")]
+    return list(dict.fromkeys(pairs))
+
+
+def judge_table(judge: dict[str, Any]) -> str:
+    """The judge's figures, one line a pair of models."""
+    header = [
+        "pair",
+        "win",
+        "tie",
+        "loss",
+        "win rate",
+        "of like length",
+        "inconsistent",
+        "first position",
+        "unreadable",
+    ]
+    lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
+    for pair, cells in judge.items():
+        if pair != "warnings":
+            rates = [cells[f"{name}_rate"] for name in ("inconsistent", "first_position", "parse_error")]
+            line = [pair, cells["win"], cells["tie"], cells["loss"], figure(cells["win_rate"])]
+            line += [figure(cells["win_rate_like_length"]), *("-" if rate is None else f"{rate:.2f}" for rate in rates)]
+            lines.append("| " + " | ".join(map(str, line)) + " |")
+    return "\n".join(lines)
+
+
+def benchmark_table(evidence: Evidence) -> str:
+    """lm-evaluation-harness's figures, one line a task and metric."""
+    models, results = evidence.models, evidence.benchmark
+    lines = ["| task | figure | " + " | ".join(models) + " |", "| --- | --- |" + " --- |" * len(models)]
+    for task, cells in results[models[0]].items():
+        for name in cells:
+            values = " | ".join(f"{results[model][task][name]:.4f}" for model in models)
+            lines.append(f"| {task} | {name} | {values} |")
+    return "\n".join(lines)
+
+
+def listing(rows: list[Row]) -> str:
+    """Questions with the reference and the answer given."""
+    lines = [f"- {row['prompt']}\n  - wanted: {row['reference']}\n  - given: {row['prediction'][:200]}" for row in rows]
+    return "\n".join(lines) or "None."

@@ -1,0 +1,102 @@
+"""ORPO, SFT and preferences in one step: an adapter on the base model. Off unless orpo.enabled is true.
+
+Reads   models/base, data/prepared/preferences/train.jsonl
+Writes  models/orpo: adapter, tokenizer, lineage.json (which alone says "off" where it is off); metrics/orpo_log.csv
+Run     python -m stages.orpo orpo.enabled=true
+"""
+
+from pathlib import Path
+from typing import Any
+
+from stages.lib.entry import run
+from stages.lib.fast_path import speed_up_model, speed_up_trainer
+from stages.lib.lineage import OFF, write_lineage
+from stages.lib.plan import Plan
+from stages.lib.publish import published
+from stages.lib.schema import Orpo
+from stages.lib.training import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments, write_log
+from stages.lib.training_rows import pair_lengths, preference_rows
+from stages.lib.training_run import TrainingRun, begin
+
+BASE = Path("models/base")
+PREFERENCES = Path("data/prepared/preferences")
+OUT = Path("models/orpo")
+LOG = Path("metrics/orpo_log.csv")
+LOG_COLUMNS = {
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "nll_loss": "nll_loss",
+    "log_odds_ratio": "log_odds_ratio",
+    "reward_accuracy": "rewards/accuracies",
+    "reward_margin": "rewards/margins",
+}
+
+
+def orpo(section: Orpo, root: Path) -> dict[str, Any]:
+    if not section.enabled:
+        return publish_nothing(root)
+    tuning = begin("orpo", section, BASE)
+    train = PREFERENCES / "train.jsonl"
+    pairs, dropped = preference_rows("orpo", train, tuning.tokenizer, section.max_length)
+    lengths = pair_lengths(pairs)
+    plan = tuning.plan(lengths, sequences=2, all_logits=True)
+    lineage = tuning.lineage([train], len(pairs), dropped)
+    with tuning.checkpoints(plan, lineage) as folder:
+        trainer = make_trainer(tuning, plan, pairs, folder)
+        rehearse("orpo", trainer, plan, lengths)
+        tuning.train(trainer, folder)
+        tuning.publish(trainer, root / OUT, lineage)
+        tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)
+    return tuning.facts(plan, rows=len(pairs))
+
+
+def publish_nothing(root: Path) -> dict[str, Any]:
+    """The outs of a stage that is off: a lineage that says so, and a log without rows."""
+    with published(root / OUT) as out:
+        out.mkdir()
+        write_lineage(out, OFF)
+    with published(root / LOG) as path:
+        write_log([], path, LOG_COLUMNS, every=1)
+    return {"enabled": False}
+
+
+def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int]]], folder: Path) -> Any:
+    """trl's trainer on pairs that are tokenised already."""
+    import os
+
+    from datasets import Dataset
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    class TokenisedORPOTrainer(ORPOTrainer):
+        def tokenize_row(self, feature: dict[str, list[int]], model: Any = None) -> dict[str, list[int]]:
+            row = {"prompt_input_ids": feature["prompt_ids"]}
+            for side in ("chosen", "rejected"):
+                ids = feature["prompt_ids"] + feature[f"{side}_ids"]
+                row[f"{side}_input_ids"] = ids
+                row[f"{side}_attention_mask"] = [1] * len(ids)
+                row[f"{side}_labels"] = [-100] * len(feature["prompt_ids"]) + feature[f"{side}_ids"]
+            return row
+
+    section = tuning.section
+    arguments = ORPOConfig(
+        **trainer_arguments(tuning.name, section, plan, tuning.dtype, folder),
+        max_length=section.max_length,
+        beta=section.beta,
+        remove_unused_columns=False,
+    )
+    trainer = TokenisedORPOTrainer(
+        speed_up_model(tuning.model, plan, tuning.dtype),
+        args=arguments,
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=tuning.tokenizer,
+        peft_config=lora_config(section),
+    )
+    keep_adapter_in_float32(trainer.model)
+    speed_up_trainer(trainer, plan)
+    return trainer
+
+
+if __name__ == "__main__":
+    run(orpo)

@@ -1,0 +1,89 @@
+"""Questions and answers from your PDFs and files, checked, without doubles, split by fact.
+
+Reads   JSON Lines of instruction and output, with fact_id and key where known; PDFs; models/base's tokenizer
+Writes  data/prepared/pdf_qa: train.jsonl, seen.jsonl (trained facts, unseen wording), unseen.jsonl (held-out facts),
+        rejects.jsonl, conflicts.jsonl, pages.jsonl, data_report.json, DATA_CARD.md; metrics/data_pdf_qa*
+Run     python -m stages.prepare_pdf_qa
+"""
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from stages.lib.answer_models import cache_home, make_ask
+from stages.lib.data_report import data_card, headline, token_histogram, write_reports
+from stages.lib.entry import run
+from stages.lib.jsonl_reader import Rejected, read_lines
+from stages.lib.ledger import Ledger
+from stages.lib.lineage import file_sha256
+from stages.lib.pdf_questions import PdfReport, pdf_rows, summary
+from stages.lib.publish import published
+from stages.lib.qa_files import questions_and_pdfs, unread_files
+from stages.lib.qa_gates import STEPS, beware, drop_doubles, refuse_leaks, store_clear_rows
+from stages.lib.qa_rows import UNCLEAR, UNREADABLE
+from stages.lib.qa_store import QuestionStore
+from stages.lib.records import write_jsonl
+from stages.lib.rewording import add_rewordings
+from stages.lib.schema import Backend, PreparePdfQa, Rewording
+from stages.lib.token_lengths import TokenCounter
+
+SOURCE = Path("data/raw/pdf_qa")
+BASE = Path("models/base")
+OUT = Path("data/prepared/pdf_qa")
+METRIC = Path("metrics/data_pdf_qa.json")
+FUNNEL = Path("metrics/data_pdf_qa_funnel.csv")
+TOKENS = Path("metrics/data_pdf_qa_tokens.csv")
+
+NOTHING_LEFT = (
+    "Mend these rows or add others. Of a PDF only headings that ask, FAQ sections and ruled tables become questions, "
+    "unless prepare_pdf_qa.generate.backend is a model"
+)
+SPLITS = ("train", "seen", "unseen")
+
+
+def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
+    counter, pdf_report = TokenCounter(BASE), PdfReport()
+    files, pdfs = questions_and_pdfs(section)
+    ask = None if section.generate.backend is Backend.rules else make_ask(section.generate, cache_home())
+    with published(root / OUT) as out, TemporaryDirectory() as scratch:
+        out.mkdir()
+        with Ledger(out, STEPS) as ledger, closing(QuestionStore(Path(scratch) / "rows.sqlite")) as store:
+            sources = []
+            for path in files:
+                before = ledger.read
+                store_clear_rows(read_lines(path), section, counter, ledger, store)
+                sources.append({"name": path.name, "rows": ledger.read - before, "version": file_sha256(path)})
+            # before the PDFs: a pair that a page doesn't ground says nothing about the files
+            ledger.refuse_many((*UNREADABLE, *UNCLEAR), section.max_reject_rate, "prepare_pdf_qa.max_reject_rate")
+            for path in pdfs:
+                before = ledger.read
+                rows = pdf_rows(path, section.limits, section.generate, ask, section.on_bad_pdf, pdf_report)
+                store_clear_rows(
+                    rows, replace(section, question_field="instruction", answer_field="output"), counter, ledger, store
+                )
+                sources.append({"name": path.name, "rows": ledger.read - before, "version": file_sha256(path)})
+            between_facts = drop_doubles(store, section.conflicts, out)
+            for place, reason, detail, record in store.dropped():
+                ledger.reject(Rejected(place, reason, detail, record))
+            store.split(section.held_out_facts, section.held_out_wordings)
+            refuse_leaks(store, between_facts)
+            kept = sum(write_jsonl(out / f"{name}.jsonl", store.records(name)) for name in SPLITS)
+            splits = {name: store.counts(name) for name in SPLITS}
+            ledger.refuse_nothing_left(splits["train"]["rows"], NOTHING_LEFT)
+            report = {**ledger.balance(kept), "splits": splits, "sources": sources, "pdf": summary(pdf_report),
+                      "unread": unread_files(section, [*files, *pdfs])}  # fmt: skip
+            if section.reword.backend is not Rewording.none:
+                translate = ask if section.reword.backend is Rewording.back_translation else None
+                report["reworded"] = add_rewordings(out, ["seen", "unseen"], section.reword.wordings, translate)
+            write_jsonl(out / "pages.jsonl", pdf_report.pages)
+            histogram = token_histogram(store.token_counts(), section.max_tokens)
+            card = data_card("Questions and answers", report, ledger, histogram, beware(report, section))
+            write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
+    print(headline(OUT, report))
+    return {"in": report["in"], "kept": kept, "splits": splits}
+
+
+if __name__ == "__main__":
+    run(prepare_pdf_qa)

@@ -1,0 +1,109 @@
+"""Pairs of a better and a worse answer for DPO, and held-out pairs that score it.
+
+Reads   Orca pairs from the hub, or a file in their schema (system, input, chosen, rejected, status, chosen_score, …);
+        data/prepared/pdf_qa, whose evaluation questions no pair may ask; models/base's tokenizer
+Writes  data/prepared/preferences: train.jsonl, evaluation.jsonl, rejects.jsonl, data_report.json, DATA_CARD.md;
+        metrics/data_preferences*
+Run     python -m stages.prepare_preferences
+"""
+
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stages.lib.comparison import hash_of, letters
+from stages.lib.data_report import data_card, headline, token_histogram, write_reports
+from stages.lib.entry import run
+from stages.lib.errors import UserError
+from stages.lib.jsonl_reader import Rejected
+from stages.lib.ledger import Ledger
+from stages.lib.near_duplicates import KnownQuestions
+from stages.lib.preference_pairs import DEFECTIVE, FILTERED, Pair, admit_pair
+from stages.lib.publish import published
+from stages.lib.records import read_jsonl, share_of, write_jsonl
+from stages.lib.rows import load_rows, name, version
+from stages.lib.schema import PreparePreferences
+from stages.lib.token_lengths import TokenCounter
+
+SOURCE = Path("data/raw/preferences")
+PDF_QA = Path("data/prepared/pdf_qa")
+BASE = Path("models/base")
+OUT = Path("data/prepared/preferences")
+METRIC = Path("metrics/data_preferences.json")
+FUNNEL = Path("metrics/data_preferences_funnel.csv")
+TOKENS = Path("metrics/data_preferences_tokens.csv")
+
+BEWARE = [
+    "Lengths are those of the prompt and the longer answer; DPO drops pairs beyond its max_length and counts them."
+]
+STEPS = {"chosen by the filter": FILTERED, "sound": DEFECTIVE, "no doubles": ("duplicate_prompt",)}
+
+
+def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, Any]:
+    counter, asked = TokenCounter(BASE), evaluation_questions(PDF_QA)
+    lengths, leaks = array("I"), []
+    with published(root / OUT) as out:
+        out.mkdir()
+        with Ledger(out, STEPS) as ledger:
+            splits: dict[str, list[dict[str, Any]]] = {"train": [], "evaluation": []}
+            pairs = sound_pairs(section, ledger)
+            for pair, tokens in counter.measured(pairs, lambda p: [p.system, p.question, p.chosen, p.rejected]):
+                if known := asked.find(pair.question):
+                    leaks.append(f"{pair.where} ({pair.question[:60]}) = {known}")
+                # by the question alone: asked under two system messages it stays on one side
+                held_out = share_of(letters(pair.question)) < section.held_out_pairs
+                splits["evaluation" if held_out else "train"].append(pair.record())
+                lengths.append(sum(tokens[:2]) + max(tokens[2:]))
+                ledger.mended.update(pair.mended)
+            refuse_leaks(leaks)
+            ledger.refuse_many(DEFECTIVE, section.max_reject_rate, "prepare_preferences.max_reject_rate")
+            counts = {split: {"rows": write_jsonl(out / f"{split}.jsonl", part)} for split, part in splits.items()}
+            ledger.refuse_nothing_left(
+                counts["train"]["rows"], "Add pairs, or lower prepare_preferences.min_chosen_score"
+            )
+            source = {"name": name(section.rows), "rows": ledger.read, "version": version(section.rows)}
+            balance = ledger.balance(sum(part["rows"] for part in counts.values()))
+            report = {**balance, "splits": counts, "sources": [source]}
+            histogram = token_histogram(lengths, 0)
+            card = data_card("Preference pairs", report, ledger, histogram, BEWARE)
+            write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
+    print(headline(OUT, report))
+    return {"in": report["in"], "kept": report["kept"], "splits": counts}
+
+
+def sound_pairs(section: PreparePreferences, ledger: Ledger) -> Iterator[Pair]:
+    """Yield the pairs that pass the filter and have no defect, each question once; count all."""
+    seen: set[int] = set()
+    for line in load_rows(section.rows):
+        ledger.read += 1
+        pair = line if isinstance(line, Rejected) else admit_pair(line, section.min_chosen_score)
+        if isinstance(pair, Rejected):
+            ledger.reject(pair)
+        elif (identity := hash_of(pair.identity())) in seen:
+            ledger.reject(Rejected(pair.where, "duplicate_prompt", pair.question[:80], pair.question))
+        else:
+            seen.add(identity)
+            yield pair
+
+
+def evaluation_questions(pdf_qa: Path) -> KnownQuestions:
+    """The questions of `pdf_qa`'s evaluation sets, by row id."""
+    asked = KnownQuestions()
+    for split in ("seen", "unseen"):
+        for row in read_jsonl(pdf_qa / f"{split}.jsonl"):
+            asked.add(f"{split} {row['id']}", row["messages"][0]["content"])
+    return asked
+
+
+def refuse_leaks(leaks: list[str]) -> None:
+    """Raise UserError naming the pairs that ask an evaluation question, however spaced, or nearly one."""
+    if leaks:
+        raise UserError(
+            f"{len(leaks)} pairs ask evaluation questions: {'; '.join(leaks[:5])}. "
+            "Reword or remove them: the score would be of trained answers"
+        )
+
+
+if __name__ == "__main__":
+    run(prepare_preferences)

@@ -1,0 +1,73 @@
+"""Multi-turn chats for SFT, and held-out ones that show what tuning made the model forget.
+
+Reads   UltraChat 200k from the hub, or a file in its schema (prompt, prompt_id, messages); models/base's tokenizer
+Writes  data/prepared/ultrachat: train.jsonl, evaluation.jsonl, rejects.jsonl, data_report.json, DATA_CARD.md;
+        metrics/data_ultrachat*
+Run     python -m stages.prepare_ultrachat
+"""
+
+from array import array
+from pathlib import Path
+from typing import Any
+
+from stages.lib.conversation_gates import STEPS, HeldOut, conversations, short_enough
+from stages.lib.conversations import MALFORMED, UNREADABLE
+from stages.lib.data_report import data_card, headline, token_histogram, write_reports
+from stages.lib.entry import run
+from stages.lib.ledger import Ledger
+from stages.lib.near_duplicates import KnownQuestions
+from stages.lib.publish import published
+from stages.lib.records import write_jsonl
+from stages.lib.rows import name, version
+from stages.lib.schema import Overlap, PrepareUltrachat
+from stages.lib.token_lengths import TokenCounter
+
+SOURCE = Path("data/raw/ultrachat")
+BASE = Path("models/base")
+OUT = Path("data/prepared/ultrachat")
+METRIC = Path("metrics/data_ultrachat.json")
+FUNNEL = Path("metrics/data_ultrachat_funnel.csv")
+TOKENS = Path("metrics/data_ultrachat_tokens.csv")
+
+
+def prepare_ultrachat(section: PrepareUltrachat, root: Path) -> dict[str, Any]:
+    counter, held_out = TokenCounter(BASE), HeldOut({}, KnownQuestions(), [])
+    lengths = array("I")
+    splits, sources = {}, []
+    with published(root / OUT) as out:
+        out.mkdir()
+        with Ledger(out, STEPS) as ledger:
+            for split, rows in {"evaluation": section.evaluation, "train": section.train}.items():
+                before = ledger.read
+                admitted = counter.measured(conversations(rows, ledger), lambda row: row.texts())
+                fitting = short_enough(admitted, section.max_tokens, lengths, ledger)
+                kept = held_out.remember(fitting) if split == "evaluation" else held_out.keep_apart(fitting, ledger)
+                splits[split] = {"rows": write_jsonl(out / f"{split}.jsonl", (row.record() for row in kept))}
+                sources.append({"name": name(rows), "rows": ledger.read - before, "version": version(rows)})
+            if section.overlap is Overlap.error:
+                held_out.refuse_overlap()
+            ledger.refuse_many((*UNREADABLE, *MALFORMED), section.max_reject_rate, "prepare_ultrachat.max_reject_rate")
+            ledger.refuse_nothing_left(splits["train"]["rows"], "Choose other rows in prepare_ultrachat.train")
+            counts = ledger.balance(sum(part["rows"] for part in splits.values()))
+            report = {**counts, "splits": splits, "sources": sources}
+            histogram = token_histogram(lengths, section.max_tokens)
+            card = data_card("Conversations", report, ledger, histogram, beware(section))
+            write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
+    print(headline(OUT, report))
+    return {"in": report["in"], "kept": report["kept"], "splits": splits}
+
+
+def beware(section: PrepareUltrachat) -> list[str]:
+    """What a reader of the card should know."""
+    notes = []
+    if "ultrachat" in section.train.id:
+        notes.append(
+            "UltraChat is text that ChatGPT wrote, under an MIT licence card; its answers were checked by nobody."
+        )
+    if not section.max_tokens:
+        notes.append("Long conversations are whole here; SFT cuts them at its own max_length.")
+    return notes
+
+
+if __name__ == "__main__":
+    run(prepare_ultrachat)

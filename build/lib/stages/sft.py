@@ -1,0 +1,83 @@
+"""Supervised fine-tuning: an adapter that has learned the chats and the questions from PDFs.
+
+Reads   models/base, data/prepared/ultrachat/train.jsonl, data/prepared/pdf_qa/train.jsonl
+Writes  models/sft: adapter (or the whole model for method=full), tokenizer, lineage.json; metrics/sft_log.csv;
+        metrics/sft_preview.html: the longest, the shortest and some other rows, with what of them is learned
+Run     python -m stages.sft
+"""
+
+from pathlib import Path
+from typing import Any
+
+from stages.lib.chat import refuse_unlearnable, stop_ids
+from stages.lib.entry import run
+from stages.lib.fast_path import speed_up_model, speed_up_trainer
+from stages.lib.plan import Plan
+from stages.lib.preview import render_supervision
+from stages.lib.publish import published
+from stages.lib.schema import LossOn, Sft
+from stages.lib.training import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments
+from stages.lib.training_rows import supervised_rows
+from stages.lib.training_run import TrainingRun, begin
+
+BASE = Path("models/base")
+ULTRACHAT = Path("data/prepared/ultrachat")
+PDF_QA = Path("data/prepared/pdf_qa")
+OUT = Path("models/sft")
+LOG = Path("metrics/sft_log.csv")
+PREVIEW = Path("metrics/sft_preview.html")
+LOG_COLUMNS = {
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "token_accuracy": "mean_token_accuracy",
+}
+
+
+def sft(section: Sft, root: Path) -> dict[str, Any]:
+    tuning = begin("sft", section, BASE)
+    files = {ULTRACHAT / "train.jsonl": section.mix.ultrachat, PDF_QA / "train.jsonl": section.mix.pdf_qa}
+    files = {path: times for path, times in files.items() if times}
+    rows, dropped = supervised_rows(section, files, tuning.tokenizer)
+    if section.loss_on is LossOn.assistant:
+        refuse_unlearnable(rows, stop_ids(tuning.model.generation_config))
+    with published(root / PREVIEW) as path:
+        path.write_text(render_supervision(rows, tuning.tokenizer), encoding="utf-8")
+    lengths = [len(row["input_ids"]) for row in rows]
+    plan = tuning.plan(lengths)
+    lineage = tuning.lineage(list(files), len(rows), dropped)
+    with tuning.checkpoints(plan, lineage) as folder:
+        trainer = make_trainer(tuning, plan, rows, folder)
+        rehearse("sft", trainer, plan, lengths)
+        tuning.train(trainer, folder)
+        tuning.publish(trainer, root / OUT, lineage)
+        tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)
+    return tuning.facts(plan, rows=len(rows), tokens_per_epoch=sum(lengths))
+
+
+def make_trainer(tuning: TrainingRun, plan: Plan, rows: list[dict[str, Any]], folder: Path) -> Any:
+    """trl's trainer on rows that are tokenised already, so that it neither tokenises nor drops any."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    arguments = SFTConfig(
+        **trainer_arguments(tuning.name, tuning.section, plan, tuning.dtype, folder),
+        max_length=None,  # rows are cut already
+        padding_free=plan.padding_free,
+        pad_to_multiple_of=plan.pad_to_multiple_of,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    trainer = SFTTrainer(
+        speed_up_model(tuning.model, plan, tuning.dtype),
+        args=arguments,
+        train_dataset=Dataset.from_list([{"input_ids": r["input_ids"], "labels": r["labels"]} for r in rows]),
+        processing_class=tuning.tokenizer,
+        peft_config=lora_config(tuning.section),
+    )
+    keep_adapter_in_float32(trainer.model)
+    speed_up_trainer(trainer, plan)
+    return trainer
+
+
+if __name__ == "__main__":
+    run(sft)

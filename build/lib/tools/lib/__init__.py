@@ -1,0 +1,1 @@
+"""What tools share; no stage imports it."""

@@ -1,0 +1,101 @@
+"""Sweep points by DVC's own queue: `dvc queue status`, `dvc queue logs POINT` and `dvc queue kill POINT` work on them.
+
+The queue belongs to the workspace, so a queued point is stashed there for a moment; nothing else of DVC's may run then.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stages.lib.errors import UserError
+from tools.lib.gpus import visible_gpus
+from tools.lib.locks import locked, wait_lock
+from tools.lib.points import (
+    POINTS,
+    RUN_RECORDS,
+    Point,
+    environment,
+    experiments,
+    failure,
+    git,
+    input_paths,
+    prepare_data,
+    record,
+    refuse_changed_inputs,
+    refuse_other_parameters,
+    stage_costs,
+)
+
+POLL_SECONDS = 2.0
+
+
+def queue_point(point: Point) -> dict[str, Any]:
+    """Put a point into DVC's queue, unless it ran before or stands there already.
+
+    Raises UserError where several GPUs are visible: the queue's workers can't be given one each.
+    """
+    if len(gpus := visible_gpus()) > 1:
+        raise UserError(
+            f"sweep.queue: found {len(gpus)} GPUs, which every worker of DVC's queue would take; needed one. "
+            "Leave sweep.queue out and use hydra/launcher=joblib, or choose one with CUDA_VISIBLE_DEVICES"
+        )
+    if point.digest in experiments():
+        return record(point, "kept")
+    prepare_data(point)
+    with locked(wait_lock(POINTS / "queue.lock")):
+        refuse_changed_inputs(point)
+        if (state := states().get(point.name)) not in ("Queued", "Running"):
+            if state:
+                dvc("queue", "remove", point.name)
+            untracked = git("ls-files", "--others", "-z", "--", *input_paths()).split("\0")
+            copied = [word for path in filter(None, untracked) for word in ("--copy-paths", path)]
+            dvc("exp", "run", "--queue", "--name", point.name, *point.parameters(), *copied)
+    return record(point, "queued") | {"sections": point.sections}
+
+
+def run_queue(outcomes: list[dict[str, Any]], workers: int) -> None:
+    """Let `workers` of DVC's queue run what was queued, wait for it, and bring each outcome up to date."""
+    names = {outcome["name"] for outcome in outcomes}
+    dvc("queue", "start", "--jobs", str(workers))
+    while waiting := [state for name, state in states().items() if name in names and state in ("Queued", "Running")]:
+        if "Running" not in waiting:  # DVC's workers leave when they find nothing to do; a killed one leaves too
+            dvc("queue", "start", "--jobs", str(workers))
+        time.sleep(POLL_SECONDS)
+    for outcome in outcomes:
+        point = Point(outcome["overrides"], outcome.pop("sections"), outcome["inputs"])
+        outcome |= queued_outcome(point)
+
+
+def queued_outcome(point: Point) -> dict[str, Any]:
+    """What became of a point that left the queue: done with its costs, or failed with the reason in its log."""
+    log = point.place / "dvc.log"
+    log.write_text(dvc("queue", "logs", point.name, fails=True), encoding="utf-8")
+    try:
+        if (commit := experiments().get(point.digest)) is None:
+            raise UserError(failure(log.read_text(encoding="utf-8"), log))
+        refuse_other_parameters(point, yaml.safe_load(git("show", f"{commit}:params.lock.yaml")))
+    except UserError as error:
+        return record(point, "failed", reason=str(error))
+    return record(point, "done", stages=stage_costs(RUN_RECORDS / point.name))
+
+
+def states() -> dict[str, str]:
+    """Queued, Running, Failed or Success by the name of each experiment that DVC's queue knows."""
+    from dvc.repo import Repo
+
+    with Repo() as repository:
+        return {task["name"]: task["status"] for task in repository.experiments.celery_queue.status()}
+
+
+def dvc(*words: str, fails: bool = False) -> str:
+    """Run a DVC command and return what it printed. Raises UserError if it fails, unless it may."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *words], env=environment(), capture_output=True, text=True, cwd=Path.cwd()
+    )
+    if done.returncode and not fails:
+        raise UserError(f"dvc {' '.join(words[:2])}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout + done.stderr

@@ -1,0 +1,73 @@
+"""Print the last evaluation and what each stage cost.
+
+Reads   metrics/eval_detail.json, metrics/{merge,dpo,merge_dpo}.json, metrics/runs/*.json
+Run     python -m tools.scores
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from stages.lib.report import SHOWN, figure, signed
+
+DETAIL = Path("metrics/eval_detail.json")
+RUNS = Path("metrics/runs")
+GATES = {name: Path(f"metrics/{name}.json") for name in ("merge", "dpo", "merge_dpo")}
+MODELS = ["base", "sft", "dpo", "orpo"]
+STAGES = ["prepare_base", "prepare_ultrachat", "prepare_pdf_qa", "prepare_preferences"]
+STAGES += ["sft", "merge", "dpo", "merge_dpo", "orpo", "merge_orpo", "evaluate", "judge", "benchmark", "report"]
+
+
+def scores_text(detail: dict) -> str:
+    """The figures of each model with 95 % intervals, and the demo question before and after."""
+    models = [name for name in MODELS if name in detail["models"]]
+    last = models[-1]
+    lines = [f"{'':24}" + "".join(f"{name:>22}" for name in [*models, f"{last} - {models[0]}"])]
+    for split, name in SHOWN:
+        cells = [detail["models"][model].get(split, {}).get(name) for model in models]
+        if any(cells):
+            change = signed(detail["differences"][last].get(split, {}).get(name))
+            lines.append(f"{split + ' ' + name:24}" + "".join(f"{text:>22}" for text in [*map(figure, cells), change]))
+    lines += ["", detail["demo"]["question"]]
+    answers = detail["demo"]["answers"]
+    lines += [f"  {model:5} {' '.join(answers[model].split())[:110]}" for model in models]
+    lines += ["", *(f"Beware: {line}" for line in detail["warnings"]), "More: metrics/eval_report.html"]
+    return "\n".join(lines)
+
+
+def gates_text(gates: dict[str, Path]) -> str:
+    """What the merge gates and DPO's start measured."""
+    lines = []
+    for name, path in gates.items():
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if "kl" in found:
+            lines.append(
+                f"{name:10} merged against unmerged: KL {found['kl']:.4f} nats a token, same top token "
+                f"{found['top1_agreement']:.3f}, perplexity {found['perplexity_unmerged']:.3f} -> "
+                f"{found['perplexity_merged']:.3f}"
+            )
+        elif "step0_loss" in found:
+            lines.append(f"{name:10} before the first step: loss {found['step0_loss']}, margin {found['step0_margin']}")
+    return "\n".join(lines)
+
+
+def costs_text(runs: Path) -> str:
+    """Seconds and peak memory of the stages that ran on this machine."""
+    lines = [f"{'stage':24}{'seconds':>9}{'peak MiB':>10}  finished (UTC)"]
+    for name in STAGES:
+        path = runs / f"{name}.json"
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            cost = f"{record['seconds']:>9.1f}{record['peak_memory_mib']:>10}"
+            lines.append(f"{record['stage']:24}{cost}  {record['finished']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if not DETAIL.is_file():
+        sys.exit(f"{DETAIL}: no such file; run `make repro` first")
+    print(scores_text(json.loads(DETAIL.read_text(encoding="utf-8"))))
+    print()
+    print(gates_text(GATES))
+    print()
+    print(costs_text(RUNS))

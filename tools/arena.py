@@ -1,0 +1,81 @@
+"""Talk to the models in a browser, and compare two of them blind: the page's votes are data for the next DPO.
+
+Reads   models/{base,sft-merged,dpo-merged,orpo-merged}
+Writes  data/raw/votes/votes.jsonl, a line a vote
+Run     python -m tools.arena [base sft dpo orpo] [--port 8765]        then open the address that it prints
+
+Only this machine reaches it unless --host says otherwise, and it asks nobody for anything.
+"""
+
+import argparse
+import socket
+from pathlib import Path
+
+from stages.lib.entry import exit_on_user_error
+from stages.lib.errors import UserError
+from tools.lib.chat_models import (
+    MAX_NEW_TOKENS,
+    TEMPERATURES,
+    TOP_P,
+    ChatModel,
+    Sampling,
+    available_models,
+    get_ready,
+    model_directory,
+)
+
+VOTES = Path("data/raw/votes")
+TEMPERATURE = 0.7
+"""Of both sides, so that the vote is on the models alone."""
+LOCAL = ["127.0.0.1", "localhost"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(TEMPERATURES)}; default: all")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets whoever reaches this machine ask and vote")
+    parser.add_argument("--port", type=int, default=8765, help="0: any free one")
+    parser.add_argument("--temperature", type=float, help=f"default: {TEMPERATURE} to compare; a chat: {TEMPERATURES}")
+    parser.add_argument("--top-p", type=float, default=TOP_P)
+    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all that this process may use")
+    given = parser.parse_args()
+    exit_on_user_error("arena", lambda: serve(given), interrupted="every vote that was answered is kept")
+
+
+def serve(given: argparse.Namespace) -> None:
+    """Load the models and serve the page until Ctrl-C."""
+    try:
+        import uvicorn
+
+        from tools.lib.arena_app import Arena, application
+    except ModuleNotFoundError as error:
+        raise UserError(f"found no package {error.name}, needed it: pip install -e '.[chat]'") from None
+    temperature = TEMPERATURE if given.temperature is None else given.temperature
+    sampling = Sampling(temperature, given.top_p, given.max_new_tokens)
+    directories = {name: model_directory(name) for name in given.models or available_models()}
+    if not directories:
+        raise UserError("found no model in models/, needed one: `dvc repro` or `dvc pull`")
+    with listening(given.host, given.port) as server:
+        get_ready(given.threads)
+        models = []
+        for name, directory in directories.items():
+            print(f"arena: loading {name}", flush=True)
+            models.append(ChatModel(name, directory))
+        hosts = LOCAL if given.host in LOCAL else ["*"]
+        app = application(Arena(models, VOTES, sampling, given.temperature), hosts)
+        host, port = server.getsockname()[:2]
+        print(f"arena: http://{host}:{port}  (Ctrl-C ends it)", flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run([server])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket bound to an address. Raises UserError if it can't be had."""
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        raise UserError(f"{host}:{port} can't be had: {error.strerror}; choose another with --port or --host") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Talk to a model of the chain in the terminal.
+
+Reads   models/{base,sft-merged,dpo-merged,orpo-merged}, each with its own chat template
+Run     python -m tools.chat [base|sft|dpo|orpo] [--temperature 0.5] [--top-p 0.9] [--max-new-tokens 256]
+
+exit, quit, 종료 or Ctrl-D ends the chat; Ctrl-C stops an answer. Messages are Korean or English by the locale.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from stages.lib.chat import Messages
+from stages.lib.entry import exit_on_user_error
+from tools.lib.chat_models import (
+    MAX_NEW_TOKENS,
+    TEMPERATURES,
+    TOP_P,
+    ChatModel,
+    Sampling,
+    TooLong,
+    get_ready,
+    model_directory,
+    visible,
+)
+from tools.lib.phrases import Phrases, phrases_of
+
+ENDINGS = {"exit", "quit", "종료"}
+
+Say = Callable[[str], None]
+"""Shows text as it is, without a line's end."""
+
+
+def talk(model: ChatModel, sampling: Sampling, ask: Callable[[str], str], say: Say, phrases: Phrases) -> None:
+    """Answer what `ask` brings until it brings an ending; EOFError is one."""
+    messages: Messages = []
+    say(phrases.greeting.format(model=model.name) + "\n")
+    while (question := next_question(ask, say, phrases)) is not None:
+        try:
+            messages, dropped = model.fit([*messages, {"role": "user", "content": question}], sampling.max_new_tokens)
+        except TooLong as error:
+            say(phrases.too_long.format(tokens=error.tokens, room=error.room) + "\n")
+            continue
+        if dropped:
+            say(phrases.dropped.format(turns=dropped) + "\n")
+        said = say_answer(model, messages, sampling, say, phrases)
+        messages = [*messages, {"role": "assistant", "content": said}] if said else messages[:-1]
+    say(phrases.goodbye + "\n")
+
+
+def next_question(ask: Callable[[str], str], say: Say, phrases: Phrases) -> str | None:
+    """What is typed next, asking again while it is nothing; None to end."""
+    while True:
+        try:
+            typed = ask(phrases.prompt).strip()
+        except KeyboardInterrupt:
+            say(f"\n{phrases.how_to_end}\n")
+            continue
+        except EOFError:
+            say("\n")
+            return None
+        if typed.lower() in ENDINGS:
+            return None
+        if typed:
+            return typed
+        say(phrases.empty + "\n")
+
+
+def say_answer(model: ChatModel, messages: Messages, sampling: Sampling, say: Say, phrases: Phrases) -> str:
+    """Say an answer as it is made and return it. Ctrl-C stops it, and what was said until then stays said."""
+    said, note = "", ""
+    say(f"{model.name}> ")
+    try:
+        for piece in model.answer(messages, sampling):
+            said += piece.text
+            say(visible(piece.text))
+            if piece.end == "limit":
+                note = phrases.limit.format(tokens=sampling.max_new_tokens)
+    except KeyboardInterrupt:
+        note = phrases.interrupted
+    say(f"\n{note}\n" if note else "\n")
+    return said.strip()
+
+
+def write(text: str) -> None:
+    """Write to the terminal at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="dpo", choices=list(TEMPERATURES))
+    parser.add_argument("--temperature", type=float, help=f"0: the likeliest token; default {TEMPERATURES}")
+    parser.add_argument("--top-p", type=float, default=TOP_P)
+    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all that this process may use")
+    given = parser.parse_args()
+    exit_on_user_error("chat", lambda: start(given), interrupted="nothing was said yet")
+
+
+def start(given: argparse.Namespace) -> None:
+    """Load the model and talk."""
+    with suppress(ImportError):  # line editing, where Python was built with it
+        import readline  # noqa: F401
+    phrases = phrases_of(os.environ)
+    for stream in (sys.stdin, sys.stdout):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    temperature = TEMPERATURES[given.model] if given.temperature is None else given.temperature
+    sampling = Sampling(temperature, given.top_p, given.max_new_tokens)
+    directory = model_directory(given.model)
+    write(phrases.loading.format(model=given.model) + "\n")
+    get_ready(given.threads)
+    talk(ChatModel(given.model, directory), sampling, input, write, phrases)
+
+
+if __name__ == "__main__":
+    main()

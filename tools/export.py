@@ -1,0 +1,48 @@
+"""Write what Ollama needs beside a model's weights: a Modelfile with the model's own template and stop tokens.
+
+Reads   models/{base,sft-merged,dpo-merged,orpo-merged}
+Writes  outputs/ollama/<model>/Modelfile
+Run     python -m tools.export [base|sft|dpo|orpo] [--gguf FILE]        then it says how to go on
+
+Ollama reads the safetensors themselves, or a GGUF file made of them: docs/serving.md.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from stages.lib.errors import UserError
+from stages.lib.publish import published
+from tools.lib.chat_models import TEMPERATURES, model_directory
+from tools.lib.modelfile import modelfile
+
+OUT = Path("outputs/ollama")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="dpo", choices=list(TEMPERATURES))
+    parser.add_argument("--gguf", type=Path, help="a GGUF file of the model, to be taken instead of its safetensors")
+    given = parser.parse_args()
+    try:
+        path = export(given.model, given.gguf)
+    except UserError as error:
+        sys.exit(f"export: {error}")
+    print(f"{path}\nollama create graft-{given.model} -f {path} && ollama run graft-{given.model}")
+
+
+def export(model: str, gguf: Path | None) -> Path:
+    """Write a model's Modelfile and return where. Raises UserError for a template that Ollama can't be told."""
+    directory = model_directory(model)
+    if gguf and not gguf.is_file():
+        raise UserError(f"{gguf}: no such file; needed the model as GGUF: docs/serving.md says how to make it")
+    out = OUT / model / "Modelfile"
+    weights = os.path.relpath(gguf or directory, out.parent)  # Ollama looks from where the Modelfile lies
+    with published(out) as path:
+        path.write_text(modelfile(directory, weights, TEMPERATURES[model]), encoding="utf-8")
+    return out
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Votes are appended to their file whole or not at all, whoever else votes at the same time."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from stages.lib.errors import UserError
+from stages.lib.votes import Vote
+
+
+def cast(vote: Vote, path: Path) -> None:
+    """Append one vote as a line of JSON, on disk when this returns.
+
+    A line that was cut off, as by a full disk or a crash, is ended first: it must not swallow this one. Raises
+    UserError if the file can't be written; then it is as it was.
+    """
+    line = vote.model_dump_json().encode() + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            try:
+                if os.write(descriptor, line) < len(line):
+                    raise OSError("no space left for a whole line")
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise UserError(
+            f"{path}: the vote can't be written: {error.strerror or error}. Free space or mend its permissions, then "
+            "vote again"
+        ) from error
