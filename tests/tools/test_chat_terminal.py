@@ -56,7 +56,7 @@ def test_a_talk_in_korean(model: ChatModel) -> None:
     assert rest[-1] == KOREAN.goodbye
 
 
-@pytest.mark.parametrize("ending", [*ENDINGS, " EXIT ", EOFError])
+@pytest.mark.parametrize("ending", [*sorted(ENDINGS), " EXIT ", EOFError])
 def test_endings(model: ChatModel, ending: str | type[BaseException]) -> None:
     shown = talked(model, ending, "more")
     assert "dpo> " not in shown and shown.endswith(KOREAN.goodbye + "\n")
