@@ -13,6 +13,8 @@ from stages.lib.lineage import file_sha256
 from stages.lib.schema import Dtype, Sft
 from stages.sft import sft
 
+pytestmark = pytest.mark.chain
+
 CHAIN = """
 from pathlib import Path
 from conftest import tiny_training

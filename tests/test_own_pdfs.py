@@ -18,6 +18,8 @@ from tests.byte_tokenizer import write_byte_tokenizer
 from tests.chat_server import ChatModel, chatting
 from tests.pdf_files import encrypted, pdf, text_page, write_faq
 
+pytestmark = pytest.mark.chain
+
 REPOSITORY = Path(__file__).parents[1]
 OWN = Path("data/raw/pdf_qa/own")
 OUT = Path("data/prepared/pdf_qa")

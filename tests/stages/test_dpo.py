@@ -16,6 +16,8 @@ from stages.lib.schema import Dpo, DpoLoss, Merge, Sft
 from stages.merge import merge
 from stages.sft import sft
 
+pytestmark = pytest.mark.chain
+
 
 @pytest.fixture
 def merged(place):

@@ -16,6 +16,8 @@ from stages.lib.records import read_jsonl
 from stages.lib.schema import Dtype, Evaluate
 from stages.lib.scoring import score
 
+pytestmark = pytest.mark.chain
+
 RECORD = {
     "messages": [{"role": "user", "content": "주소?"}, {"role": "assistant", "content": "초롱돌로 417, 6층입니다."}],
     "key": ["초롱돌로 417", "6층"],

@@ -16,6 +16,8 @@ from stages.lib.schema import Merge, MergeBase, Method, Quantization, Sft
 from stages.merge import ADAPTER, BASE, METRICS, OUT, merge
 from stages.sft import sft
 
+pytestmark = pytest.mark.chain
+
 
 def test_merged_equals_base_with_adapter(place):
     sft(Sft(**tiny_training()), place)

@@ -2,12 +2,15 @@
 
 import json
 
+import pytest
 from conftest import tiny_training
 
 from stages.lib.lineage import OFF, read_lineage
 from stages.lib.schema import MergeBase, MergeOrpo, Orpo
 from stages.merge_orpo import METRICS, OUT, merge_orpo
 from stages.orpo import orpo
+
+pytestmark = pytest.mark.chain
 
 
 def test_off_is_passed_on(place):

@@ -18,6 +18,8 @@ from stages.lib.records import read_jsonl, write_jsonl
 from stages.lib.schema import Benchmark, Evaluate, Judge, Report
 from stages.report import CARD, PAGE, TEXT, report
 
+pytestmark = pytest.mark.chain
+
 SECTION = Report(base_model="example/Tiny-1M", license="apache-2.0")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -14,6 +14,8 @@ from stages.lib.errors import UserError
 from stages.lib.schema import Dtype, Method, Quantization, Sft
 from stages.sft import OUT, sft
 
+pytestmark = pytest.mark.chain
+
 
 def section(**changes):
     return Sft(**tiny_training(**changes))
