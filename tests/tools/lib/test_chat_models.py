@@ -10,6 +10,8 @@ from stages.lib.generation import generate_answers
 from stages.lib.lineage import OFF, write_lineage
 from tools.lib.chat_models import ChatModel, Sampling, TooLong, available_models, draw, model_directory, visible
 
+pytestmark = pytest.mark.chain
+
 GREEDY = Sampling(temperature=0, max_new_tokens=12)
 QUESTIONS = ["주소는 어디인가요?", "층?", "여권 수수료는 얼마인가요?", "What is it? 😀"]
 
