@@ -212,7 +212,12 @@ def test_promote_commit_and_nothing_runs(chain):
 def test_an_interrupted_sweep_leaves_nothing_at_work(chain):
     command = [sys.executable, "-m", "tools.sweep", "--multirun", "sft.lora.r=2,4"]
     running = subprocess.Popen(
-        command, cwd=chain.directory, env=chain.environment(CHAIN_SECONDS="4"), stderr=subprocess.PIPE, text=True
+        command,
+        cwd=chain.directory,
+        env=chain.environment(CHAIN_SECONDS="4"),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
     )
     while not chain.events("sft"):
         assert running.poll() is None
