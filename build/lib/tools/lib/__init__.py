@@ -1,1 +1,0 @@
-"""What tools share; no stage imports it."""
