@@ -21,7 +21,6 @@ from unittest.mock import patch
 from bench.random_model import SHAPES, enter, write_base, write_data
 
 WARM_UP = 5
-SIDES = ("chosen", "rejected")
 
 NOTEBOOK: dict[str, Any] = {
     "quantization": "nf4",
@@ -81,7 +80,6 @@ ROWS: dict[str, dict[str, Any]] = {
         "variants": {
             "notebook": NOTEBOOK,
             "bf16": OURS,
-            "bf16, references first": {**OURS, "precompute_ref_log_probs": True},
         },
     },
 }
@@ -124,13 +122,63 @@ def section_of(row: dict[str, Any], values: dict[str, Any], steps: int) -> Any:
     return OmegaConf.to_object(merged)
 
 
+class Watch:
+    """What happens in a run after its warm-up: the ends of steps, tokens of each pass, losses."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.tokens: list[int] = []
+        self.losses: list[float] = []
+
+    def attach(self, trainer: Any, _: int) -> None:
+        """Stand in for report_progress on a trl trainer."""
+        import torch
+        from transformers import TrainerCallback
+
+        watch, collate = self, trainer.data_collator
+
+        class Steps(TrainerCallback):
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                watch.ends.append(time.perf_counter())
+
+            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+                if "loss" in logs:
+                    watch.losses.append(round(float(logs["loss"]), 4))
+
+        def counted(rows: list[dict[str, Any]]) -> Any:
+            watch.tokens.append(sum(map(tokens_of, rows)))
+            return collate(rows)
+
+        trainer.add_callback(Steps())
+        trainer.data_collator = counted
+
+    def figures(self, steps: int) -> dict[str, Any]:
+        """Tokens a second and seconds a step after the warm-up, of `steps` in all."""
+        timed = self.ends[-1] - self.ends[WARM_UP - 1]
+        passes = len(self.tokens) // steps
+        counted = sum(self.tokens[passes * WARM_UP :][: passes * (steps - WARM_UP)])
+        return {
+            "tokens_per_second": round(counted / timed),
+            "seconds_per_step": round(timed / (steps - WARM_UP), 4),
+            "warm_up_seconds": round(self.ends[WARM_UP - 1] - self.ends[0], 1),
+            "losses": self.losses[:20],
+        }
+
+
+def tokens_of(row: dict[str, list[int]]) -> int:
+    """Tokens that a row costs without padding; a pair's prompt is read once for each answer."""
+    if "input_ids" in row:
+        return len(row["input_ids"])
+    return 2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
+
+
 def run_variant(place: Path, name: str, variant: str, steps: int) -> dict[str, Any]:
-    """Train through the stage's own function in `place`; seconds and tokens of the steps after the warm-up."""
+    """Train through the stage's own function in `place`; speed after the warm-up, memory, losses, the plan."""
     import torch
-    from transformers import TrainerCallback
 
     from stages import dpo, sft
-    from stages.lib.lineage import read_lineage, write_lineage
 
     row = ROWS[name]
     values = dict(row["variants"][variant])
@@ -140,66 +188,38 @@ def run_variant(place: Path, name: str, variant: str, steps: int) -> dict[str, A
         if row["stage"] == "sft":
             values["padding_free"] = "never"
     section = section_of(row, values, steps)
-    ends: list[float] = []
-    tokens: list[int] = []
-    losses: list[float] = []
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            if on_gpu:
-                torch.cuda.synchronize()
-            ends.append(time.perf_counter())
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if "loss" in logs:
-                losses.append(round(float(logs["loss"]), 4))
-
-    def watch(trainer: Any, _: int) -> None:
-        trainer.add_callback(Watch())
-        collate = trainer.data_collator
-
-        def counted(rows: list[dict[str, Any]]) -> Any:
-            if row["stage"] == "sft":
-                tokens.append(sum(len(each["input_ids"]) for each in rows))
-            else:
-                tokens.append(
-                    sum(2 * len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
-                )
-            return collate(rows)
-
-        trainer.data_collator = counted
-
+    module: Any = sft if row["stage"] == "sft" else dpo
+    watch = Watch()
     enter(place)
-    root = place / "out" / f"{name}-{variant}".replace(" ", "_")
+    if module is dpo:
+        stand_in_for_a_merge(place)
     with ExitStack() as stack:
-        stack.enter_context(patch("stages.lib.training_run.report_progress", watch))
-        module: Any = sft if row["stage"] == "sft" else dpo
+        stack.enter_context(patch("stages.lib.training_run.report_progress", watch.attach))
         if variant in PLAIN:
-            stack.enter_context(
-                patch.object(module, "speed_up_model", notebook_model if variant == "notebook" else as_is)
-            )
+            prepared = notebook_model if variant == "notebook" else as_is
+            stack.enter_context(patch.object(module, "speed_up_model", prepared))
             stack.enter_context(patch.object(module, "speed_up_trainer", lambda *_: None))
-        if module is dpo:
-            merged = place / "models/sft-merged"
-            if not merged.exists():
-                merged.symlink_to(place / "models/base")
-                write_lineage(merged, {**read_lineage(merged), "kind": "merged"})
-        facts = getattr(module, row["stage"])(section, root)
-    passes = len(tokens) // steps
-    timed = ends[-1] - ends[WARM_UP - 1]
-    counted_tokens = sum(tokens[passes * WARM_UP :][: passes * (steps - WARM_UP)])
-    peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else facts_peak()
+        facts = getattr(module, row["stage"])(section, place / "out" / f"{name}-{variant}".replace(" ", "_"))
+    peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else resident_peak()
+    shown = ("micro_batch_size", "attention", "padding_free", "torch_compile")
     return {
         "row": name,
         "variant": variant,
-        "tokens_per_second": round(counted_tokens / timed),
-        "seconds_per_step": round(timed / (steps - WARM_UP), 4),
-        "warm_up_seconds": round(ends[WARM_UP - 1] - ends[0], 1),
+        **watch.figures(steps),
         "peak_gib": round(peak, 1),
-        "losses": losses[:20],
-        "plan": {key: facts["plan"][key] for key in ("micro_batch_size", "attention", "padding_free", "torch_compile")},
+        "plan": {key: facts["plan"][key] for key in shown},
         "estimated_gib": round(facts["plan"]["estimated_mib"] / 1024, 1),
     }
+
+
+def stand_in_for_a_merge(place: Path) -> None:
+    """Let dpo take the base for the merged SFT model."""
+    from stages.lib.lineage import read_lineage, write_lineage
+
+    merged = place / "models/sft-merged"
+    if not merged.exists():
+        merged.symlink_to(place / "models/base")
+        write_lineage(merged, {**read_lineage(merged), "kind": "merged"})
 
 
 def as_is(model: Any, *_: Any) -> Any:
@@ -214,7 +234,7 @@ def notebook_model(model: Any, *_: Any) -> Any:
     return prepare_model_for_kbit_training(model)
 
 
-def facts_peak() -> float:
+def resident_peak() -> float:
     """Peak resident memory of this process in GiB."""
     import resource
 

@@ -10,10 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages.lib.bertscore import bert_scores
+from stages.lib.bertscore import add_bert_scores, bertscore_signature
 from stages.lib.entry import run
 from stages.lib.errors import UserError
-from stages.lib.figures import Figures, differences, figures_of
+from stages.lib.figures import differences, figures_of, values_alone, warnings_of
 from stages.lib.generation import DECODING
 from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
 from stages.lib.lineage import OFF, file_sha256, read_lineage, weights_sha256
@@ -38,8 +38,6 @@ PREDICTIONS = Path("metrics/predictions.jsonl")
 
 MODELS = {"base": BASE, "sft": SFT, "dpo": DPO, "orpo": ORPO}
 """What is scored, the first being what the others are compared with."""
-SMALL_SET = 100
-"""Below so many groups a 95 % interval of a share is up to 0.2 wide: bench/power.py."""
 
 
 def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
@@ -109,52 +107,6 @@ def refuse_other_templates(models: list[Path]) -> None:
             f"{', '.join(others)}: found a chat_template.jinja that is not {BASE}'s; needed the one it was trained "
             "with. Rebuild with `dvc repro`"
         )
-
-
-def add_bert_scores(directory: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
-    """Add BERTScore to every answered row, one model's answers after another's."""
-    for held in rows.values():
-        answered = [row for row in held if "prediction" in row]
-        scores = bert_scores(directory, [row["reference"] for row in answered], [row["prediction"] for row in answered])
-        for row, value in zip(answered, scores, strict=True):
-            row["scores"]["bertscore"] = round(value, 4)
-
-
-def bertscore_signature(directory: str) -> dict[str, str]:
-    """The signature of BERTScore where it is computed: its model's weights."""
-    return {"bertscore": f"last layer|{weights_sha256(Path(directory))}"} if directory else {}
-
-
-def warnings_of(figures: dict[str, Figures]) -> list[str]:
-    """What a reader of the figures must know before believing them."""
-    lines = []
-    tuned = "dpo"
-    before, after = figures[next(iter(figures))], figures[tuned]
-    for split in ("seen", "unseen"):
-        cell = after.get(split, {}).get("key_exact")
-        if cell and cell["groups"] < SMALL_SET:
-            lines.append(
-                f"{split} has {cell['groups']} facts: a difference below about {0.98 / cell['groups'] ** 0.5:.2f} "
-                "is within chance"
-            )
-        stops = after.get(split, {}).get("stop_rate")
-        if stops and stops["value"] < 0.9:
-            lines.append(f"{split}: {1 - stops['value']:.0%} of {tuned}'s answers were cut at max_new_tokens")
-    old, new = (side.get("control", {}).get("perplexity") for side in (before, after))
-    if old and new and new["value"] > 1.5 * old["value"]:
-        lines.append(
-            f"control perplexity rose from {old['value']:.1f} to {new['value']:.1f}: tuning made the model forget; "
-            "mix in more chats or lower the learning rate"
-        )
-    return lines
-
-
-def values_alone(figures: dict[str, Figures]) -> dict[str, Any]:
-    """The figures without n and interval: `dvc metrics` shows numbers by dotted names."""
-    return {
-        model: {split: {name: cell["value"] for name, cell in cells.items()} for split, cells in splits.items()}
-        for model, splits in figures.items()
-    }
 
 
 if __name__ == "__main__":

@@ -9,23 +9,21 @@ Run     python -m stages.prepare_preferences
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from stages.lib.comparison import hash_of, letters
+from stages.lib.comparison import letters
 from stages.lib.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.entry import run
 from stages.lib.errors import UserError
-from stages.lib.jsonl_reader import Rejected
 from stages.lib.ledger import Ledger
 from stages.lib.lineage import file_sha256
 from stages.lib.near_duplicates import KnownQuestions
-from stages.lib.preference_pairs import DEFECTIVE, FILTERED, Pair, admit_pair
+from stages.lib.preference_pairs import DEFECTIVE, FILTERED, accounted, sound_pairs
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, share_of, write_jsonl
-from stages.lib.rows import load_rows, name, version
+from stages.lib.rows import name, version
 from stages.lib.schema import PairSource, PreparePreferences
 from stages.lib.token_lengths import TokenCounter
 from stages.lib.votes import FILE as VOTES_FILE
@@ -80,29 +78,6 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
     print(headline(OUT, report))
     return {"in": report["in"], "kept": report["kept"], "splits": counts}
-
-
-def sound_pairs(section: PreparePreferences, ledger: Ledger) -> Iterator[Pair]:
-    """Yield the pairs that pass the filter and have no defect, each question once; count all."""
-    seen: set[int] = set()
-    lines = load_rows(section.rows) if PairSource.rows in section.sources else iter(())
-    pairs = (line if isinstance(line, Rejected) else admit_pair(line, section.min_chosen_score) for line in lines)
-    for pair in accounted(pairs, ledger):
-        if (identity := hash_of(pair.identity())) in seen:
-            ledger.reject(Rejected(pair.where, "duplicate_prompt", pair.question[:80], pair.question))
-        else:
-            seen.add(identity)
-            yield pair
-
-
-def accounted(pairs: Iterable[Pair | Rejected], ledger: Ledger) -> Iterator[Pair]:
-    """Yield the pairs; count all and write down the rejected."""
-    for pair in pairs:
-        ledger.read += 1
-        if isinstance(pair, Rejected):
-            ledger.reject(pair)
-        else:
-            yield pair
 
 
 def sources(section: PreparePreferences, read: int, votes: int) -> list[dict[str, Any]]:

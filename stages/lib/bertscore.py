@@ -8,8 +8,23 @@ from typing import Any
 
 from stages.lib.errors import UserError
 from stages.lib.hardware import device
+from stages.lib.lineage import weights_sha256
 
 BATCH = 32
+
+
+def add_bert_scores(directory: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
+    """Add BERTScore to every answered row, one model's answers after another's."""
+    for held in rows.values():
+        answered = [row for row in held if "prediction" in row]
+        scores = bert_scores(directory, [row["reference"] for row in answered], [row["prediction"] for row in answered])
+        for row, value in zip(answered, scores, strict=True):
+            row["scores"]["bertscore"] = round(value, 4)
+
+
+def bertscore_signature(directory: str) -> dict[str, str]:
+    """The signature of BERTScore where it is computed: its model's weights."""
+    return {"bertscore": f"last layer|{weights_sha256(Path(directory))}"} if directory else {}
 
 
 def bert_scores(directory: Path, references: list[str], texts: list[str]) -> list[float]:

@@ -18,6 +18,10 @@ Figures = dict[str, dict[str, dict[str, float]]]
 """Split, figure, then value, low, high, n and groups."""
 
 
+SMALL_SET = 100
+"""Below so many groups a 95 % interval of a share is up to 0.2 wide: bench/power.py."""
+
+
 @dataclass
 class Ratio:
     """A figure that is no mean: a sum over rows over another sum."""
@@ -95,3 +99,35 @@ def groups(rows: list[Row]) -> list[Hashable]:
 def transform(name: str) -> Callable[[Any], Any]:
     """From a ratio of sums to the figure."""
     return LIKELIHOOD[name].transform if name in LIKELIHOOD else unchanged
+
+
+def warnings_of(figures: dict[str, Figures]) -> list[str]:
+    """What a reader of the figures must know before believing them."""
+    lines = []
+    tuned = "dpo"
+    before, after = figures[next(iter(figures))], figures[tuned]
+    for split in ("seen", "unseen"):
+        cell = after.get(split, {}).get("key_exact")
+        if cell and cell["groups"] < SMALL_SET:
+            lines.append(
+                f"{split} has {cell['groups']} facts: a difference below about {0.98 / cell['groups'] ** 0.5:.2f} "
+                "is within chance"
+            )
+        stops = after.get(split, {}).get("stop_rate")
+        if stops and stops["value"] < 0.9:
+            lines.append(f"{split}: {1 - stops['value']:.0%} of {tuned}'s answers were cut at max_new_tokens")
+    old, new = (side.get("control", {}).get("perplexity") for side in (before, after))
+    if old and new and new["value"] > 1.5 * old["value"]:
+        lines.append(
+            f"control perplexity rose from {old['value']:.1f} to {new['value']:.1f}: tuning made the model forget; "
+            "mix in more chats or lower the learning rate"
+        )
+    return lines
+
+
+def values_alone(figures: dict[str, Figures]) -> dict[str, Any]:
+    """The figures without n and interval: `dvc metrics` shows numbers by dotted names."""
+    return {
+        model: {split: {name: cell["value"] for name, cell in cells.items()} for split, cells in splits.items()}
+        for model, splits in figures.items()
+    }

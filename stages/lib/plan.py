@@ -1,5 +1,6 @@
 """How an optimizer step is computed on the hardware found: decisions that change speed and memory alone."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from math import ceil
@@ -64,7 +65,8 @@ class Plan:
 
     def block(self, name: str) -> str:
         """What was decided and why, for people, a line each."""
-        lines = [f"{key:28}{self.record()[key]!s:20}{why}" for key, why in self.why.items()]
+        values = self.record()
+        lines = [f"{key:28}{values[key]!s:20}{why}" for key, why in self.why.items()]
         return "\n".join([f"{name}: one step is computed so", *(f"  {line}" for line in lines)])
 
 
@@ -86,92 +88,111 @@ def make_plan(
     the hardware can't do.
     """
     longest, on_cpu = max(lengths), hardware.device == "cpu"
-    budget = CPU_MICRO_BATCH_TOKENS if on_cpu else GPU_MICRO_BATCH_TOKENS
     config, parameters = model.config.get_text_config(), model.num_parameters()
-    room = int(FREE_SHARE * hardware.free_memory)
 
-    def needed(
-        micro: int, checkpointing: bool, dequantize: bool = False, tokens: int = longest, changed: Training = section
-    ) -> Estimate:
+    def needed(passes: Passes, tokens: int = longest, changed: Training = section) -> Estimate:
         return estimate(
             changed,
             config,
             parameters,
-            micro * sequences * tokens,
+            passes.rows * sequences * tokens,
             on_cpu=on_cpu,
-            checkpointing=checkpointing,
-            dequantized=dequantize,
+            checkpointing=passes.checkpointing,
+            dequantized=passes.dequantize,
             all_logits=all_logits,
         )
 
-    def fits(*choice: Any) -> bool:
-        return needed(*choice).total() <= room
-
-    micros = [rows for rows in range(section.batch_size, 0, -1) if section.batch_size % rows == 0]
-    most = section.micro_batch_size or max(1, budget // (sequences * longest))
-    micros = [rows for rows in micros if rows <= most]
-    if section.micro_batch_size:
-        micros = micros[:1]
-    auto = section.gradient_checkpointing is Choice.auto
-    checkpoints = [False, True] if auto else [section.gradient_checkpointing is Choice.always]
-    # Recomputing a layer costs a third more time; smaller micro-batches cost less, so they come first.
-    choices = [(micro, checkpointing) for checkpointing in checkpoints for micro in micros]
-    choice = next((each for each in choices if fits(*each)), None)
-    if choice is None:
-        micro, checkpointing = choices[-1]
-        found = needed(micro, checkpointing)
-        half, rank = longest // 2, max(1, section.lora.r // 4)
-        remedies = {
-            f"{name}.micro_batch_size=1": needed(1, checkpointing),
-            f"{name}.gradient_checkpointing=always": needed(micro, True),
-            f"{name}.max_length={half}": needed(micro, checkpointing, tokens=half),
-            f"{name}.lora.r={rank}": needed(
-                micro, checkpointing, changed=replace(section, lora=replace(section.lora, r=rank))
-            ),
-        }
-        remedies = {setting: less for setting, less in remedies.items() if less.total() < found.total()}
-        raise too_large(name, found, room, remedies)
-    micro, checkpointing = choice
-    passes = optimizer_steps(section, len(lengths)) * (section.batch_size // micro)
+    room = int(FREE_SHARE * hardware.free_memory)
+    passes, passes_why = decide_passes(name, section, on_cpu, longest, sequences, room, needed)
+    steps = optimizer_steps(section, len(lengths)) * (section.batch_size // passes.rows)
     padding_free, attention, attention_why = decide_attention(name, section, hardware, lengths, sequences)
-    torch_compile, compile_why = decide_compile(name, section, hardware, passes)
-    four_bit = section.quantization is Quantization.nf4
-    dequantize_once = four_bit and section.dequantize_once is not Choice.never
-    if section.dequantize_once is Choice.auto:
-        dequantize_once = dequantize_once and fits(micro, checkpointing, True)
+    torch_compile, compile_why = decide_compile(name, section, hardware, steps)
     # Paging is a GPU affair; on a CPU bitsandbytes runs its plain AdamW instead, slower than torch's.
     unpaged = on_cpu and section.optim is Optim.paged_adamw_32bit
-    total = needed(micro, checkpointing, dequantize_once).total()
+    total = needed(passes).total()
     memory = f"about {total / GIB:.1f} of {hardware.free_memory / GIB:.1f} free GiB"
     return Plan(
-        micro_batch_size=micro,
-        gradient_accumulation_steps=section.batch_size // micro,
-        gradient_checkpointing=checkpointing,
+        micro_batch_size=passes.rows,
+        gradient_accumulation_steps=section.batch_size // passes.rows,
+        gradient_checkpointing=passes.checkpointing,
         attention=attention,
         padding_free=padding_free,
         pad_to_multiple_of=None if on_cpu or padding_free else PAD_TO,
         torch_compile=torch_compile,
-        dequantize_once=dequantize_once,
+        dequantize_once=passes.dequantize,
         optim=(Optim.adamw_torch_fused if unpaged else section.optim).value,
         longest=longest,
         estimated_mib=total // 2**20,
         free_mib=hardware.free_memory // 2**20,
         why={
             "micro_batch_size": f"of a batch of {section.batch_size}, rows of up to {longest} tokens; {memory}",
-            "gradient_checkpointing": "as asked" if not auto else "it fits only so" if checkpointing else "it fits",
             "attention": attention_why,
             "padding_free": "rows end to end" if padding_free else "rows padded to the longest of a pass",
             "torch_compile": compile_why,
-            "dequantize_once": "no 4-bit weights"
-            if not four_bit
-            else "as asked"
-            if section.dequantize_once is not Choice.auto
-            else "there is room for 16-bit values"
-            if dequantize_once
-            else "16-bit values would not fit",
             "optim": "no paging on a CPU" if unpaged else "as asked",
+            **passes_why,
         },
     )
+
+
+@dataclass
+class Passes:
+    """What a forward and backward pass takes, and so how much memory."""
+
+    rows: int
+    checkpointing: bool
+    dequantize: bool = False
+
+
+def decide_passes(
+    name: str,
+    section: Training,
+    on_cpu: bool,
+    longest: int,
+    sequences: int,
+    room: int,
+    needed: Callable[..., Estimate],
+) -> tuple[Passes, dict[str, str]]:
+    """The largest passes that fit into `room` bytes by `needed`, and why; see make_plan for the other arguments."""
+    budget = CPU_MICRO_BATCH_TOKENS if on_cpu else GPU_MICRO_BATCH_TOKENS
+    most = section.micro_batch_size or max(1, budget // (sequences * longest))
+    divisors = [rows for rows in range(section.batch_size, 0, -1) if section.batch_size % rows == 0 and rows <= most]
+    sizes = divisors[:1] if section.micro_batch_size else divisors
+    auto = section.gradient_checkpointing is Choice.auto
+    checkpoints = [False, True] if auto else [section.gradient_checkpointing is Choice.always]
+    # Recomputing a layer costs a third more time; smaller micro-batches cost less, so they come first.
+    choices = [Passes(rows, checkpointing) for checkpointing in checkpoints for rows in sizes]
+    passes = next((each for each in choices if needed(each).total() <= room), None)
+    if passes is None:
+        raise too_large(name, needed(choices[-1]), room, remedies(name, section, choices[-1], longest, needed))
+    checkpointing_why = "as asked" if not auto else "it fits only so" if passes.checkpointing else "it fits"
+    dequantize, dequantize_why = decide_dequantize(section, needed(replace(passes, dequantize=True)).total() <= room)
+    why = {"gradient_checkpointing": checkpointing_why, "dequantize_once": dequantize_why}
+    return replace(passes, dequantize=dequantize), why
+
+
+def remedies(
+    name: str, section: Training, passes: Passes, longest: int, needed: Callable[..., Estimate]
+) -> dict[str, Estimate]:
+    """Settings that take less memory than `passes`, with what they take."""
+    half, rank = longest // 2, max(1, section.lora.r // 4)
+    smaller = {
+        f"{name}.micro_batch_size=1": needed(replace(passes, rows=1)),
+        f"{name}.gradient_checkpointing=always": needed(replace(passes, checkpointing=True)),
+        f"{name}.max_length={half}": needed(passes, tokens=half),
+        f"{name}.lora.r={rank}": needed(passes, changed=replace(section, lora=replace(section.lora, r=rank))),
+    }
+    found = needed(passes).total()
+    return {setting: less for setting, less in smaller.items() if less.total() < found}
+
+
+def decide_dequantize(section: Training, fits: bool) -> tuple[bool, str]:
+    """Whether 16-bit values are kept of 4-bit weights, where `fits` says that there is room, and why."""
+    if section.quantization is not Quantization.nf4:
+        return False, "no 4-bit weights"
+    if section.dequantize_once is not Choice.auto:
+        return section.dequantize_once is Choice.always, "as asked"
+    return fits, "there is room for 16-bit values" if fits else "16-bit values would not fit"
 
 
 def optimizer_steps(section: Training, rows: int) -> int:

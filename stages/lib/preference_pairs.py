@@ -6,15 +6,18 @@ Only input, chosen and rejected are needed where pairs aren't rated (min_chosen_
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.lib.characters import mend
-from stages.lib.comparison import letters
+from stages.lib.comparison import hash_of, letters
 from stages.lib.jsonl_reader import Line, Rejected
-from stages.lib.rows import as_text
+from stages.lib.ledger import Ledger
+from stages.lib.rows import as_text, load_rows
+from stages.lib.schema import PairSource, PreparePreferences
 
 FILTERED = ("tie", "no_score", "low_score", "in_gsm8k_train")
 DEFECTIVE = ("invalid_json", "duplicate_key", "invalid_unicode", "missing_field", "wrong_type", "mojibake",
@@ -110,3 +113,26 @@ def filtered(row: Columns, rated: bool, min_chosen_score: float) -> str:
     if row.chosen_score is not None and row.chosen_score < min_chosen_score:
         return "low_score"
     return "in_gsm8k_train" if row.in_gsm8k_train else ""
+
+
+def sound_pairs(section: PreparePreferences, ledger: Ledger) -> Iterator[Pair]:
+    """Yield the pairs that pass the filter and have no defect, each question once; count all."""
+    seen: set[int] = set()
+    lines = load_rows(section.rows) if PairSource.rows in section.sources else iter(())
+    pairs = (line if isinstance(line, Rejected) else admit_pair(line, section.min_chosen_score) for line in lines)
+    for pair in accounted(pairs, ledger):
+        if (identity := hash_of(pair.identity())) in seen:
+            ledger.reject(Rejected(pair.where, "duplicate_prompt", pair.question[:80], pair.question))
+        else:
+            seen.add(identity)
+            yield pair
+
+
+def accounted(pairs: Iterable[Pair | Rejected], ledger: Ledger) -> Iterator[Pair]:
+    """Yield the pairs; count all and write down the rejected."""
+    for pair in pairs:
+        ledger.read += 1
+        if isinstance(pair, Rejected):
+            ledger.reject(pair)
+        else:
+            yield pair

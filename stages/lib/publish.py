@@ -39,7 +39,8 @@ def explain_disk_errors(target: Path) -> Iterator[None]:
             raise
         raise UserError(unwritable(target, error.strerror)) from error
     except Exception as error:
-        # safetensors and torch.save raise classes of their own and keep the reason in the text.
+        # safetensors raises a class of its own, torch.save RuntimeError and tokenizers a bare Exception; the reason is
+        # in the text alone. Whatever else it is goes on as it came.
         if not any(reason in str(error) for reason in DISK_REASONS):
             raise
         raise UserError(unwritable(target, str(error))) from error

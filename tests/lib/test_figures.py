@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from stages.lib.figures import differences, figures_of
+from stages.lib.figures import differences, figures_of, warnings_of
 
 
 def row(name, right, nats, split="seen", fact=None):
@@ -40,3 +40,15 @@ def test_a_row_without_a_score_counts_for_the_others_alone():
     rows = [row("a", 1.0, 1.0), {**row("b", 0.0, 1.0), "scores": {"refusal": 1.0}}]
     figures = figures_of(rows, 20, 1)["seen"]
     assert (figures["key_exact"]["n"], figures["refusal"]["n"], figures["perplexity"]["n"]) == (1, 1, 2)
+
+
+def test_warnings_say_what_to_beware_of():
+    def cell(value):
+        return {"value": value, "low": 0.0, "high": 1.0, "n": 200, "groups": 200}
+
+    before = {"seen": {"key_exact": cell(0.1), "stop_rate": cell(0.1)}, "control": {"perplexity": cell(20.0)}}
+    after = {"seen": {"key_exact": cell(0.9), "stop_rate": cell(0.5)}, "control": {"perplexity": cell(50.0)}}
+    lines = warnings_of({"base": before, "dpo": after})
+    assert any("50% of dpo's answers were cut" in line for line in lines)
+    assert any("rose from 20.0 to 50.0" in line for line in lines)
+    assert warnings_of({"base": before, "dpo": {**before, "seen": {"stop_rate": cell(1.0)}}}) == []

@@ -7,7 +7,7 @@ import pytest
 from transformers import BertConfig, BertModel
 
 from stages import evaluate as module
-from stages.evaluate import DETAIL, EVAL, PREDICTIONS, evaluate, warnings_of
+from stages.evaluate import DETAIL, EVAL, PREDICTIONS, evaluate
 from stages.lib import generation, likelihood, metric_checks
 from stages.lib.errors import UserError
 from stages.lib.generation import Answer
@@ -170,14 +170,5 @@ def test_an_unanswerable_question_is_scored_by_refusal_alone():
     assert "key_exact" not in score(refusal, Answer("모릅니다.", stopped=True, tokens=3))
 
 
-def test_warnings_say_what_to_beware_of():
-    def cell(value):
-        return {"value": value, "low": 0.0, "high": 1.0, "n": 200, "groups": 200}
-
-    before = {"seen": {"key_exact": cell(0.1), "stop_rate": cell(0.1)}, "control": {"perplexity": cell(20.0)}}
-    after = {"seen": {"key_exact": cell(0.9), "stop_rate": cell(0.5)}, "control": {"perplexity": cell(50.0)}}
-    lines = warnings_of({"base": before, "dpo": after})
-    assert any("50% of dpo's answers were cut" in line for line in lines)
-    assert any("rose from 20.0 to 50.0" in line for line in lines)
-    assert warnings_of({"base": before, "dpo": {**before, "seen": {"stop_rate": cell(1.0)}}}) == []
+def test_models_are_compared_with_the_base():
     assert next(iter(module.MODELS)) == "base"
