@@ -126,8 +126,9 @@ def run_one(kind: str, count: int, base: Path, with_index: bool) -> None:
 
 def prepare(kind: str, source: Path, count: int, with_index: bool) -> dict[str, Any]:
     """Run the stage on the rows."""
-    from stages.lib.qa_store import QuestionStore
-    from stages.lib.schema import PreparePdfQa, PrepareUltrachat, Rows, RowSource
+    from stages.lib.pdf_qa.qa_store import QuestionStore
+    from stages.lib.schema.choices import RowSource
+    from stages.lib.schema.data import PreparePdfQa, PrepareUltrachat, Rows
     from stages.prepare_pdf_qa import prepare_pdf_qa
     from stages.prepare_ultrachat import prepare_ultrachat
 

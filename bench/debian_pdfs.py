@@ -26,8 +26,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from stages.lib.pdf_pages import PdfRefused, read_pdf
-from stages.lib.schema import PdfLimits
+from stages.lib.pdf_qa.pdf_pages import PdfRefused, read_pdf
+from stages.lib.schema.data import PdfLimits
 
 PACKAGES = ["installation-guide-amd64", "debian-history", "debian-refcard", "debian-faq-ko", "texlive-lang-korean"]
 GUIDE = "installation-guide-amd64/usr/share/doc/installation-guide-amd64/ko"

@@ -1,4 +1,4 @@
-"""What each part of stages/lib/fast_path.py gains on a CPU: SFT steps of the default recipe without it, in one run.
+"""What each part of stages/lib/training/fast_path.py gains on a CPU: SFT steps without it, in one run.
 
 Needs   models/base and data/prepared (run `make repro` once)
 Run     python -m bench.fast_path [steps]
@@ -18,12 +18,12 @@ from omegaconf import OmegaConf
 from stages import sft
 from stages.lib.entry import locked_section
 from stages.lib.hardware import describe
-from stages.lib.schema import Choice
+from stages.lib.schema.choices import Choice
 
 PARTS = {
-    "attention without a mask": "stages.lib.fast_path.attend_without_mask",
-    "head on learned positions alone": "stages.lib.fast_path.score_supervised_positions",
-    "no casts around adapters": "stages.lib.fast_path.skip_adapter_casts",
+    "attention without a mask": "stages.lib.training.fast_path.attend_without_mask",
+    "head on learned positions alone": "stages.lib.training.fast_path.score_supervised_positions",
+    "no casts around adapters": "stages.lib.training.fast_path.skip_adapter_casts",
     "freed memory kept": "stages.lib.hardware.keep_freed_memory",
     "4-bit weights dequantised once": None,  # a setting
 }
@@ -50,7 +50,7 @@ def seconds_per_step(steps: int, without: list[str]) -> float:
         trainer.add_callback(Watch())
 
     patches = [patch(target, lambda *_: None) for name in without if (target := PARTS[name])]
-    patches.append(patch("stages.lib.training_run.report_progress", watch))
+    patches.append(patch("stages.lib.training.run.report_progress", watch))
     with TemporaryDirectory() as scratch:
         for each in patches:
             each.start()

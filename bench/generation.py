@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from stages.evaluate import PDF_QA
-from stages.lib.generation import generate_answers
+from stages.lib.evaluation.generation import generate_answers
 from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
-from stages.lib.models import load_16bit, load_tokenizer
+from stages.lib.models.loading import load_16bit, load_tokenizer
 from stages.lib.records import read_jsonl
-from stages.lib.schema import Dtype
+from stages.lib.schema.choices import Dtype
 
 MAX_NEW_TOKENS = 96
 PROMPT_ROOM = 96

@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 
 from bench.random_model import llama_config, train_tokenizer
 from stages.lib.hardware import describe, set_up_cpu
-from stages.lib.schema import Lora, Optim, Quantization, Scheduler, Sft
+from stages.lib.schema.choices import Optim, Quantization, Scheduler
+from stages.lib.schema.training import Lora, Sft
 
 SIZES = ["SmolLM2-135M", "SmolLM2-360M", "TinyLlama-1.1B"]
 TOKENS, ROWS, STEPS = 512, 2, 3
@@ -27,8 +28,8 @@ def measure(name: str) -> dict[str, float]:
 
     from stages import sft
     from stages.lib.hardware import find_hardware
-    from stages.lib.plan import make_plan
-    from stages.lib.training_run import TrainingRun
+    from stages.lib.training.plan import make_plan
+    from stages.lib.training.run import TrainingRun
 
     set_up_cpu(0)
     config = llama_config(name)

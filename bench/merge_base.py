@@ -9,14 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stages.lib.generation import generate_answers
+from stages.lib.evaluation.generation import generate_answers
+from stages.lib.evaluation.key_facts import key_exact
 from stages.lib.hardware import describe, set_up_cpu
-from stages.lib.key_facts import key_exact
 from stages.lib.lineage import read_lineage
-from stages.lib.merging import load_unmerged, merge_adapter, probe_conversations
-from stages.lib.models import load_strictly, load_tokenizer
+from stages.lib.models.loading import load_strictly, load_tokenizer
+from stages.lib.models.merging import load_unmerged, merge_adapter, probe_conversations
 from stages.lib.records import read_jsonl
-from stages.lib.schema import Merge, MergeBase
+from stages.lib.schema.choices import MergeBase
+from stages.lib.schema.training import Merge
 from stages.merge import ADAPTER, BASE, PDF_QA, ULTRACHAT
 
 MAX_NEW_TOKENS = 96

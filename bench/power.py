@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from stages.lib.statistics import bootstrap_interval, paired_difference
+from stages.lib.evaluation.statistics import bootstrap_interval, paired_difference
 
 BEFORE = 0.5
 GAINS = (0.05, 0.10, 0.20)

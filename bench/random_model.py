@@ -58,7 +58,8 @@ def write_base(place: Path, shape: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from stages.lib.schema import BaseSource, PrepareBase
+    from stages.lib.schema.choices import BaseSource
+    from stages.lib.schema.data import PrepareBase
     from stages.prepare_base import prepare_base
 
     place.mkdir(parents=True, exist_ok=True)

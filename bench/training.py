@@ -1,7 +1,7 @@
 """Training steps of the stages against the notebook's settings, both in one run, each in a process of its own.
 
-The notebook's side is trl's trainer with the notebook's values and none of stages/lib/fast_path.py. Weights are
-random: speed does not depend on their values. Losses of the same steps are compared too.
+The notebook's side is trl's trainer with the notebook's values and nothing of stages/lib/training/fast_path.py.
+Weights are random: speed does not depend on their values. Losses of the same steps are compared too.
 
 Run     python -m bench.training ROW … [--shape TinyLlama-1.1B] [--steps 20] [--out results.json]
         ROW is one of sft-512, sft-512-large, sft-2048, short, dpo; on a CPU take --shape SmolLM2-135M
@@ -33,7 +33,7 @@ NOTEBOOK: dict[str, Any] = {
 """What the notebook fixes beside batch 8, rank 64 and its learning rate. float16 where the hardware can."""
 
 PLAIN = ("notebook", "bf16, plain")
-"""Variants without stages/lib/fast_path.py; the second is what the losses of the others are held against."""
+"""Variants without stages/lib/training/fast_path.py; the second is what the losses of the others are held against."""
 
 OURS: dict[str, Any] = {"quantization": "none", "optim": "adamw_torch_fused", "torch_compile": "always"}
 
@@ -194,7 +194,7 @@ def run_variant(place: Path, name: str, variant: str, steps: int) -> dict[str, A
     if module is dpo:
         stand_in_for_a_merge(place)
     with ExitStack() as stack:
-        stack.enter_context(patch("stages.lib.training_run.report_progress", watch.attach))
+        stack.enter_context(patch("stages.lib.training.run.report_progress", watch.attach))
         if variant in PLAIN:
             prepared = notebook_model if variant == "notebook" else as_is
             stack.enter_context(patch.object(module, "speed_up_model", prepared))

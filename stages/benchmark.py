@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.entry import run
+from stages.lib.evaluation.harness import load_tasks, numbers, run_tasks
 from stages.lib.hardware import describe, set_up_cpu
-from stages.lib.harness import load_tasks, numbers, run_tasks
 from stages.lib.lineage import weights_sha256
 from stages.lib.publish import published
 from stages.lib.records import write_json
-from stages.lib.schema import Benchmark
+from stages.lib.schema.evaluation import Benchmark
 
 BASE = Path("models/base")
 SFT = Path("models/sft-merged")

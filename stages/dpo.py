@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.entry import run
-from stages.lib.fast_path import speed_up_model, speed_up_trainer
 from stages.lib.lineage import refuse_changed_weights
-from stages.lib.plan import Plan
-from stages.lib.preference_start import refuse_wrong_reference
 from stages.lib.publish import published
 from stages.lib.records import write_json
-from stages.lib.schema import Dpo
-from stages.lib.training import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments
-from stages.lib.training_rows import pair_lengths, preference_rows
-from stages.lib.training_run import TrainingRun, begin
+from stages.lib.schema.training import Dpo
+from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
+from stages.lib.training.plan import Plan
+from stages.lib.training.preference_start import refuse_wrong_reference
+from stages.lib.training.run import TrainingRun, begin
+from stages.lib.training.token_rows import pair_lengths, preference_rows
+from stages.lib.training.trainer import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments
 
 BASE = Path("models/sft-merged")
 PREFERENCES = Path("data/prepared/preferences")

@@ -10,20 +10,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages.lib.bertscore import add_bert_scores, bertscore_signature
 from stages.lib.entry import run
 from stages.lib.errors import UserError
-from stages.lib.figures import differences, figures_of, values_alone, warnings_of
-from stages.lib.generation import DECODING
+from stages.lib.evaluation.bertscore import add_bert_scores, bertscore_signature
+from stages.lib.evaluation.figures import differences, figures_of, values_alone, warnings_of
+from stages.lib.evaluation.generation import DECODING
+from stages.lib.evaluation.metric_checks import refuse_blurred_prompts, refuse_broken_metrics
+from stages.lib.evaluation.scoring import score_model
+from stages.lib.evaluation.text_scores import signatures
 from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
 from stages.lib.lineage import OFF, file_sha256, read_lineage, weights_sha256
-from stages.lib.metric_checks import refuse_blurred_prompts, refuse_broken_metrics
-from stages.lib.models import load_16bit, load_tokenizer
+from stages.lib.models.loading import load_16bit, load_tokenizer
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, write_json, write_jsonl
-from stages.lib.schema import Evaluate
-from stages.lib.scoring import score_model
-from stages.lib.text_scores import signatures
+from stages.lib.schema.evaluation import Evaluate
 
 BASE = Path("models/base")
 SFT = Path("models/sft-merged")

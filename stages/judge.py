@@ -11,16 +11,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.lib.answer_models import cache_home, make_ask
+from stages.lib.data.jsonl_reader import Rejected
+from stages.lib.data.votes import Vote, by_models, read_votes
 from stages.lib.entry import run
 from stages.lib.errors import UserError
-from stages.lib.jsonl_reader import Rejected
+from stages.lib.evaluation.verdicts import ask_both_orders, judged, warnings_of
 from stages.lib.lineage import weights_sha256
+from stages.lib.models.answer_models import cache_home, make_ask
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, share_of, write_json, write_jsonl
-from stages.lib.schema import Backend, Generate, Judge, JudgeBackend
-from stages.lib.verdicts import ask_both_orders, judged, warnings_of
-from stages.lib.votes import Vote, by_models, read_votes
+from stages.lib.schema.choices import Backend, JudgeBackend
+from stages.lib.schema.data import Generate
+from stages.lib.schema.evaluation import Judge
 
 PREDICTIONS = Path("metrics/predictions.jsonl")
 DETAIL = Path("metrics/eval_detail.json")

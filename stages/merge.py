@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.entry import run
-from stages.lib.merging import merge_adapter, probe_conversations
+from stages.lib.models.merging import merge_adapter, probe_conversations
 from stages.lib.publish import published
 from stages.lib.records import write_json
-from stages.lib.schema import Merge
+from stages.lib.schema.training import Merge
 
 BASE = Path("models/base")
 ADAPTER = Path("models/sft")

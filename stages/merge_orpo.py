@@ -11,10 +11,10 @@ from typing import Any
 
 from stages.lib.entry import run
 from stages.lib.lineage import OFF, read_lineage, write_lineage
-from stages.lib.merging import merge_adapter, probe_conversations
+from stages.lib.models.merging import merge_adapter, probe_conversations
 from stages.lib.publish import published
 from stages.lib.records import write_json
-from stages.lib.schema import MergeOrpo
+from stages.lib.schema.training import MergeOrpo
 
 BASE = Path("models/base")
 ADAPTER = Path("models/orpo")

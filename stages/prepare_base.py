@@ -10,13 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stages.lib.base_sources import load_from_directory, load_from_hub, load_from_wheel
 from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.lineage import file_sha256, weights_sha256, write_lineage
+from stages.lib.models.base_sources import load_from_directory, load_from_hub, load_from_wheel
+from stages.lib.models.template_checks import refuse_endless_answers, refuse_untrained_tokens
 from stages.lib.publish import published
-from stages.lib.schema import BaseSource, PrepareBase
-from stages.lib.template_checks import refuse_endless_answers, refuse_untrained_tokens
+from stages.lib.schema.choices import BaseSource
+from stages.lib.schema.data import PrepareBase
 
 CHAT_TEMPLATES = Path("conf/chat_template")
 OUT = Path("models/base")

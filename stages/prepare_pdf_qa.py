@@ -12,22 +12,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stages.lib.answer_models import cache_home, make_ask
-from stages.lib.data_report import data_card, headline, token_histogram, write_reports
+from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
+from stages.lib.data.jsonl_reader import Rejected, read_lines
+from stages.lib.data.ledger import Ledger
+from stages.lib.data.token_lengths import TokenCounter
 from stages.lib.entry import run
-from stages.lib.jsonl_reader import Rejected, read_lines
-from stages.lib.ledger import Ledger
 from stages.lib.lineage import file_sha256
-from stages.lib.pdf_questions import PdfReport, pdf_rows, summary
+from stages.lib.models.answer_models import cache_home, make_ask
+from stages.lib.pdf_qa.pdf_questions import PdfReport, pdf_rows, summary
+from stages.lib.pdf_qa.qa_files import questions_and_pdfs, unread_files
+from stages.lib.pdf_qa.qa_gates import STEPS, beware, drop_doubles, refuse_leaks, store_clear_rows
+from stages.lib.pdf_qa.qa_rows import UNCLEAR, UNREADABLE
+from stages.lib.pdf_qa.qa_store import QuestionStore
+from stages.lib.pdf_qa.rewording import add_rewordings
 from stages.lib.publish import published
-from stages.lib.qa_files import questions_and_pdfs, unread_files
-from stages.lib.qa_gates import STEPS, beware, drop_doubles, refuse_leaks, store_clear_rows
-from stages.lib.qa_rows import UNCLEAR, UNREADABLE
-from stages.lib.qa_store import QuestionStore
 from stages.lib.records import write_jsonl
-from stages.lib.rewording import add_rewordings
-from stages.lib.schema import Backend, PreparePdfQa, Rewording
-from stages.lib.token_lengths import TokenCounter
+from stages.lib.schema.choices import Backend, Rewording
+from stages.lib.schema.data import PreparePdfQa
 
 SOURCE = Path("data/raw/pdf_qa")
 BASE = Path("models/base")

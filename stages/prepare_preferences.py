@@ -13,21 +13,22 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from stages.lib.comparison import letters
-from stages.lib.data_report import data_card, headline, token_histogram, write_reports
+from stages.lib.data.comparison import letters
+from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
+from stages.lib.data.ledger import Ledger
+from stages.lib.data.near_duplicates import KnownQuestions
+from stages.lib.data.preference_pairs import DEFECTIVE, FILTERED, accounted, sound_pairs
+from stages.lib.data.rows import name, version
+from stages.lib.data.token_lengths import TokenCounter
+from stages.lib.data.votes import FILE as VOTES_FILE
+from stages.lib.data.votes import UNUSED, read_votes, voted_pairs
 from stages.lib.entry import run
 from stages.lib.errors import UserError
-from stages.lib.ledger import Ledger
 from stages.lib.lineage import file_sha256
-from stages.lib.near_duplicates import KnownQuestions
-from stages.lib.preference_pairs import DEFECTIVE, FILTERED, accounted, sound_pairs
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, share_of, write_jsonl
-from stages.lib.rows import name, version
-from stages.lib.schema import PairSource, PreparePreferences
-from stages.lib.token_lengths import TokenCounter
-from stages.lib.votes import FILE as VOTES_FILE
-from stages.lib.votes import UNUSED, read_votes, voted_pairs
+from stages.lib.schema.choices import PairSource
+from stages.lib.schema.data import PreparePreferences
 
 SOURCE = Path("data/raw/preferences")
 VOTES = Path("data/raw/votes")

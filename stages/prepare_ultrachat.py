@@ -10,17 +10,18 @@ from array import array
 from pathlib import Path
 from typing import Any
 
-from stages.lib.conversation_gates import STEPS, HeldOut, conversations, short_enough
-from stages.lib.conversations import MALFORMED, UNREADABLE
-from stages.lib.data_report import data_card, headline, token_histogram, write_reports
+from stages.lib.data.conversation_gates import STEPS, HeldOut, conversations, short_enough
+from stages.lib.data.conversations import MALFORMED, UNREADABLE
+from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
+from stages.lib.data.ledger import Ledger
+from stages.lib.data.near_duplicates import KnownQuestions
+from stages.lib.data.rows import name, version
+from stages.lib.data.token_lengths import TokenCounter
 from stages.lib.entry import run
-from stages.lib.ledger import Ledger
-from stages.lib.near_duplicates import KnownQuestions
 from stages.lib.publish import published
 from stages.lib.records import write_jsonl
-from stages.lib.rows import name, version
-from stages.lib.schema import Overlap, PrepareUltrachat
-from stages.lib.token_lengths import TokenCounter
+from stages.lib.schema.choices import Overlap
+from stages.lib.schema.data import PrepareUltrachat
 
 SOURCE = Path("data/raw/ultrachat")
 BASE = Path("models/base")

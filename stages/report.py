@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.entry import run
-from stages.lib.model_card import model_card
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl
-from stages.lib.report import Evidence, render
-from stages.lib.report_page import page
-from stages.lib.schema import Report
+from stages.lib.reports.evidence import Evidence, render
+from stages.lib.reports.model_card import model_card
+from stages.lib.reports.page import page
+from stages.lib.schema.evaluation import Report
 
 DETAIL = Path("metrics/eval_detail.json")
 PREDICTIONS = Path("metrics/predictions.jsonl")

@@ -9,16 +9,17 @@ Run     python -m stages.sft
 from pathlib import Path
 from typing import Any
 
-from stages.lib.chat import refuse_unlearnable, stop_ids
 from stages.lib.entry import run
-from stages.lib.fast_path import speed_up_model, speed_up_trainer
-from stages.lib.plan import Plan
-from stages.lib.preview import render_supervision
+from stages.lib.models.chat import refuse_unlearnable, stop_ids
 from stages.lib.publish import published
-from stages.lib.schema import LossOn, Sft
-from stages.lib.training import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments
-from stages.lib.training_rows import supervised_rows
-from stages.lib.training_run import TrainingRun, begin
+from stages.lib.schema.choices import LossOn
+from stages.lib.schema.training import Sft
+from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
+from stages.lib.training.plan import Plan
+from stages.lib.training.preview import render_supervision
+from stages.lib.training.run import TrainingRun, begin
+from stages.lib.training.token_rows import supervised_rows
+from stages.lib.training.trainer import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments
 
 BASE = Path("models/base")
 ULTRACHAT = Path("data/prepared/ultrachat")

@@ -61,7 +61,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model as prepare-base publishes it (models/base)."""
-    from stages.lib.schema import BaseSource, PrepareBase
+    from stages.lib.schema.choices import BaseSource
+    from stages.lib.schema.data import PrepareBase
     from stages.prepare_base import OUT, prepare_base
 
     root = tmp_path_factory.mktemp("base")
@@ -198,7 +199,8 @@ def place(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def tiny_training(**changes: object) -> dict[str, object]:
     """Values of a training section that take the tiny model through a few steps in seconds."""
-    from stages.lib.schema import Lora, Optim, Quantization, Scheduler
+    from stages.lib.schema.choices import Optim, Quantization, Scheduler
+    from stages.lib.schema.training import Lora
 
     values: dict[str, object] = {
         "quantization": Quantization.nf4,

@@ -22,14 +22,14 @@ import yaml
 from conftest import ROOT
 from omegaconf import OmegaConf
 
-from stages.lib.chat import encode, encode_prompt, stop_ids
 from stages.lib.configuration import compose_config, typed_sections
 from stages.lib.entry import locked_section
-from stages.lib.generation import generate_answers
-from stages.lib.models import load_16bit, load_strictly, load_tokenizer
+from stages.lib.evaluation.generation import generate_answers
+from stages.lib.models.chat import encode, encode_prompt, stop_ids
+from stages.lib.models.loading import load_16bit, load_strictly, load_tokenizer
 from stages.lib.records import read_jsonl
-from stages.lib.schema import Sft
-from stages.lib.training_rows import preference_rows, supervised_rows
+from stages.lib.schema.training import Sft
+from stages.lib.training.token_rows import preference_rows, supervised_rows
 from tests.hub_server import COMMIT, Hub, serving
 from tests.real_shapes import write_llama3, write_tinyllama
 

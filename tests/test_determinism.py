@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT, tiny_training
 
 from stages.lib.lineage import file_sha256
-from stages.lib.schema import Dtype, Sft
+from stages.lib.schema.choices import Dtype
+from stages.lib.schema.training import Sft
 from stages.sft import sft
 
 pytestmark = pytest.mark.chain

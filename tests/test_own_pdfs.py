@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.lib import answer_models
 from stages.lib.configuration import compose_config, typed_sections
 from stages.lib.errors import UserError
+from stages.lib.models import answer_models
 from stages.lib.records import read_jsonl, share_of
-from stages.lib.schema import Backend, Generate, OnBadPdf, PreparePdfQa, Reword, Rewording
+from stages.lib.schema.choices import Backend, OnBadPdf, Rewording
+from stages.lib.schema.data import Generate, PreparePdfQa, Reword
 from stages.prepare_pdf_qa import SPLITS, prepare_pdf_qa
 from tests.byte_tokenizer import write_byte_tokenizer
 from tests.chat_server import ChatModel, chatting

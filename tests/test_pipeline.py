@@ -11,11 +11,13 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from stages.lib import schema
 from stages.lib.configuration import FILES, GROUPS, SECTIONS, WATCHED, compose_config, typed_sections
+from stages.lib.schema import choices, data, evaluation, training
+from stages.lib.schema.config import Config
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-EXEMPT = {"stages/lib/schema.py", "stages/lib/configuration.py"}
+SCHEMA = ["choices", "data", "training", "evaluation", "config"]
+EXEMPT = {*(f"stages/lib/schema/{part}.py" for part in SCHEMA), "stages/lib/configuration.py"}
 """Tracked by their values: all that they decide is in params.lock.yaml."""
 
 ORDER = [
@@ -75,7 +77,7 @@ def test_stage_module_section_and_test_share_a_name():
     names = {stage.replace("-", "_") for stage in PIPELINE}
     assert modules == names
     assert set(SECTIONS) == names - {"config"}
-    assert {field.name for field in dataclasses.fields(schema.Config)} == {*SECTIONS, "seed"}
+    assert {field.name for field in dataclasses.fields(Config)} == {*SECTIONS, "seed"}
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/stages").glob("test_*.py")}
     assert tests == names
 
@@ -92,9 +94,7 @@ def test_command_and_params_follow_the_name(stage):
 def test_code_deps_are_the_modules_imported(stage):
     needed = {f"stages/{module_file(stage).name}"} | library_imports(module_file(stage))
     if stage == "config":
-        needed.add("stages/lib/configuration.py")
-        needed |= {"stages/lib/schema.py"} & declared(stage, "deps")
-        needed |= library_imports(ROOT / "stages/lib/configuration.py")
+        needed |= EXEMPT | library_imports(ROOT / "stages/lib/configuration.py")
     assert {dep for dep in declared(stage, "deps") if dep.startswith("stages/")} == needed
 
 
@@ -113,12 +113,12 @@ def test_path_constants_are_the_deps_and_outs(stage):
 def test_config_lets_a_data_stage_read_what_dvc_watches_for_it():
     for section, folder in WATCHED.items():
         assert str(folder) in declared(section.replace("_", "-"), "deps")
-    kinds = (schema.Rows, schema.PrepareUltrachat, schema.PreparePdfQa, schema.PreparePreferences)
+    kinds = (data.Rows, data.PrepareUltrachat, data.PreparePdfQa, data.PreparePreferences)
     assert {field.name for kind in kinds for field in dataclasses.fields(kind)} >= FILES
 
 
 def test_importing_stages_and_tools_is_cheap():
-    files = [*(ROOT / "stages").glob("*.py"), *(ROOT / "stages/lib").glob("*.py"), *(ROOT / "tools").glob("*.py")]
+    files = [*(ROOT / "stages").glob("*.py"), *(ROOT / "stages/lib").rglob("*.py"), *(ROOT / "tools").glob("*.py")]
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.stem != "__init__"]
     code = (
         f"import sys, {', '.join(modules)}\nprint(sorted({{'torch', 'transformers', 'datasets'}} & set(sys.modules)))"
@@ -150,9 +150,14 @@ def test_no_secret_can_reach_the_lock():
 def test_every_config_key_is_read():
     """Each field of the schema is an attribute that some stage or library module looks at."""
     files = [*(ROOT / "stages").rglob("*.py")]
-    code = "\n".join(path.read_text(encoding="utf-8") for path in files if path.name != "schema.py")
-    checks = (ROOT / "stages/lib/schema.py").read_text(encoding="utf-8")
-    types = [value for value in vars(schema).values() if dataclasses.is_dataclass(value) and value is not schema.Config]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files if path.parent.name != "schema")
+    checks = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "stages/lib/schema").glob("*.py"))
+    types = [
+        value
+        for part in (data, training, evaluation)
+        for value in vars(part).values()
+        if dataclasses.is_dataclass(value)
+    ]
     unread = {
         f"{kind.__name__}.{field.name}"
         for kind in types
@@ -204,5 +209,5 @@ def test_the_schemas_choices_are_the_libraries_own():
     from transformers import SchedulerType
     from transformers.training_args import OptimizerNames
 
-    assert {choice.value for choice in schema.Optim} <= {choice.value for choice in OptimizerNames}
-    assert {choice.value for choice in schema.Scheduler} <= {choice.value for choice in SchedulerType}
+    assert {value.value for value in choices.Optim} <= {choice.value for choice in OptimizerNames}
+    assert {value.value for value in choices.Scheduler} <= {choice.value for choice in SchedulerType}

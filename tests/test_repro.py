@@ -7,8 +7,8 @@ import time
 import pytest
 import yaml
 
+from stages.lib.data.votes import Vote
 from stages.lib.records import read_jsonl
-from stages.lib.votes import Vote
 from tests.ballots import vote
 from tools.lib.ballot_box import cast
 
@@ -87,7 +87,9 @@ def test_a_comment_or_a_group_not_in_force_reruns_config_alone(project):
 @pytest.mark.slow
 def test_a_new_field_with_a_default_reruns_its_own_stage(project):
     project.write(
-        "stages/lib/schema.py", "    beta: float = MISSING\n", "    beta: float = MISSING\n    novel: int = 1\n"
+        "stages/lib/schema/training.py",
+        "    beta: float = MISSING\n",
+        "    beta: float = MISSING\n    novel: int = 1\n",
     )
     assert {*project.repro()} - {"judge"} == {"config", *FROM_DPO}
 

@@ -17,9 +17,9 @@ import yaml
 
 from stages.lib.configuration import flatten
 from stages.lib.errors import UserError
-from stages.lib.figures import differences, figures_of, rows_by_figure
-from stages.lib.report import SHOWN, figure, signed
-from stages.lib.statistics import mcnemar
+from stages.lib.evaluation.figures import differences, figures_of, rows_by_figure
+from stages.lib.evaluation.statistics import mcnemar
+from stages.lib.reports.evidence import SHOWN, figure, signed
 
 DETAIL = "metrics/eval_detail.json"
 PREDICTIONS = "metrics/predictions.jsonl"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.errors import UserError
+from stages.lib.pdf_qa.qa_files import DECISIONS
 from stages.lib.publish import published
-from stages.lib.qa_files import DECISIONS
 from stages.lib.records import read_jsonl, write_jsonl
 
 HELP = "a accept, r reject, e edit, s skip for now, q stop"

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from stages.lib.report import SHOWN, figure, signed
+from stages.lib.reports.evidence import SHOWN, figure, signed
 
 DETAIL = Path("metrics/eval_detail.json")
 RUNS = Path("metrics/runs")

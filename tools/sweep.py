@@ -24,7 +24,7 @@ from stages.lib.configuration import CONF, read_params, register, typed_sections
 from stages.lib.entry import exit_on_user_error
 from stages.lib.errors import UserError
 from stages.lib.records import write_json
-from stages.lib.schema import Config
+from stages.lib.schema.config import Config
 from tools.lib.points import Point, fingerprint, run_point
 from tools.lib.queue import queue_point, run_queue
 from tools.lib.sweep_table import compare, draw, score_of, table, write_csv

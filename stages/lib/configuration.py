@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.lib.errors import UserError
-from stages.lib.schema import Config, check_together
+from stages.lib.schema.config import Config, check_together
 
 CONF = Path("conf")
 PARAMS = Path("params.yaml")

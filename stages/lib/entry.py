@@ -17,9 +17,9 @@ import psutil
 import yaml
 from omegaconf import OmegaConf
 
-from stages.lib import schema
 from stages.lib.errors import UserError
 from stages.lib.publish import published
+from stages.lib.schema.config import Config
 
 LOCK = Path("params.lock.yaml")
 RUN_RECORDS = Path("metrics/runs")
@@ -68,7 +68,7 @@ def environment(name: str) -> dict[str, str]:
 
 def locked_section(name: str) -> Any:
     """The typed section `name` of params.lock.yaml."""
-    section_type = schema.Config.__annotations__[name]
+    section_type = Config.__annotations__[name]
     content = yaml.safe_load(LOCK.read_text(encoding="utf-8"))[name]
     return OmegaConf.merge(OmegaConf.structured(section_type), content)
 

@@ -3,3 +3,9 @@
 
 class UserError(Exception):
     """Bad input or an impossible demand. The message says what was found, what was needed and what to do."""
+
+
+def require(condition: bool, key: str, found: object, needed: str) -> None:
+    """Raise UserError naming the full key unless `condition` holds."""
+    if not condition:
+        raise UserError(f"{key}: found {found!r}, needed {needed}")

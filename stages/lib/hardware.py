@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.errors import UserError
-from stages.lib.schema import Dtype
+from stages.lib.schema.choices import Dtype
 
 
 def usable_cores() -> int:

@@ -10,11 +10,12 @@ import pytest
 import yaml
 from conftest import ROOT, tiny_training
 
-import stages.lib.schema
+import stages.lib.schema.training
 from stages.lib.entry import environment
 from stages.lib.errors import UserError
 from stages.lib.lineage import arguments_of
-from stages.lib.schema import Sft, Tracker
+from stages.lib.schema.choices import Tracker
+from stages.lib.schema.training import Sft
 
 
 def run_sft(place: Path, tracker: str) -> subprocess.CompletedProcess[str]:
@@ -62,7 +63,7 @@ def test_tracking_survives_an_experiments_temporary_directory(monkeypatch, tmp_p
 
 @pytest.mark.parametrize("tracker", Tracker)
 def test_a_tracker_that_is_not_installed_is_refused_with_the_command_that_mends_it(monkeypatch, tracker):
-    monkeypatch.setattr(stages.lib.schema, "find_spec", lambda name: None)
+    monkeypatch.setattr(stages.lib.schema.training, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"sft\.report_to: .*pip install {tracker.value}"):
         Sft(**tiny_training(report_to=[tracker]))
 

@@ -10,7 +10,7 @@ import yaml
 from stages.benchmark import BENCHMARK, DETAIL, benchmark
 from stages.lib.errors import UserError
 from stages.lib.records import write_jsonl
-from stages.lib.schema import Benchmark
+from stages.lib.schema.evaluation import Benchmark
 
 OPTIONS = {"seed": 1, "threads": 1, "batch_size": 4}
 

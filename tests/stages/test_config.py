@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.config import config
-from stages.lib import schema
 from stages.lib.configuration import compose_config, typed_sections
 from stages.lib.errors import UserError
+from stages.lib.schema.config import Config
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def composed():
 
 @pytest.mark.parametrize(
     ("section", "key"),
-    [(section, key) for section in TRAINED for key in keys_of(schema.Config.__annotations__[section])],
+    [(section, key) for section in TRAINED for key in keys_of(Config.__annotations__[section])],
 )
 def test_a_wrong_value_of_any_training_key_is_refused_by_its_name(composed, section, key):
     value = MERGED_DTYPE if (section.startswith("merge"), key) == (True, "dtype") else WRONG[key]

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 import stages.dpo
 from stages.dpo import BASE, LOG, METRICS, OUT, dpo
 from stages.lib.errors import UserError
-from stages.lib.schema import Dpo, DpoLoss, Merge, Sft
+from stages.lib.schema.choices import DpoLoss
+from stages.lib.schema.training import Dpo, Merge, Sft
 from stages.merge import merge
 from stages.sft import sft
 

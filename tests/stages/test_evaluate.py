@@ -8,13 +8,14 @@ from transformers import BertConfig, BertModel
 
 from stages import evaluate as module
 from stages.evaluate import DETAIL, EVAL, PREDICTIONS, evaluate
-from stages.lib import generation, likelihood, metric_checks
 from stages.lib.errors import UserError
-from stages.lib.generation import Answer
+from stages.lib.evaluation import generation, likelihood, metric_checks
+from stages.lib.evaluation.generation import Answer
+from stages.lib.evaluation.scoring import score
 from stages.lib.lineage import OFF, write_lineage
 from stages.lib.records import read_jsonl
-from stages.lib.schema import Dtype, Evaluate
-from stages.lib.scoring import score
+from stages.lib.schema.choices import Dtype
+from stages.lib.schema.evaluation import Evaluate
 
 pytestmark = pytest.mark.chain
 

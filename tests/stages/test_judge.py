@@ -9,7 +9,8 @@ from chat_server import ChatModel, chatting
 from stages.judge import DETAIL, JUDGE, PREDICTIONS, VERDICTS, VOTES, judge
 from stages.lib.errors import UserError
 from stages.lib.records import read_jsonl, write_json, write_jsonl
-from stages.lib.schema import Judge, JudgeBackend
+from stages.lib.schema.choices import JudgeBackend
+from stages.lib.schema.evaluation import Judge
 from tests.ballots import BASE, DPO, vote
 
 ANSWERS = re.compile(r"Answer A:\n(.*)\n\nAnswer B:\n(.*)\n", re.DOTALL)

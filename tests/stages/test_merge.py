@@ -9,10 +9,11 @@ from conftest import tiny_training
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-import stages.lib.merging
+import stages.lib.models.merging
 from stages.lib.errors import UserError
-from stages.lib.models import load_16bit, load_quantized, load_strictly
-from stages.lib.schema import Merge, MergeBase, Method, Quantization, Sft
+from stages.lib.models.loading import load_16bit, load_quantized, load_strictly
+from stages.lib.schema.choices import MergeBase, Method, Quantization
+from stages.lib.schema.training import Merge, Sft
 from stages.merge import ADAPTER, BASE, METRICS, OUT, merge
 from stages.sft import sft
 
@@ -100,7 +101,7 @@ def test_a_merge_that_is_not_what_was_trained_is_refused_by_its_figures(place):
     assert figures["kl"] < 0.1
     assert figures["top1_agreement"] > 0.8
 
-    plain = stages.lib.merging.load_16bit
+    plain = stages.lib.models.merging.load_16bit
 
     def noisy(directory, dtype):
         model = plain(directory, dtype)
@@ -112,7 +113,7 @@ def test_a_merge_that_is_not_what_was_trained_is_refused_by_its_figures(place):
 
     before = (place / OUT / "model.safetensors").read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.lib.merging.load_16bit", noisy)
+        patch.setattr("stages.lib.models.merging.load_16bit", noisy)
         with pytest.raises(UserError, match="nats a token away"):
             merge(Merge(), place)
     assert (place / OUT / "model.safetensors").read_bytes() == before  # nothing was published
@@ -124,13 +125,13 @@ def test_a_merge_that_is_rounded_to_four_bits_again_is_refused(place, monkeypatc
     sft(Sft(**tiny_training(learning_rate=1e-3, max_steps=60)), place)
     section = Merge(base=MergeBase.dequantized, max_kl=0.1)
     merge(section, place)
-    plain = stages.lib.merging.copy_tokenizer
+    plain = stages.lib.models.merging.copy_tokenizer
 
     def round_again(base, out):
         load_quantized(out, Quantization.nf4, torch.bfloat16).dequantize(dtype=torch.bfloat16).save_pretrained(out)
         plain(base, out)
 
-    monkeypatch.setattr(stages.lib.merging, "copy_tokenizer", round_again)
+    monkeypatch.setattr(stages.lib.models.merging, "copy_tokenizer", round_again)
     with pytest.raises(UserError, match="nats a token away"):
         merge(section, place)
 

@@ -6,7 +6,8 @@ import pytest
 from conftest import tiny_training
 
 from stages.lib.lineage import OFF, read_lineage
-from stages.lib.schema import Orpo, Quantization
+from stages.lib.schema.choices import Quantization
+from stages.lib.schema.training import Orpo
 from stages.orpo import LOG, OUT, orpo
 
 

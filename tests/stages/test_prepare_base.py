@@ -10,7 +10,8 @@ from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
 from stages.lib.errors import UserError
-from stages.lib.schema import BaseSource, PrepareBase
+from stages.lib.schema.choices import BaseSource
+from stages.lib.schema.data import PrepareBase
 from stages.prepare_base import OUT, prepare_base
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stages.lib.errors import UserError
 from stages.lib.records import read_jsonl, share_of
-from stages.lib.schema import Conflicts, PersonalData, PreparePdfQa
+from stages.lib.schema.choices import Conflicts, PersonalData
+from stages.lib.schema.data import PreparePdfQa
 from stages.prepare_pdf_qa import SPLITS, prepare_pdf_qa
 from tests.byte_tokenizer import write_byte_tokenizer
 

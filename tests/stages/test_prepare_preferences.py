@@ -8,7 +8,8 @@ import pytest
 
 from stages.lib.errors import UserError
 from stages.lib.records import read_jsonl, write_jsonl
-from stages.lib.schema import PairSource, PreparePreferences, Rows, RowSource
+from stages.lib.schema.choices import PairSource, RowSource
+from stages.lib.schema.data import PreparePreferences, Rows
 from stages.prepare_preferences import prepare_preferences
 from tests.ballots import vote
 from tests.byte_tokenizer import write_byte_tokenizer

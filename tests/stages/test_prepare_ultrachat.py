@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from stages.lib.errors import UserError
 from stages.lib.records import read_jsonl
-from stages.lib.schema import Overlap, PrepareUltrachat, Rows, RowSource
+from stages.lib.schema.choices import Overlap, RowSource
+from stages.lib.schema.data import PrepareUltrachat, Rows
 from stages.prepare_ultrachat import prepare_ultrachat
 from tests.byte_tokenizer import write_byte_tokenizer
 

@@ -15,7 +15,7 @@ from stages.evaluate import PREDICTIONS, evaluate
 from stages.judge import judge
 from stages.lib.lineage import OFF, write_lineage
 from stages.lib.records import read_jsonl, write_jsonl
-from stages.lib.schema import Benchmark, Evaluate, Judge, Report
+from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report
 from stages.report import CARD, PAGE, TEXT, report
 
 pytestmark = pytest.mark.chain

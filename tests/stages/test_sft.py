@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 import stages.sft
 from stages.lib.errors import UserError
-from stages.lib.schema import Dtype, Method, Quantization, Sft
+from stages.lib.schema.choices import Dtype, Method, Quantization
+from stages.lib.schema.training import Sft
 from stages.sft import OUT, sft
 
 pytestmark = pytest.mark.chain

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from stages.lib.data.votes import FILE, Vote, read_votes
 from stages.lib.errors import UserError
 from stages.lib.lineage import weights_sha256
 from stages.lib.records import read_jsonl
-from stages.lib.votes import FILE, Vote, read_votes
 from tools.arena import listening
 from tools.lib.arena_app import Arena, application
 from tools.lib.ballot_box import cast
@@ -168,7 +168,8 @@ def test_votes_of_many_processes_at_once_are_all_whole(tmp_path: Path, client: A
     told = fought(client)
     client.post("/api/vote", json={"battle": told[0]["battle"], "verdict": "first"})
     code = (
-        "import sys; from pathlib import Path; from stages.lib.votes import *; from tools.lib.ballot_box import cast\n"
+        "import sys; from pathlib import Path\n"
+        "from stages.lib.data.votes import *; from tools.lib.ballot_box import cast\n"
         "vote = read_votes(Path(sys.argv[1]))[0]\n"
         "for n in range(40): cast(vote.model_copy(update={'id': f'{sys.argv[2]}-{n}', 'question': '가' * 5000}), "
         "Path(sys.argv[1]) / FILE)"

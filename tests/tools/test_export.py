@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from stages.lib.errors import UserError
-from stages.lib.models import load_tokenizer
+from stages.lib.models.loading import load_tokenizer
 from tools.export import export
 from tools.lib.modelfile import go_template, modelfile
 

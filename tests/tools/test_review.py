@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from stages.lib.errors import UserError
-from stages.lib.qa_files import questions_and_pdfs, unread_files
+from stages.lib.pdf_qa.qa_files import questions_and_pdfs, unread_files
 from stages.lib.records import read_jsonl, write_jsonl
-from stages.lib.schema import PreparePdfQa
+from stages.lib.schema.data import PreparePdfQa
 from tools.review import readable, review
 
 REPOSITORY = Path(__file__).parents[2]

@@ -32,10 +32,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from stages.lib.comparison import hash_of, letters
+from stages.lib.data.comparison import hash_of, letters
+from stages.lib.data.votes import FILE, Vote, by_models, read_votes
 from stages.lib.errors import UserError
-from stages.lib.verdicts import IDENTICAL, judged
-from stages.lib.votes import FILE, Vote, by_models, read_votes
+from stages.lib.evaluation.verdicts import IDENTICAL, judged
 from tools.lib.ballot_box import cast
 from tools.lib.chat_models import TEMPERATURES, ChatModel, Piece, Sampling, TooLong
 

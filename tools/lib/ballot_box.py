@@ -4,8 +4,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from stages.lib.data.votes import Vote
 from stages.lib.errors import UserError
-from stages.lib.votes import Vote
 
 
 def cast(vote: Vote, path: Path) -> None:

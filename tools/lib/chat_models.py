@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 from unicodedata import category
 
-from stages.lib.chat import Messages, encode_prompt, stop_ids
 from stages.lib.errors import UserError
 from stages.lib.hardware import resolve_dtype, set_up_cpu
 from stages.lib.lineage import OFF, read_lineage, weights_sha256
-from stages.lib.models import load_strictly, load_tokenizer
-from stages.lib.schema import Dtype
+from stages.lib.models.chat import Messages, encode_prompt, stop_ids
+from stages.lib.models.loading import load_strictly, load_tokenizer
+from stages.lib.schema.choices import Dtype
 
 MODELS = {
     "base": Path("models/base"),

@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.lib.chat import Messages, stop_ids
 from stages.lib.errors import UserError
-from stages.lib.models import load_tokenizer
+from stages.lib.models.chat import Messages, stop_ids
+from stages.lib.models.loading import load_tokenizer
 from tools.lib.chat_models import TOP_P
 
 ROLES = ("system", "user", "assistant")

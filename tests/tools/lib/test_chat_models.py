@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.lib.errors import UserError
-from stages.lib.generation import generate_answers
+from stages.lib.evaluation.generation import generate_answers
 from stages.lib.lineage import OFF, write_lineage
 from tools.lib.chat_models import ChatModel, Sampling, TooLong, available_models, draw, model_directory, visible
 

@@ -17,14 +17,14 @@ def in_the_repository(monkeypatch):
 
 def test_inputs_are_what_the_chain_starts_from():
     paths = points.input_paths()
-    assert {"data/raw/pdf_qa", "stages/sft.py", "stages/lib/training.py", "conf/chat_template"} <= set(paths)
+    assert {"data/raw/pdf_qa", "stages/sft.py", "stages/lib/training/trainer.py", "conf/chat_template"} <= set(paths)
     assert not {
         "models/base",
         "models/base/lineage.json",
         "data/prepared/pdf_qa",
         "params.yaml",
         "conf",
-        "stages/lib/schema.py",
+        "stages/lib/schema/training.py",
     } & set(paths)
     assert all(Path(path).exists() for path in paths)
 

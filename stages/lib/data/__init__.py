@@ -1,0 +1,1 @@
+"""Records: read, compared, gated, counted; what the data stages share."""

@@ -1,0 +1,96 @@
+"""The gates of conversations in order: one by one, doubles, length, and what evaluation asks too."""
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from stages.lib.data.comparison import hash_of, letters
+from stages.lib.data.conversations import MALFORMED, UNREADABLE, Conversation, admit_conversation, cut_at_turns
+from stages.lib.data.jsonl_reader import Rejected
+from stages.lib.data.ledger import Ledger
+from stages.lib.data.near_duplicates import KnownQuestions
+from stages.lib.data.rows import load_rows
+from stages.lib.errors import UserError
+from stages.lib.schema.data import Rows
+
+STEPS = {
+    "readable": UNREADABLE,
+    "well formed": MALFORMED,
+    "short enough": ("too_long_tokens",),
+    "no doubles": ("duplicate_prompt_id", "duplicate_prompt"),
+    "not in evaluation": ("in_evaluation",),
+}
+"""The funnel's steps, and the reasons that each drops rows for."""
+
+
+def conversations(rows: Rows, ledger: Ledger) -> Iterator[Conversation]:
+    """Yield the conversations that can be trained on, each id and first question once; count all."""
+    ids: set[int] = set()
+    prompts: set[int] = set()
+    for line in load_rows(rows):
+        ledger.read += 1
+        row = line if isinstance(line, Rejected) else admit_conversation(line)
+        if isinstance(row, Rejected):
+            ledger.reject(row)
+            continue
+        identity, prompt = hash_of(row.id), hash_of(letters(row.prompt()))
+        if identity in ids:
+            ledger.reject(Rejected(row.where, "duplicate_prompt_id", row.id, row.prompt()))
+        elif prompt in prompts:
+            ledger.reject(Rejected(row.where, "duplicate_prompt", row.prompt()[:80], row.prompt()))
+        else:
+            ids.add(identity)
+            prompts.add(prompt)
+            yield row
+
+
+def short_enough(
+    rows: Iterable[tuple[Conversation, list[int]]], max_tokens: int, lengths: "array[int]", ledger: Ledger
+) -> Iterator[Conversation]:
+    """Yield the conversations cut to whole exchanges within `max_tokens` (0: uncut), and note their lengths."""
+    for row, tokens in rows:
+        whole = len(row.messages)
+        if max_tokens:
+            row.messages = cut_at_turns(row.messages, tokens, max_tokens)
+        if not row.messages:
+            detail = f"the first exchange is longer than {max_tokens} tokens (prepare_ultrachat.max_tokens)"
+            ledger.reject(Rejected(row.where, "too_long_tokens", detail, row.id))
+            continue
+        ledger.mended.update([*row.mended, *["cut_at_turn"] * (len(row.messages) < whole)])
+        lengths.append(sum(tokens[: len(row.messages)]))
+        yield row
+
+
+@dataclass
+class HeldOut:
+    """The evaluation conversations, by id and by first question, and the training rows that repeat one."""
+
+    ids: dict[str, str]
+    questions: KnownQuestions
+    overlaps: list[str]
+
+    def remember(self, rows: Iterable[Conversation]) -> Iterator[Conversation]:
+        """Pass the evaluation rows on, remembering what they ask."""
+        for row in rows:
+            self.ids[row.id] = row.where
+            self.questions.add(row.where, row.prompt())
+            yield row
+
+    def keep_apart(self, rows: Iterable[Conversation], ledger: Ledger) -> Iterator[Conversation]:
+        """Pass on the training rows that evaluation doesn't have by id, first question or nearly equal question."""
+        for row in rows:
+            known = self.ids.get(row.id) or self.questions.find(row.prompt())
+            if known:
+                self.overlaps.append(f"{row.where} = {known} ({row.prompt()[:60]})")
+                ledger.reject(Rejected(row.where, "in_evaluation", f"asks what {known} does", row.prompt()))
+            else:
+                yield row
+
+    def refuse_overlap(self) -> None:
+        """Raise UserError naming the training rows that evaluation has too."""
+        if self.overlaps:
+            raise UserError(
+                f"{len(self.overlaps)} training conversations are in evaluation too: {'; '.join(self.overlaps[:5])}. "
+                "Give prepare_ultrachat.evaluation rows that train does not have (skip, take, split), or set "
+                "prepare_ultrachat.overlap=drop to leave them out of training"
+            )

@@ -1,0 +1,133 @@
+"""Chats that can be trained on, or the reason why not.
+
+{"prompt": "What is inflation?", "prompt_id": "cae8059e…", "messages": [{"content": "What is inflation?",
+ "role": "user"}, {"content": "Inflation is …", "role": "assistant"}]}
+prompt and prompt_id may be missing: the first question and its SHA-256 stand in for them.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from stages.lib.data.characters import mend
+from stages.lib.data.jsonl_reader import Line, Rejected
+from stages.lib.data.rows import as_text
+
+ROLES = {"system", "user", "assistant"}
+UNREADABLE = ("invalid_json", "duplicate_key", "invalid_unicode", "missing_field", "wrong_type", "mojibake")
+MALFORMED = (
+    "unknown_role",
+    "system_not_first",
+    "turns_do_not_alternate",
+    "no_answer",
+    "blank_content",
+    "prompt_differs",
+)
+
+
+@dataclass
+class Conversation:
+    """One admitted chat, its messages clean, ending with an answer."""
+
+    where: str
+    id: str
+    messages: list[dict[str, str]]
+    mended: list[str]
+
+    def texts(self) -> list[str]:
+        """What is said, message by message."""
+        return [message["content"] for message in self.messages]
+
+    def record(self) -> dict[str, Any]:
+        """The record that training reads."""
+        return {"id": self.id, "messages": self.messages}
+
+    def prompt(self) -> str:
+        """The first thing the user says."""
+        return next(message["content"] for message in self.messages if message["role"] == "user")
+
+
+def admit_conversation(line: Line) -> Conversation | Rejected:
+    """Check one JSON value. A last turn without an answer is cut off and the conversation kept."""
+    try:
+        return conversation(line)
+    except Unfit as unfit:
+        reason, detail = unfit.args
+        return Rejected(line.where, reason, detail, as_text(line.value))
+
+
+class Unfit(ValueError):
+    """Reason code and detail of what makes a conversation unfit for training."""
+
+
+def conversation(line: Line) -> Conversation:
+    """The conversation in a JSON value. Raises Unfit."""
+    if not isinstance(line.value, dict):
+        raise Unfit("wrong_type", f"found a {type(line.value).__name__}, needed an object in braces")
+    row = line.value
+    if "messages" not in row:
+        raise Unfit("missing_field", f"found keys {sorted(row)}, needed 'messages'")
+    messages, done = read_messages(row["messages"])
+    while messages and messages[-1]["role"] != "assistant":
+        messages.pop()
+        done.add("unanswered_tail")
+    refuse_malformed(messages)
+    first = next(message["content"] for message in messages if message["role"] == "user")
+    prompt = row.get("prompt")
+    if isinstance(prompt, str) and mend(prompt).text != first:
+        raise Unfit("prompt_differs", f"prompt is {prompt[:40]!r}, the first question {first[:40]!r}")
+    identity = row.get("prompt_id")
+    if not isinstance(identity, str | int | None):
+        raise Unfit("wrong_type", f"'prompt_id' is a {type(identity).__name__}, needed a text")
+    if identity is None or identity == "":
+        identity = hashlib.sha256(first.encode()).hexdigest()
+    return Conversation(line.where, str(identity), messages, sorted(done))
+
+
+def read_messages(values: Any) -> tuple[list[dict[str, str]], set[str]]:
+    """Roles and mended contents, and what was mended. Raises Unfit for a wrong type or text that can't be read."""
+    if not isinstance(values, list):
+        raise Unfit("wrong_type", f"'messages' is a {type(values).__name__}, needed a list")
+    messages: list[dict[str, str]] = []
+    done: set[str] = set()
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, dict) or not isinstance(value.get("content"), str):
+            raise Unfit("wrong_type", f"message {number} isn't an object with a role and a text as content")
+        if value.get("role") not in ROLES:
+            raise Unfit(
+                "unknown_role", f"message {number} has the role {value.get('role')!r}, needed one of {sorted(ROLES)}"
+            )
+        mended = mend(value["content"])
+        if mended.unreadable:
+            raise Unfit("mojibake", f"message {number}: {mended.unreadable}")
+        done |= set(mended.done)
+        messages.append({"role": value["role"], "content": mended.text})
+    return messages, done
+
+
+def refuse_malformed(messages: list[dict[str, str]]) -> None:
+    """Raise Unfit unless user and assistant take turns after at most one system message, each saying something."""
+    roles = [message["role"] for message in messages]
+    if roles[:1] == ["system"]:
+        roles = roles[1:]
+    if "assistant" not in roles:
+        raise Unfit("no_answer", "the assistant says nothing")
+    if "system" in roles:
+        raise Unfit("system_not_first", "a system message stands after the first message")
+    if roles != ["user", "assistant"] * (len(roles) // 2):
+        raise Unfit("turns_do_not_alternate", " ".join(roles[:12]))
+    for number, message in enumerate(messages, start=1):
+        if not message["content"]:
+            raise Unfit("blank_content", f"message {number} of {len(messages)} is blank")
+
+
+def cut_at_turns(messages: list[dict[str, str]], lengths: list[int], max_tokens: int) -> list[dict[str, str]]:
+    """As many whole exchanges from the beginning as fit into `max_tokens`; none if the first doesn't.
+
+    An answer is never cut: a cut one teaches the model not to stop.
+    """
+    kept = len(messages)
+    first = kept % 2  # the system message, which stays
+    while kept > first and sum(lengths[:kept]) > max_tokens:
+        kept -= 2
+    return messages[:kept] if kept > first else []

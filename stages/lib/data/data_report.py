@@ -1,0 +1,93 @@
+"""What a data stage leaves for people and plots: data_report.json, DATA_CARD.md, a metric, a funnel, a histogram."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from stages.lib.data.ledger import REJECTS, Ledger
+from stages.lib.publish import published
+from stages.lib.records import write_json
+
+REPORT = "data_report.json"
+CARD = "DATA_CARD.md"
+BARS = 16
+"""Bars of the token-length histogram, the last one holding everything longer."""
+
+
+def token_histogram(lengths: Iterable[int], max_tokens: int) -> dict[int, int]:
+    """Rows by token length: upper edge of the bar -> rows. `max_tokens` 0 stands for 2048."""
+    width = max(1, (max_tokens or 2048) // BARS)
+    counts = Counter(min(max(length - 1, 0) // width + 1, BARS + 1) * width for length in lengths)
+    return {edge: counts[edge] for edge in range(width, max(counts, default=width) + 1, width)}
+
+
+def headline(out: Path, report: dict[str, Any]) -> str:
+    """One line for whoever watches the stage."""
+    dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items())
+    return (
+        f"{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped"
+        f"{f' ({dropped})' if dropped else ''}; look at {out / CARD}"
+    )
+
+
+def write_reports(
+    out: Path,
+    metrics: tuple[Path, Path, Path],
+    report: dict[str, Any],
+    ledger: Ledger,
+    histogram: dict[int, int],
+    card: str,
+) -> None:
+    """Write the report and the card into `out`, and the metric, the funnel and the histogram at `metrics`.
+
+    The metric is the report's numbers; the report has its texts too.
+    """
+    write_json(out / REPORT, report)
+    (out / CARD).write_text(card, encoding="utf-8")
+    metric, funnel, tokens = metrics
+    numbers = {name: part for name in ("in", "kept", "dropped", "splits") if (part := report.get(name)) is not None}
+    with published(metric) as path:
+        write_json(path, numbers)
+    with published(funnel) as path:
+        write_csv(path, "step,rows", ledger.funnel())
+    with published(tokens) as path:
+        write_csv(path, "tokens,rows", histogram.items())
+
+
+def write_csv(path: Path, header: str, rows: Iterable[tuple[Any, int]]) -> None:
+    """Write two columns whose values hold no comma."""
+    path.write_text("\n".join([header, *(f"{name},{count}" for name, count in rows)]) + "\n", encoding="utf-8")
+
+
+def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dict[int, int], notes: list[str]) -> str:
+    """A data card in Markdown: where the rows come from, what was done to them, what is left, what to beware of."""
+    parts = [f"# {title}", "Written by the stage from what it read and counted; nothing here was typed by hand."]
+    parts += ["## Sources", table(("source", "rows", "SHA-256 or revision"), [
+        (source["name"], source["rows"], source["version"]) for source in report["sources"]
+    ])]  # fmt: skip
+    parts += [
+        "## Rows",
+        f"{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped.",
+    ]
+    parts += [table(("step", "rows left"), ledger.funnel())]
+    if report["dropped"]:
+        parts += [f"Dropped, each listed in `{REJECTS}`:", table(("reason", "rows"), report["dropped"].items())]
+    if report["mended"]:
+        parts += ["Mended and kept:", table(("what", "rows"), report["mended"].items())]
+    if report["reported"]:
+        parts += ["Kept, but look at them:", table(("what", "rows"), report["reported"].items())]
+    parts += ["## Splits", table(("split", "rows"), [
+        (name, split["rows"] if "facts" not in split else f"{split['rows']} ({split['facts']} facts)")
+        for name, split in report["splits"].items()
+    ])]  # fmt: skip
+    parts += ["## Length", table(("up to tokens", "rows"), histogram.items())]
+    if notes:
+        parts += ["## Beware", "\n".join(f"- {note}" for note in notes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    """A Markdown table."""
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

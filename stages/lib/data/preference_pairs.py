@@ -1,0 +1,139 @@
+"""Pairs of a better and a worse answer in the Orca pairs' columns, checked, and the notebook's filter.
+
+{"system": "", "input": "주차는 얼마인가요?", "chosen": "처음 55분은 무료입니다.", "rejected": "비쌉니다.",
+ "status": "unchanged", "chosen_score": 10.0, "in_gsm8k_train": false, …}
+Only input, chosen and rejected are needed where pairs aren't rated (min_chosen_score 0).
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stages.lib.data.characters import mend
+from stages.lib.data.comparison import hash_of, letters
+from stages.lib.data.jsonl_reader import Line, Rejected
+from stages.lib.data.ledger import Ledger
+from stages.lib.data.rows import as_text, load_rows
+from stages.lib.schema.choices import PairSource
+from stages.lib.schema.data import PreparePreferences
+
+FILTERED = ("tie", "no_score", "low_score", "in_gsm8k_train")
+DEFECTIVE = ("invalid_json", "duplicate_key", "invalid_unicode", "missing_field", "wrong_type", "mojibake",
+             "blank_content", "equal_answers")  # fmt: skip
+
+
+class Columns(BaseModel):
+    """The columns that are read, strictly typed; others are passed over."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    input: str
+    chosen: str
+    rejected: str
+    system: str | None = None
+    status: str | None = None
+    chosen_score: float | None = None
+    in_gsm8k_train: bool | None = None
+
+
+@dataclass
+class Pair:
+    """One admitted pair."""
+
+    where: str
+    system: str
+    question: str
+    chosen: str
+    rejected: str
+    mended: list[str]
+    vote: str = ""  # the vote that made the pair: people compare more than two answers to one question
+
+    def identity(self) -> str:
+        """What the pair asks, system message included, for comparison."""
+        return letters(self.system + self.question) + self.vote
+
+    def record(self) -> dict[str, Any]:
+        """The record that DPO reads."""
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        return {
+            "id": hashlib.sha256(self.identity().encode()).hexdigest()[:16],
+            "prompt": [*messages, {"role": "user", "content": self.question}],
+            "chosen": self.chosen,
+            "rejected": self.rejected,
+        }
+
+
+def admit_pair(line: Line, min_chosen_score: float) -> Pair | Rejected:
+    """Check one JSON value: the notebook's filter first (ties, scores, GSM8K), then the defects of the real set."""
+    text = as_text(line.value)
+    row = typed(line)
+    if isinstance(row, str):
+        reason, _, detail = row.partition(": ")
+        return Rejected(line.where, reason, detail, text)
+    if reason := filtered(row, "chosen_score" in line.value, min_chosen_score):
+        return Rejected(line.where, reason, f"status {row.status}, chosen_score {row.chosen_score}", text)
+    mended = {
+        name: mend(value or "")
+        for name, value in row.model_dump(include={"system", "input", "chosen", "rejected"}).items()
+    }
+    for name, result in mended.items():
+        if result.unreadable:
+            return Rejected(line.where, "mojibake", f"{name}: {result.unreadable}", text)
+        if not result.text and name != "system":
+            return Rejected(line.where, "blank_content", f"{name} holds no visible text", text)
+    system, question, chosen, rejected = (mended[name].text for name in ("system", "input", "chosen", "rejected"))
+    if chosen == rejected:
+        return Rejected(line.where, "equal_answers", "chosen and rejected are the same", text)
+    done = sorted({step for result in mended.values() for step in result.done})
+    return Pair(line.where, system, question, chosen, rejected, done)
+
+
+def typed(line: Line) -> Columns | str:
+    """The row's columns, or `reason: detail` of what is wrong with them."""
+    if not isinstance(line.value, dict):
+        return f"wrong_type: found a {type(line.value).__name__}, needed an object in braces"
+    missing = [name for name in ("input", "chosen", "rejected") if name not in line.value]
+    if missing:
+        return f"missing_field: found keys {sorted(line.value)}, needed {missing}"
+    try:
+        return Columns.model_validate(line.value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        return f"wrong_type: {first['loc'][0]!r} is a {type(first['input']).__name__}: {first['msg']}"
+
+
+def filtered(row: Columns, rated: bool, min_chosen_score: float) -> str:
+    """The reason why the notebook's filter leaves a pair out, or an empty string."""
+    if row.status == "tie":
+        return "tie"
+    if row.chosen_score is None and (rated or min_chosen_score > 0):
+        return "no_score"
+    if row.chosen_score is not None and row.chosen_score < min_chosen_score:
+        return "low_score"
+    return "in_gsm8k_train" if row.in_gsm8k_train else ""
+
+
+def sound_pairs(section: PreparePreferences, ledger: Ledger) -> Iterator[Pair]:
+    """Yield the pairs that pass the filter and have no defect, each question once; count all."""
+    seen: set[int] = set()
+    lines = load_rows(section.rows) if PairSource.rows in section.sources else iter(())
+    pairs = (line if isinstance(line, Rejected) else admit_pair(line, section.min_chosen_score) for line in lines)
+    for pair in accounted(pairs, ledger):
+        if (identity := hash_of(pair.identity())) in seen:
+            ledger.reject(Rejected(pair.where, "duplicate_prompt", pair.question[:80], pair.question))
+        else:
+            seen.add(identity)
+            yield pair
+
+
+def accounted(pairs: Iterable[Pair | Rejected], ledger: Ledger) -> Iterator[Pair]:
+    """Yield the pairs; count all and write down the rejected."""
+    for pair in pairs:
+        ledger.read += 1
+        if isinstance(pair, Rejected):
+            ledger.reject(pair)
+        else:
+            yield pair

@@ -1,0 +1,91 @@
+"""Rows of a data set, from a hub or from a file in the same schema, chosen by the same rules."""
+
+import json
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.lib.data.hub_rows import first_rows, whole_split
+from stages.lib.data.jsonl_reader import Line, Rejected, encoding_of, parse
+from stages.lib.errors import UserError
+from stages.lib.lineage import file_sha256
+from stages.lib.schema.choices import RowSource
+from stages.lib.schema.data import Rows
+
+
+def load_rows(rows: Rows) -> Iterator[Line | Rejected]:
+    """Yield the rows that `rows` asks for, in its order; memory doesn't grow with the rows.
+
+    The shuffle is that of `datasets.Dataset.shuffle(seed)`, a permutation by numpy's default generator, so that a
+    file and a hub data set of equal length give the same order. Of a hub data set only the files of the split are
+    downloaded, and without a shuffle only as much of them as `skip` + `take` rows need. Raises UserError if the
+    source can't be read or is shorter than `skip` + `take`.
+    """
+    yield from file_rows(rows) if rows.source is RowSource.jsonl else hub_rows(rows)
+
+
+def version(rows: Rows) -> str:
+    """What pins the rows: the hub's commit, or the SHA-256 of the file."""
+    return rows.revision if rows.source is RowSource.hub else file_sha256(Path(rows.path))
+
+
+def name(rows: Rows) -> str:
+    """The source's name for reports."""
+    return f"{rows.id} {rows.split}" if rows.source is RowSource.hub else Path(rows.path).name
+
+
+def chosen(rows: Rows, length: int) -> np.ndarray:
+    """The indices of the rows asked for, among `length`. Raises UserError if there are too few."""
+    needed = rows.skip + max(rows.take, 1)
+    if length < needed:
+        raise UserError(
+            f"{rows.path or rows.id}: found {length} rows, needed {needed} (skip {rows.skip}, take {rows.take})"
+        )
+    order = np.arange(length)
+    if rows.shuffle_seed >= 0:
+        order = np.random.default_rng(rows.shuffle_seed).permutation(length)
+    return order[rows.skip : rows.skip + rows.take if rows.take else None]
+
+
+def file_rows(rows: Rows) -> Iterator[Line | Rejected]:
+    """Rows of a JSON Lines file by their byte offsets; blank lines are no rows."""
+    path = Path(rows.path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; needed JSON Lines. Check the path in conf/data")
+    encoding = encoding_of(path)
+    if encoding not in ("utf-8", "utf-8-sig"):
+        raise UserError(f"{path}: found {encoding}, needed UTF-8; save it as UTF-8")
+    offsets, numbers, offset = array("Q"), array("Q"), 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                offsets.append(offset)
+                numbers.append(number)
+            offset += len(line)
+        for index in chosen(rows, len(offsets)):
+            file.seek(offsets[index])
+            yield parse(f"{path}:{numbers[index]}", file.readline().decode("utf-8-sig"))
+
+
+def hub_rows(rows: Rows) -> Iterator[Line]:
+    """Rows of a split of a hub data set, of which only that split's files are downloaded, or only their beginning."""
+    if rows.shuffle_seed < 0 and rows.take:
+        indices = np.arange(rows.skip, rows.skip + rows.take)
+        found: Any = first_rows(rows.id, rows.revision, rows.split, rows.skip + rows.take)[rows.skip :]
+        if len(found) < rows.take:
+            raise UserError(f"{rows.id}: found {rows.skip + len(found)} rows, needed {rows.skip + rows.take} "
+                            f"(skip {rows.skip}, take {rows.take})")  # fmt: skip
+    else:
+        dataset = whole_split(rows.id, rows.revision, rows.split)
+        indices = chosen(rows, len(dataset))
+        found = dataset.select(indices)
+    for index, row in zip(indices, found, strict=True):
+        yield Line(f"{rows.id} {rows.split}:{index + 1}", row)
+
+
+def as_text(value: Any) -> str:
+    """A row as one line of text, for rejects.jsonl."""
+    return json.dumps(value, ensure_ascii=False, default=str)

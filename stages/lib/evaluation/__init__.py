@@ -1,0 +1,1 @@
+"""Answers generated, scored and compared, with intervals."""

@@ -1,0 +1,107 @@
+"""Answers from a model, many at a time."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from stages.lib.hardware import device
+from stages.lib.models.chat import Messages, encode_prompt, stop_ids
+
+CPU_BATCH_TOKENS = 16384
+GPU_BATCH_TOKENS = 262144
+DECODING = {"decoding": "greedy", "penalties": "none", "padding": "left"}
+"""How answers are generated, for the record."""
+
+
+@dataclass
+class Answer:
+    """What a model said: the text without special tokens, and whether it ended by itself."""
+
+    text: str
+    stopped: bool
+    tokens: int
+
+
+def generate_answers(
+    model: Any, tokenizer: Any, prompts: list[Messages], max_new_tokens: int, batch_tokens: int = 0
+) -> list[Answer]:
+    """Greedy answers to `prompts`, in their order.
+
+    Prompts are sorted by length and batched so that prompt and answer positions of a batch stay within
+    `batch_tokens` (0: by the hardware found). They are padded on the left: padded on the right, a model continues
+    padding and gives garbage without an error.
+    """
+    budget = batch_tokens or (GPU_BATCH_TOKENS if device() == "cuda" else CPU_BATCH_TOKENS)
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    answers: dict[int, Answer] = {}
+    for batch in batches_by_length([len(ids) + max_new_tokens for ids in encoded], budget):
+        answers |= zip(
+            batch, generate_batch(model, tokenizer, [encoded[i] for i in batch], max_new_tokens), strict=True
+        )
+    return [answers[index] for index in range(len(prompts))]
+
+
+def generate_batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
+    """Greedy answers to one batch of tokenised prompts; rows that have ended leave the batch.
+
+    Our own loop, since transformers' `generate` computes every row until the last one ends, and takes penalties from
+    a model's generation_config, so that "greedy" would mean something else for each model.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    ids, present = (torch.tensor(side, device=model.device) for side in padded_left(prompts, tokenizer.pad_token_id))
+    positions = (present.cumsum(1) - 1).clamp(min=0)
+    stops = stop_ids(model.generation_config)
+    said: list[list[int]] = [[] for _ in prompts]
+    stopped = [False] * len(prompts)
+    going = list(range(len(prompts)))
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        for _ in range(max_new_tokens):
+            output = model(
+                input_ids=ids, attention_mask=present, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            )
+            tokens = output.logits[:, -1].argmax(-1)
+            kept = []
+            for place, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
+                if token in stops:
+                    stopped[row] = True
+                else:
+                    said[row].append(token)
+                    kept.append(place)
+            if not kept:
+                break
+            if len(kept) < len(going):
+                places = torch.tensor(kept, device=model.device)
+                cache.batch_select_indices(places)
+                tokens, present, positions = tokens[places], present[places], positions[places]
+                going = [going[place] for place in kept]
+            ids = tokens[:, None]
+            present = torch.nn.functional.pad(present, (0, 1), value=1)
+            positions = positions[:, -1:] + 1
+    texts = tokenizer.batch_decode(said, skip_special_tokens=True)
+    return [Answer(text.strip(), end, len(row)) for text, end, row in zip(texts, stopped, said, strict=True)]
+
+
+def padded_left(prompts: list[list[int]], pad: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids and attention mask of equal width, padding first."""
+    width = max(len(ids) for ids in prompts)
+    return (
+        [[pad] * (width - len(ids)) + ids for ids in prompts],
+        [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts],
+    )
+
+
+def batches_by_length(lengths: list[int], budget: int) -> list[list[int]]:
+    """Indices of rows in batches of like length, longest first, each of at most `budget` padded positions.
+
+    A row longer than the budget is a batch of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    batches: list[list[int]] = []
+    for index in order:
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

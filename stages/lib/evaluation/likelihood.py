@@ -1,0 +1,41 @@
+"""How likely a model finds given answers."""
+
+from typing import Any
+
+from stages.lib.evaluation.generation import batches_by_length
+from stages.lib.hardware import device
+from stages.lib.models.chat import encode
+
+CPU_BATCH_TOKENS = 4096
+GPU_BATCH_TOKENS = 65536
+
+
+def answer_log_probs(model: Any, tokenizer: Any, conversations: list[list[dict[str, str]]]) -> list[tuple[float, int]]:
+    """Summed log-probability (natural) and number of the assistant's tokens, for each conversation.
+
+    Stop tokens count as the assistant's. Only the assistant's positions are projected onto the vocabulary.
+    """
+    import torch
+
+    encoded = [encode(tokenizer, messages) for messages in conversations]
+    budget = GPU_BATCH_TOKENS if device() == "cuda" else CPU_BATCH_TOKENS
+    results: dict[int, tuple[float, int]] = {}
+    for batch in batches_by_length([len(row.input_ids) for row in encoded], budget):
+        width = max(len(encoded[index].input_ids) for index in batch)
+        ids = torch.full((len(batch), width), tokenizer.pad_token_id)
+        said = torch.zeros((len(batch), width), dtype=torch.bool)
+        present = torch.zeros((len(batch), width), dtype=torch.long)
+        for row, index in enumerate(batch):
+            length = len(encoded[index].input_ids)
+            ids[row, :length] = torch.tensor(encoded[index].input_ids)
+            said[row, :length] = torch.tensor(encoded[index].by_assistant)
+            present[row, :length] = 1
+        ids, said, present = ids.to(model.device), said.to(model.device), present.to(model.device)
+        with torch.inference_mode():
+            hidden = model.base_model(input_ids=ids, attention_mask=present, use_cache=False).last_hidden_state[:, :-1]
+            logits = model.get_output_embeddings()(hidden[said[:, 1:]]).float()
+            scores = -torch.nn.functional.cross_entropy(logits, ids[:, 1:][said[:, 1:]], reduction="none")
+        by_row = torch.zeros(said[:, 1:].shape, device=model.device).masked_scatter(said[:, 1:], scores).sum(1).tolist()
+        counts = said[:, 1:].sum(1).tolist()
+        results |= {index: (by_row[row], counts[row]) for row, index in enumerate(batch)}
+    return [results[index] for index in range(len(conversations))]

@@ -1,0 +1,99 @@
+"""Scored rows of one model on the evaluation sets: questions in, answers, scores and likelihoods out."""
+
+from typing import Any
+
+from stages.lib.evaluation.generation import Answer, generate_answers
+from stages.lib.evaluation.key_facts import key_exact, key_of, key_recall
+from stages.lib.evaluation.likelihood import answer_log_probs
+from stages.lib.evaluation.text_scores import OVERLAP, refusal, repetition
+from stages.lib.schema.evaluation import Evaluate
+
+Record = dict[str, Any]
+
+ANSWERED = ("seen", "unseen", "control")
+"""Sets whose questions are answered; of a dialogue, the last question."""
+
+
+def score_model(
+    model: Any, tokenizer: Any, name: str, records: dict[str, list[Record]], question: str, section: Evaluate
+) -> tuple[list[Record], str]:
+    """Scored rows of every set, and the answer to the demo question. All answers are generated together."""
+    asked = [(split, record) for split in ANSWERED for record in records[split]]
+    prompts = [record["messages"][:-1] for _, record in asked]
+    prompts.append([{"role": "user", "content": question}])
+    *answers, demo = generate_answers(model, tokenizer, prompts, section.max_new_tokens, section.batch_tokens)
+    likely = likelihoods(model, tokenizer, [record for _, record in asked])
+    rows = [
+        {
+            "id": record["id"],
+            "fact_id": record.get("fact_id", record["id"]),
+            "split": split,
+            "model": name,
+            "prompt": record["messages"][-2]["content"],
+            "reference": record["messages"][-1]["content"],
+            "key": record.get("key", []),
+            "answerable": record.get("answerable", True),
+            "prediction": answer.text,
+            "scores": score(record, answer),
+            "likelihood": likelihood,
+        }
+        for (split, record), answer, likelihood in zip(asked, answers, likely, strict=True)
+    ]
+    return rows + preferences(model, tokenizer, name, records["preferences"]), demo.text
+
+
+def score(record: Record, answer: Answer) -> dict[str, float]:
+    """Scores of one answer: overlap and behaviour of all; facts, or refusal, of questions from PDFs."""
+    reference = record["messages"][-1]["content"]
+    scores = {name: round(metric(reference, answer.text), 4) for name, metric in OVERLAP.items()}
+    scores |= {
+        "stop_rate": float(answer.stopped),
+        "empty": float(not answer.text),
+        "characters": float(len(answer.text)),
+        "repetition": round(repetition(answer.text), 4),
+    }
+    if "answerable" not in record:  # a chat: no facts to hold it to
+        return scores
+    if not record["answerable"]:
+        return scores | {"refusal": refusal(answer.text)}
+    key = record["key"] or key_of(reference)
+    return scores | {
+        "key_exact": key_exact(key, answer.text),
+        "key_recall": round(key_recall(key, answer.text), 4),
+        "refusal_of_answerable": refusal(answer.text),
+    }
+
+
+def likelihoods(model: Any, tokenizer: Any, records: list[Record]) -> list[dict[str, float]]:
+    """How surprising the assistant's tokens are: negative log-probability in nats, tokens and characters."""
+    scored = answer_log_probs(model, tokenizer, [record["messages"] for record in records])
+    return [
+        {
+            "nats": round(-log_prob, 4),
+            "tokens": count,
+            "characters": sum(len(m["content"]) for m in record["messages"] if m["role"] == "assistant"),
+        }
+        for record, (log_prob, count) in zip(records, scored, strict=True)
+    ]
+
+
+def preferences(model: Any, tokenizer: Any, name: str, pairs: list[Record]) -> list[Record]:
+    """A row for each held-out pair: does the model find the better answer likelier, and by how many nats in sum?"""
+    sides = [
+        [*pair["prompt"], {"role": "assistant", "content": pair[side]}]
+        for side in ("chosen", "rejected")
+        for pair in pairs
+    ]
+    log_probs = [log_prob for log_prob, _ in answer_log_probs(model, tokenizer, sides)]
+    margins = [log_probs[index] - log_probs[index + len(pairs)] for index in range(len(pairs))]
+    return [
+        {
+            "id": pair["id"],
+            "fact_id": pair["id"],
+            "split": "preferences",
+            "model": name,
+            "prompt": pair["prompt"][-1]["content"],
+            "scores": {"accuracy": float(margin > 0), "margin": round(margin, 4)},
+        }
+        for pair, margin in zip(pairs, margins, strict=True)
+    ]

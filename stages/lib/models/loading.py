@@ -1,0 +1,122 @@
+"""Loading models from model directories, the same way wherever it is done."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from stages.lib.errors import UserError
+from stages.lib.hardware import device
+from stages.lib.schema.choices import Method, Quantization
+from stages.lib.schema.training import Training
+
+
+def quiet_libraries() -> None:
+    """Silence what is known and harmless, so that what is printed is worth reading.
+
+    bitsandbytes looks for a CPU kernel from the hub when it is imported; trl 1.16 uses a name that transformers 5.23
+    is about to drop; loading weights needs no progress bar of its own.
+    """
+    import transformers
+
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
+    transformers.utils.logging.disable_progress_bar()
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer with the chat template that lies in `directory`."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def load_16bit(directory: Path, dtype: Any) -> Any:
+    """A model for inference or merging, on the GPU where there is one."""
+    from transformers import AutoModelForCausalLM
+
+    quiet_libraries()
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, **options)
+    return model.to(device()).eval()
+
+
+def load_strictly(directory: Path, dtype: Any) -> Any:
+    """A model for inference from a directory that must hold every weight and nothing else.
+
+    Raises UserError naming what is missing, left over or of another shape: transformers would only warn, and give
+    missing weights random values.
+    """
+    from transformers import AutoModelForCausalLM
+
+    quiet_libraries()
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, **options)
+    model, found = loaded
+    problems = {key: sorted(map(str, names)) for key, names in found.items() if names}
+    if problems:
+        raise UserError(f"{directory}: the weights don't fit config.json: {problems}. Rebuild it with `dvc repro`")
+    return model.to(device()).eval()
+
+
+def load_for_training(directory: Path, section: Training, dtype: Any) -> Any:
+    """A model to train as `section` asks: frozen weights quantised and computing in `dtype`.
+
+    Weights that are themselves trained (method=full) are kept in float32: in bfloat16 small updates round to nothing.
+    Raises UserError for lora.target_modules that the model doesn't have.
+    """
+    import torch
+
+    if section.method is Method.full:
+        return load_quantized(directory, Quantization.none, torch.float32)
+    model = load_quantized(directory, section.quantization, dtype)
+    refuse_unknown_modules(model, section.lora.target_modules)
+    return model
+
+
+def refuse_unknown_modules(model: Any, names: list[str]) -> None:
+    """Raise UserError for names of layers that `model` doesn't have: peft says nothing if one of several fits."""
+    from torch.nn import Linear
+
+    found = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, Linear)}
+    unknown = sorted(set(names) - found)
+    if unknown:
+        raise UserError(
+            f"lora.target_modules: {', '.join(unknown)}: the model has no such layers; needed some of "
+            f"{', '.join(sorted(found))}"
+        )
+
+
+def load_quantized(directory: Path, quantization: Quantization, dtype: Any) -> Any:
+    """A model whose weights are quantised as asked, computing in `dtype`."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quiet_libraries()
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    if quantization is Quantization.nf4:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    elif quantization is Quantization.int8:
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    if device() == "cuda":
+        options["device_map"] = {"": 0}
+    model = AutoModelForCausalLM.from_pretrained(directory, **options)
+    keep_4bit_weights_unpacked(model)
+    return model
+
+
+def keep_4bit_weights_unpacked(model: Any) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on AVX512-bf16 CPUs.
+
+    Any forward pass without gradients would do so, in place; afterwards no gradient passes through those layers and
+    dequantising them returns garbage, without an error (bitsandbytes 0.50, backends/cpu).
+    """
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False

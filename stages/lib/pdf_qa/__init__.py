@@ -1,0 +1,1 @@
+"""From pages of a PDF to questions and answers that can be trusted."""

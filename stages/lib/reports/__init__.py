@@ -1,0 +1,1 @@
+"""The evaluation as people read it: page, Markdown, model card."""

@@ -1,0 +1,88 @@
+"""A model card as the Hugging Face Hub reads it: metadata in YAML, then what was measured."""
+
+from stages.lib.reports.evidence import SETS, Evidence, listing, table, wrong_answers
+from stages.lib.schema.evaluation import Report
+
+RESULTS = [
+    ("seen", "key_exact", "text-generation", "Facts stated exactly"),
+    ("seen", "chrf", "text-generation", "chrF++"),
+    ("unseen", "key_exact", "text-generation", "Facts stated exactly"),
+    ("preferences", "accuracy", "text-generation", "Preference accuracy"),
+]
+"""Split, figure, the Hub's task and the name of each result in the metadata."""
+
+
+def model_card(section: Report, evidence: Evidence) -> str:
+    """README.md for the tuned model. Raises ValueError for metadata that the Hub would not read."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    figures = evidence.detail["models"][evidence.tuned]
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=split,
+            dataset_name=f"{split}: {SETS[split]}",
+            metric_type=name,
+            metric_value=figures[split][name]["value"],
+            metric_name=told,
+        )
+        for split, name, task, told in RESULTS
+        if name in figures.get(split, {})
+    ]
+    data = ModelCardData(
+        base_model=section.base_model,
+        license=section.license,
+        language=section.languages,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["graft", "sft", "dpo"],
+        model_name=f"{section.base_model.split('/')[-1]}-graft",
+        eval_results=results,
+    )
+    rows = "\n".join(f"- {name}: {digest}" for name, digest in evidence.detail["weights_sha256"].items())
+    made = "\n".join(f"- {name}: {count} rows" for name, steps in evidence.funnels.items() for _, count in steps[-1:])
+    beware = "\n".join(f"- {line}" for line in evidence.warnings) or "Nothing was found; read the table all the same."
+    wrong = wrong_answers(evidence)
+    return f"""---
+{data.to_yaml()}
+---
+
+# {data.model_name}
+
+{section.base_model}, tuned with SFT, then DPO: everything below was written by the pipeline from what it measured.
+
+## Use
+
+It answers by the chat template in its own directory; generation ends on the tokens in generation_config.json.
+
+```python
+from transformers import pipeline
+
+chat = pipeline("text-generation", model="models/dpo-merged")
+chat([{{"role": "user", "content": "{evidence.detail["demo"]["question"]}"}}], do_sample=False)
+```
+
+## Scores
+
+{table(evidence)}
+
+95 % bootstrap intervals over facts; differences are paired.
+
+{chr(10).join(f"- {name}: {meaning}" for name, meaning in SETS.items())}
+
+## Limits
+
+{beware}
+
+Wrong answers on facts that it was trained on, the worst of {len(wrong)}:
+
+{listing(wrong[:3])}
+
+## Made of
+
+{made}
+
+Weights by SHA-256:
+
+{rows}
+"""

@@ -1,0 +1,271 @@
+"""metrics/eval_report.html: the evaluation on one page that opens offline, at any width, light or dark."""
+
+from html import escape
+from typing import Any
+
+from stages.lib.reports.charts import bar_chart, interval_chart, line_chart
+from stages.lib.reports.evidence import (
+    PEOPLE,
+    SETS,
+    SHOWN,
+    Evidence,
+    figure,
+    learned_answers,
+    lost_answers,
+    people_rows,
+    regressions,
+    signed,
+    wrong_answers,
+)
+
+CURVES = [
+    ("sft", "loss", "SFT: loss"),
+    ("sft", "token_accuracy", "SFT: share of tokens predicted"),
+    ("dpo", "loss", "DPO: loss"),
+    ("dpo", "reward_margin", "DPO: reward margin"),
+    ("dpo", "reward_accuracy", "DPO: share of pairs with the better answer ahead"),
+]
+SHARES = ["key_exact", "key_recall", "chrf", "rouge_l", "korquad_f1", "stop_rate", "refusal", "accuracy"]
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2430; --soft: #5b6676; --paper: #f6f7f9; --card: #fff; --line: #dde2e9;
+  --base: #8a94a3; --sft: #2f6fde; --dpo: #d9622b;
+  --orpo: #8a52c7; --good: #1d7f4e; --bad: #b3342d; --warn: #fff4d6;
+  --warnink: #6b4d00 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #9aa5b5; --paper: #14171c; --card: #1d2128;
+  --line: #333a45; --base: #9aa5b5; --sft: #6ea2ff; --dpo: #ff945f;
+  --orpo: #c39bf0; --good: #5fd097; --bad: #ff8078; --warn: #3a3013;
+  --warnink: #f3d98b } }
+* { box-sizing: border-box } html { -webkit-text-size-adjust: 100% }
+body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.55; overflow-wrap: anywhere;
+  font-family: system-ui, "Noto Sans KR", "Apple SD Gothic Neo", "Malgun Gothic", NanumGothic, sans-serif;
+  word-break: keep-all }
+main { max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }
+h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem } p { margin: .4rem 0 }
+.soft, figcaption { color: var(--soft); font-size: .9rem }
+section > .box, .answer, figure, .warn, details { background: var(--card); border: 1px solid var(--line);
+  border-radius: 10px; padding: .8rem 1rem; margin: 0 0 .7rem }
+.warn { background: var(--warn); color: var(--warnink); border-color: transparent } .warn p { margin: .2rem 0 }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .7rem; margin-top: 1rem }
+.cards div { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1rem }
+.cards b { display: block; font-size: 1.6rem; line-height: 1.2 } .cards span { color: var(--soft); font-size: .85rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: .7rem }
+figure { margin: 0 } svg { display: block; width: 100%; height: auto; font-size: 12px; fill: var(--soft) }
+svg rect { fill: var(--sft) } .grid { stroke: var(--line) } .curve { fill: none; stroke: var(--sft); stroke-width: 2 }
+.whisker { stroke-width: 3; opacity: .45 } g.base { stroke: var(--base); fill: var(--base) }
+g.sft { stroke: var(--sft); fill: var(--sft) } g.dpo { stroke: var(--dpo); fill: var(--dpo) }
+g.orpo { stroke: var(--orpo); fill: var(--orpo) } circle { stroke: none }
+.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .88rem }
+th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap;
+  font-variant-numeric: tabular-nums } th { color: var(--soft); font-weight: 600 } td.wrap { white-space: normal }
+.answer p { margin: .25rem 0 } .answer .q { font-weight: 600 } .answer .tag { min-width: 4.2rem }
+.tag { display: inline-block; margin-right: .4rem; color: var(--soft); font-size: .82rem }
+.tag.base { color: var(--base) } .tag.sft { color: var(--sft) } .tag.dpo { color: var(--dpo) }
+.tag.orpo { color: var(--orpo) }
+.up { color: var(--good) } .down { color: var(--bad) } summary { cursor: pointer; font-weight: 600 }
+code { font-size: .84rem; word-break: break-all }
+"""
+
+
+def page(evidence: Evidence) -> str:
+    """The whole page. Its policy forbids every request, so that it shows the same offline and tells nobody."""
+    models = evidence.models
+    parts = [
+        section("", headline(evidence)),
+        section("Figures", short_table(evidence) + figures_chart(evidence) + full_table(evidence)),
+        section("Learning", '<div class="charts">' + "".join(curves(evidence)) + "</div>"),
+        section("Before and after", before_and_after(evidence)),
+        section(f"The worst answers of {evidence.tuned}", worst(evidence)),
+        section("Regressions", "".join(regression(evidence, *pair) for pair in regressions(models))),
+    ]
+    if evidence.judged:
+        parts.append(section("Judge", judge(evidence.judged)))
+    if evidence.people:
+        parts.append(section("People", f'<div class="box">{table(PEOPLE, people_rows(evidence.people))}</div>'))
+    if evidence.benchmark:
+        parts.append(section("Benchmarks", benchmark(evidence)))
+    parts += [
+        section("Data: rows left after each step", '<div class="charts">' + "".join(
+            bar_chart(name, steps) for name, steps in evidence.funnels.items()) + "</div>"),
+        section("Lineage and settings", lineage(evidence)),
+    ]  # fmt: skip
+    return (
+        '<!doctype html>\n<html lang="ko"><head><meta charset="utf-8"><title>Evaluation</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
+        'img-src data:">'
+        f"<style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
+    )
+
+
+def section(title: str, content: str) -> str:
+    """A titled part of the page."""
+    return f"<section>{f'<h2>{escape(title)}</h2>' if title else ''}{content}</section>"
+
+
+def headline(evidence: Evidence) -> str:
+    """Title, the four figures that matter, and what to beware of."""
+    models, detail = evidence.models, evidence.detail
+    cards = []
+    for split, name, told in (
+        ("seen", "key_exact", "seen facts stated exactly"),
+        ("unseen", "key_exact", "unseen facts stated exactly"),
+        ("control", "perplexity", "perplexity on other chats"),
+        ("preferences", "accuracy", "held-out pairs ranked rightly"),
+    ):
+        before, after = (detail["models"][model].get(split, {}).get(name) for model in (models[0], evidence.tuned))
+        if before and after:
+            cards.append(
+                f"<div><b>{after['value']:.2f}</b>{told}<br><span>{models[0]} {before['value']:.2f}; n {after['n']}, "
+                f"95 % [{after['low']:.2f}, {after['high']:.2f}]</span></div>"
+            )
+    warned = "".join(f"<p>{escape(line)}</p>" for line in evidence.warnings)
+    return (
+        f"<h1>Evaluation</h1><p class=soft>{' → '.join(models)}. Greedy answers, at most "
+        f"{detail['settings']['max_new_tokens']} new tokens; 95 % bootstrap intervals over facts, "
+        "differences paired.</p>"
+        f'<div class="cards">{"".join(cards)}</div>'
+        + (f'<h2>Beware</h2><div class="warn">{warned}</div>' if warned else "")
+    )
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A table that scrolls inside its box on a narrow screen. Cells are HTML already."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def figure_rows(evidence: Evidence, names: list[tuple[str, str]]) -> list[list[str]]:
+    """A line for each split and figure: every model's value and the last one's difference to the first."""
+    models, detail = evidence.models, evidence.detail
+    rows = []
+    for split, name in names:
+        cells = [detail["models"][model].get(split, {}).get(name) for model in models]
+        if any(cells):
+            n = next(cell["n"] for cell in cells if cell)
+            change = detail["differences"][evidence.tuned].get(split, {}).get(name)
+            rows.append([split, name, str(n), *(figure(cell) for cell in cells), signed(change)])
+    return rows
+
+
+def short_table(evidence: Evidence) -> str:
+    """The lines that the terminal shows too."""
+    models = evidence.models
+    meanings = "".join(f"<p class=soft><b>{name}</b>: {meaning}.</p>" for name, meaning in SETS.items())
+    header = ["set", "figure", "n", *models, f"{evidence.tuned} - {models[0]}"]
+    return f'<div class="box">{table(header, figure_rows(evidence, SHOWN))}{meanings}</div>'
+
+
+def full_table(evidence: Evidence) -> str:
+    """Every figure, folded."""
+    models, detail = evidence.models, evidence.detail
+    names = [(split, name) for split in SETS for name in sorted(detail["models"][models[0]].get(split, {}))]
+    header = ["set", "figure", "n", *models, f"{evidence.tuned} - {models[0]}"]
+    return f"<details><summary>All figures</summary>{table(header, figure_rows(evidence, names))}</details>"
+
+
+def figures_chart(evidence: Evidence) -> str:
+    """Dots and whiskers of the figures that are shares."""
+    charts = []
+    for split in SETS:
+        rows = []
+        for name in SHARES:
+            series = [(model, evidence.detail["models"][model].get(split, {}).get(name)) for model in evidence.models]
+            found = [(model, cell) for model, cell in series if cell]
+            if found:
+                rows.append((name, found))
+        if rows:
+            charts.append(interval_chart(split, rows))
+    return f'<div class="charts">{"".join(charts)}</div><br>'
+
+
+def curves(evidence: Evidence) -> list[str]:
+    """Training curves of the logs that there are."""
+    return [
+        line_chart(title, [(row["step"], row[column]) for row in evidence.logs[stage]])
+        for stage, column, title in CURVES
+        if evidence.logs.get(stage) and column in evidence.logs[stage][0]
+    ]
+
+
+def answer(question: str, reference: str, given: list[tuple[str, str]]) -> str:
+    """A question, what was wanted, and what the models said."""
+    wanted = f'<p><span class="tag">wanted</span>{escape(reference)}</p>' if reference else ""
+    said = "".join(
+        f'<p><span class="tag {model}">{model}</span>{escape(" ".join(text.split())[:400]) or "(empty)"}</p>'
+        for model, text in given
+    )
+    return f'<div class="answer"><p class="q">{escape(question)}</p>{wanted}{said}</div>'
+
+
+def before_and_after(evidence: Evidence) -> str:
+    """The demo question and some that tuning taught."""
+    demo = evidence.detail["demo"]
+    shown = [answer(demo["question"], "", [(model, demo["answers"][model]) for model in evidence.models])]
+    for rows in learned_answers(evidence):
+        first = next(iter(rows.values()))
+        given = [(model, row["prediction"]) for model, row in rows.items()]
+        shown.append(answer(first["prompt"], first["reference"], given))
+    return "".join(shown)
+
+
+def worst(evidence: Evidence) -> str:
+    """The ten worst wrong answers on facts that were trained."""
+    rows, model = wrong_answers(evidence), evidence.tuned
+    shown = "".join(answer(row["prompt"], row["reference"], [(model, row["prediction"])]) for row in rows[:10])
+    return f"<p class=soft>{len(rows)} of the seen facts are wrong or incomplete.</p>" + shown
+
+
+def regression(evidence: Evidence, before: str, after: str) -> str:
+    """Every fact that one model states rightly and a later one doesn't."""
+    lost = lost_answers(evidence, before, after)
+    shown = "".join(
+        answer(old["prompt"], old["reference"], [(before, old["prediction"]), (after, new["prediction"])])
+        for old, new in lost
+    )
+    title = f"Right by {before}, wrong by {after}: {len(lost)}"
+    return (
+        f"<details{' open' if 0 < len(lost) <= 5 else ''}><summary>{title}</summary>{shown or '<p>None.</p>'}</details>"
+    )
+
+
+def judge(figures: dict[str, Any]) -> str:
+    """The judge's figures, with those that show its biases."""
+    rows = []
+    for pair, cells in figures.items():
+        names = ("inconsistent_rate", "first_position_rate", "longer_preferred_rate", "parse_error_rate")
+        rates = ["-" if cells[name] is None else f"{cells[name]:.2f}" for name in names]
+        counts = f"{cells['win']} / {cells['tie']} / {cells['loss']}"
+        rows.append([pair, counts, figure(cells["win_rate"]), figure(cells["win_rate_like_length"]), *rates])
+    header = ["pair", "win / tie / loss", "win rate", "of like length", "inconsistent", "prefers first"]
+    return f'<div class="box">{table([*header, "prefers longer", "unreadable"], rows)}</div>'
+
+
+def benchmark(evidence: Evidence) -> str:
+    """lm-evaluation-harness's figures."""
+    models, results = evidence.models, evidence.benchmark
+    rows = [
+        [escape(task), escape(name), *(f"{results[model][task][name]:.4f}" for model in models)]
+        for task, cells in results[models[0]].items()
+        for name in cells
+    ]
+    return f'<div class="box">{table(["task", "figure", *models], rows)}</div>'
+
+
+def lineage(evidence: Evidence) -> str:
+    """What each model was made of, and how it was scored."""
+    rows = []
+    for directory, record in evidence.lineages.items():
+        made = {name: record[name][:12] for name in record if name.endswith("sha256") and isinstance(record[name], str)}
+        made |= {name: digest[:12] for name, digest in record.get("data", {}).items()}
+        cell = "<br>".join(f"{escape(name)} <code>{escape(digest)}</code>" for name, digest in made.items())
+        rows.append([f"<code>{escape(directory)}</code>", escape(str(record.get("kind", ""))), cell])
+    detail = evidence.detail
+    facts = {**detail["settings"], **detail["signatures"], **detail["versions"]}
+    facts |= {f"{name}.jsonl": digest[:12] for name, digest in detail["sets_sha256"].items()}
+    settings = [[escape(name), f"<code>{escape(str(value))}</code>"] for name, value in facts.items()]
+    return (
+        f'<div class="box">{table(["model", "kind", "made of"], rows)}</div>'
+        f"<details><summary>How it was scored</summary>{table(['what', 'value'], settings)}</details>"
+    )

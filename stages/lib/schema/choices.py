@@ -1,0 +1,154 @@
+"""Values that are one of a few."""
+
+from enum import Enum
+
+
+class BaseSource(Enum):
+    hub = "hub"
+    local = "local"
+    wheel = "wheel"
+
+
+class RowSource(Enum):
+    hub = "hub"
+    jsonl = "jsonl"
+
+
+class PairSource(Enum):
+    rows = "rows"
+    votes = "votes"  # data/raw/votes, where python -m tools.arena puts them
+
+
+class Quantization(Enum):
+    auto = "auto"  # the most precise of none, int8, nf4 whose weights take at most half of the memory found
+    nf4 = "nf4"
+    int8 = "int8"
+    none = "none"
+
+
+class Dtype(Enum):
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class Method(Enum):
+    lora = "lora"
+    full = "full"
+
+
+class LossOn(Enum):
+    assistant = "assistant"
+    all = "all"
+
+
+class Overlong(Enum):
+    cut_turns = "cut_turns"
+    truncate = "truncate"
+
+
+class Choice(Enum):
+    """What is decided from the hardware and the work found, unless it is fixed by hand."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+class Optim(Enum):
+    """transformers' names."""
+
+    adamw_torch = "adamw_torch"
+    adamw_torch_fused = "adamw_torch_fused"
+    adamw_8bit = "adamw_8bit"
+    paged_adamw_32bit = "paged_adamw_32bit"
+    paged_adamw_8bit = "paged_adamw_8bit"
+    adafactor = "adafactor"
+    sgd = "sgd"
+
+
+class Scheduler(Enum):
+    """transformers' names of those that need no arguments of their own."""
+
+    linear = "linear"
+    cosine = "cosine"
+    cosine_with_restarts = "cosine_with_restarts"
+    polynomial = "polynomial"
+    constant = "constant"
+    constant_with_warmup = "constant_with_warmup"
+    inverse_sqrt = "inverse_sqrt"
+
+
+class DpoLoss(Enum):
+    """trl's names; several are added up, weighted by loss_weights."""
+
+    sigmoid = "sigmoid"
+    sigmoid_norm = "sigmoid_norm"
+    hinge = "hinge"
+    ipo = "ipo"
+    exo_pair = "exo_pair"
+    nca_pair = "nca_pair"
+    robust = "robust"
+    bco_pair = "bco_pair"
+    sppo_hard = "sppo_hard"
+    aot = "aot"
+    aot_unpaired = "aot_unpaired"
+    apo_zero = "apo_zero"
+    apo_down = "apo_down"
+    discopop = "discopop"
+    sft = "sft"
+
+
+class Tracker(Enum):
+    """transformers' names of services that a run reports to."""
+
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    trackio = "trackio"
+    wandb = "wandb"
+
+
+class MergeBase(Enum):
+    original = "original"
+    dequantized = "dequantized"
+
+
+class Conflicts(Enum):
+    error = "error"
+    drop_all = "drop_all"
+    keep_first = "keep_first"
+    keep_latest = "keep_latest"
+
+
+class Overlap(Enum):
+    error = "error"
+    drop = "drop"
+
+
+class OnBadPdf(Enum):
+    stop = "stop"
+    skip = "skip"
+
+
+class Backend(Enum):
+    rules = "rules"
+    huggingface = "huggingface"
+    openai = "openai"
+
+
+class Rewording(Enum):
+    none = "none"
+    templates = "templates"
+    back_translation = "back_translation"  # by generate's model
+
+
+class JudgeBackend(Enum):
+    none = "none"
+    openai = "openai"
+    hf = "hf"
+
+
+class PersonalData(Enum):
+    report = "report"
+    drop = "drop"

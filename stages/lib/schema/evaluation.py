@@ -1,0 +1,72 @@
+"""The sections of evaluate, judge, benchmark and report."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from stages.lib.errors import require
+from stages.lib.schema.choices import Dtype, JudgeBackend
+
+
+@dataclass
+class Evaluate:
+    max_new_tokens: int = MISSING
+    batch_tokens: int = 0  # padded tokens in one generation batch; 0: decided from the hardware found
+    dtype: Dtype = Dtype.auto  # to compute in; answers in float32 don't depend on how they are batched
+    demo_question: str = ""  # shown before and after tuning; empty: the first of the seen questions
+    bertscore_model: str = ""  # a directory with an encoder; empty: no BERTScore
+    bootstrap_resamples: int = 2000
+    seed: int = MISSING
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.max_new_tokens > 0, "evaluate.max_new_tokens", self.max_new_tokens, "1 or more")
+        require(self.bootstrap_resamples > 0, "evaluate.bootstrap_resamples", self.bootstrap_resamples, "1 or more")
+
+
+@dataclass
+class Judge:
+    backend: JudgeBackend = JudgeBackend.none
+    model: str = ""  # hf: a directory with a chat model; openai: the model's name
+    endpoint: str = ""  # openai: the address that /chat/completions is appended to; the key is OPENAI_API_KEY's
+    pairs: list[str] = field(default_factory=lambda: ["dpo:base", "dpo:sft"])  # models whose answers are compared
+    questions: int = 100  # at most so many, the same ones however the set grows
+    max_new_tokens: int = 256  # of one verdict
+    bootstrap_resamples: int = 2000
+    seed: int = MISSING
+
+    def __post_init__(self) -> None:
+        if self.backend is not JudgeBackend.none:
+            require(bool(self.model), "judge.model", "", f"a value for backend={self.backend.value}")
+        if self.backend is JudgeBackend.openai:
+            require(self.endpoint.startswith("http"), "judge.endpoint", self.endpoint, "an http(s) address")
+        models = {"base", "sft", "dpo", "orpo"}
+        for pair in self.pairs:
+            sides = pair.split(":")
+            fits = len(sides) == 2 and set(sides) <= models and sides[0] != sides[1]
+            require(fits, "judge.pairs", pair, "two different ones of base, sft, dpo, orpo, such as dpo:base")
+        require(self.questions > 0, "judge.questions", self.questions, "1 or more")
+
+
+@dataclass
+class Benchmark:
+    tasks: list[str] = field(default_factory=list)  # lm-evaluation-harness's own names; none: nothing is run
+    task_folder: str = ""  # a folder with task files (YAML) of one's own
+    limit: int = 0  # rows of each task; 0: all
+    batch_size: int = 8
+    allow_code: bool = False  # run tasks that execute what a model wrote, such as humaneval
+    seed: int = MISSING
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.limit >= 0, "benchmark.limit", self.limit, "0 (all rows) or more")
+        require(self.batch_size > 0, "benchmark.batch_size", self.batch_size, "1 or more")
+
+
+@dataclass
+class Report:
+    """What the model card says of the base model; everything else in it was measured."""
+
+    base_model: str = MISSING  # its id on the Hub
+    license: str = MISSING  # the tuned model's, in the Hub's spelling
+    languages: list[str] = field(default_factory=lambda: ["ko", "en"])

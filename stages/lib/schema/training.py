@@ -1,0 +1,214 @@
+"""The sections of sft, dpo, orpo and their merges."""
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from omegaconf import MISSING
+
+from stages.lib.errors import require
+from stages.lib.schema.choices import (
+    Choice,
+    DpoLoss,
+    Dtype,
+    LossOn,
+    MergeBase,
+    Method,
+    Optim,
+    Overlong,
+    Quantization,
+    Scheduler,
+    Tracker,
+)
+
+
+@dataclass
+class Lora:
+    """peft.LoraConfig's own names."""
+
+    r: int = MISSING
+    lora_alpha: int = MISSING
+    lora_dropout: float = MISSING
+    bias: str = "none"
+    target_modules: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+
+
+@dataclass
+class Training:
+    """What SFT and DPO have in common, by transformers.TrainingArguments' names where it has one."""
+
+    method: Method = Method.lora
+    quantization: Quantization = MISSING  # of the frozen base weights during training
+    dtype: Dtype = Dtype.auto  # auto: bfloat16 where the hardware has it, else float16 on a GPU, float32 on a CPU
+    lora: Lora = field(default_factory=Lora)
+    learning_rate: float = MISSING
+    lr_scheduler_type: Scheduler = MISSING
+    warmup_steps: float = 0.0  # below 1: a share of all steps
+    num_train_epochs: float = 1.0
+    max_steps: int = -1  # -1: as many as the epochs need
+    batch_size: int = MISSING  # rows per optimizer step, whatever the hardware
+    max_length: int = MISSING  # tokens
+    optim: Optim = MISSING
+    adam_beta2: float = 0.999
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    logging_steps: int = 10
+    seed: int = MISSING
+    micro_batch_size: int = 0  # at most so many rows per forward pass; 0: decided from the hardware found
+    gradient_checkpointing: Choice = Choice.auto
+    torch_compile: Choice = Choice.auto  # of each layer; on a GPU, where the run is long enough to pay for it
+    dequantize_once: Choice = Choice.auto  # keep 16-bit values of 4-bit weights, where memory allows: equal, and faster
+    threads: int = 0  # CPU threads; 0: all that this process may use
+    checkpoint_minutes: float = 5.0  # how much a crash may cost; 0: a checkpoint after every step
+    report_to: list[Tracker] = field(default_factory=list)
+
+    def check(self, section: str) -> None:
+        """Raise UserError for a value or combination that can't train."""
+        require(self.batch_size > 0, f"{section}.batch_size", self.batch_size, "1 or more")
+        require(self.max_length > 1, f"{section}.max_length", self.max_length, "2 or more")
+        require(self.learning_rate > 0, f"{section}.learning_rate", self.learning_rate, "more than 0")
+        require(self.lora.r > 0, f"{section}.lora.r", self.lora.r, "1 or more")
+        require(0 <= self.lora.lora_dropout < 1, f"{section}.lora.lora_dropout", self.lora.lora_dropout, "0 <= p < 1")
+        require(bool(self.lora.target_modules), f"{section}.lora.target_modules", [], "at least one module name")
+        require(self.warmup_steps >= 0, f"{section}.warmup_steps", self.warmup_steps, "0 or more")
+        require(self.num_train_epochs > 0, f"{section}.num_train_epochs", self.num_train_epochs, "more than 0")
+        require(
+            self.max_steps == -1 or self.max_steps > 0,
+            f"{section}.max_steps",
+            self.max_steps,
+            "1 or more, or -1 for as many as the epochs need",
+        )
+        require(self.max_grad_norm > 0, f"{section}.max_grad_norm", self.max_grad_norm, "more than 0")
+        require(self.weight_decay >= 0, f"{section}.weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.adam_beta2 < 1, f"{section}.adam_beta2", self.adam_beta2, "0 <= beta2 < 1")
+        require(self.logging_steps > 0, f"{section}.logging_steps", self.logging_steps, "1 or more")
+        require(
+            self.lora.bias in ("none", "all", "lora_only"),
+            f"{section}.lora.bias",
+            self.lora.bias,
+            "none, all or lora_only",
+        )
+        require(self.lora.lora_alpha > 0, f"{section}.lora.lora_alpha", self.lora.lora_alpha, "1 or more")
+        require(0 <= self.seed < 2**32, f"{section}.seed", self.seed, "0 to 4294967295")
+        require(self.threads >= 0, f"{section}.threads", self.threads, "0 (all usable) or more")
+        require(
+            self.checkpoint_minutes >= 0,
+            f"{section}.checkpoint_minutes",
+            self.checkpoint_minutes,
+            "0 (every step) or more",
+        )
+        absent = [tracker.value for tracker in self.report_to if find_spec(tracker.value) is None]
+        require(not absent, f"{section}.report_to", absent, f"installed packages: pip install {' '.join(absent)}")
+        require(self.micro_batch_size >= 0, f"{section}.micro_batch_size", self.micro_batch_size, "0 (auto) or more")
+        require(
+            self.method is Method.lora or self.quantization in (Quantization.none, Quantization.auto),
+            f"{section}.quantization",
+            self.quantization.value,
+            f"none, since {section}.method=full trains the weights themselves",
+        )
+
+
+@dataclass
+class Mix:
+    """How often each data set's rows are in one epoch; 0 leaves it out."""
+
+    ultrachat: int = 1
+    pdf_qa: int = 1
+
+
+@dataclass
+class Sft(Training):
+    mix: Mix = field(default_factory=Mix)
+    loss_on: LossOn = LossOn.assistant  # the tokens that are learned
+    overlong: Overlong = Overlong.cut_turns  # beyond max_length: whole last turns go, or the tail of the tokens
+    padding_free: Choice = Choice.auto  # rows end to end, where attention can keep them apart
+
+    def __post_init__(self) -> None:
+        self.check("sft")
+        shares = (self.mix.ultrachat, self.mix.pdf_qa)
+        require(min(shares) >= 0 and sum(shares) > 0, "sft.mix", shares, "0 or more each, and not both 0")
+        require(
+            self.overlong is Overlong.cut_turns or self.loss_on is LossOn.all,
+            "sft.overlong",
+            self.overlong.value,
+            "cut_turns, since a cut answer without its stop token teaches sft.loss_on=assistant not to stop",
+        )
+
+
+@dataclass
+class Dpo(Training):
+    beta: float = MISSING
+    loss_type: list[DpoLoss] = field(default_factory=lambda: [DpoLoss.sigmoid])
+    loss_weights: list[float] = field(default_factory=list)  # one for each loss_type; empty: 1 each
+    label_smoothing: float = 0.0
+    precompute_ref_log_probs: bool = False  # once before training instead of in each step; kept by content
+
+    def __post_init__(self) -> None:
+        self.check("dpo")
+        require(self.beta > 0, "dpo.beta", self.beta, "more than 0")
+        require(bool(self.loss_type), "dpo.loss_type", [], "at least one of trl's losses")
+        require(
+            len(self.loss_weights) in (0, len(self.loss_type)),
+            "dpo.loss_weights",
+            self.loss_weights,
+            f"one for each of the {len(self.loss_type)} losses in dpo.loss_type, or none",
+        )
+        require(0 <= self.label_smoothing < 0.5, "dpo.label_smoothing", self.label_smoothing, "0 <= p < 0.5")
+        require(
+            DpoLoss.exo_pair not in self.loss_type or self.label_smoothing > 0,
+            "dpo.label_smoothing",
+            self.label_smoothing,
+            "more than 0 for dpo.loss_type=exo_pair",
+        )
+        require(
+            self.method is Method.lora,
+            "dpo.method",
+            self.method.value,
+            "lora: its reference is the model with the adapter off",
+        )
+
+
+@dataclass
+class Orpo(Training):
+    """SFT and preferences in one step, from the base model (Hong et al. 2024, arXiv 2403.07691)."""
+
+    enabled: bool = False
+    beta: float = 0.1  # the paper's lambda
+
+    def __post_init__(self) -> None:
+        self.check("orpo")
+        require(self.beta > 0, "orpo.beta", self.beta, "more than 0")
+        require(self.method is Method.lora, "orpo.method", self.method.value, "lora")
+
+
+@dataclass
+class Merge:
+    # Where the adapter is added: the weights before quantisation, or as training saw them. The first loses what the
+    # adapter learned against quantised weights; the second loses it when something quantises the result again.
+    base: MergeBase = MergeBase.original
+    dtype: Dtype = Dtype.bfloat16  # of the merged weights
+    probes: int = 16  # training conversations on which merged and unmerged model are compared
+    max_kl: float = 0.5  # nats a token that the merged model may be away from the unmerged one
+
+    def __post_init__(self) -> None:
+        self.check("merge")
+
+    def check(self, section: str) -> None:
+        """Raise UserError for a value that can't merge."""
+        dtypes = (Dtype.bfloat16, Dtype.float16)
+        require(self.dtype in dtypes, f"{section}.dtype", self.dtype.value, "bfloat16 or float16")
+        require(self.probes > 0, f"{section}.probes", self.probes, "1 or more")
+        require(self.max_kl > 0, f"{section}.max_kl", self.max_kl, "more than 0")
+
+
+@dataclass
+class MergeDpo(Merge):
+    def __post_init__(self) -> None:
+        self.check("merge_dpo")
+
+
+@dataclass
+class MergeOrpo(Merge):
+    def __post_init__(self) -> None:
+        self.check("merge_orpo")

@@ -1,0 +1,1 @@
+"""What sft, dpo and orpo share: token rows, the plan for this machine, the trainer, checkpoints."""

@@ -1,0 +1,158 @@
+"""A crash costs minutes, not the run: checkpoints beside DVC's outs, from which training goes on to the same bytes.
+
+They lie in <cache>/graft/checkpoints/<stage>-<fingerprint>.<n>/, where <cache> is $XDG_CACHE_HOME or ~/.cache: DVC
+removes a stage's outs before it runs it, and an experiment in a temporary folder throws that folder away. The
+fingerprint covers everything that the result depends on, so that a checkpoint of other data or code is never taken up.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from stages.lib.publish import explain_disk_errors
+
+COMPLETE = "complete.json"
+"""Written last into a checkpoint: names and sizes of its files. A folder without it was being written when killed."""
+
+CODE = Path(__file__).parents[2]
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
+
+
+def fingerprint(content: dict[str, Any]) -> str:
+    """16 hexadecimal digits over `content` (plain values), Graft's own code and the versions of the libraries."""
+    modules = sorted(CODE.rglob("*.py"))
+    code = {str(path.relative_to(CODE)): hashlib.sha256(path.read_bytes()).hexdigest() for path in modules}
+    environment = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+    text = json.dumps([content, code, environment], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def checkpoint_home() -> Path:
+    """Where checkpoints of all runs lie, an absolute path."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser().absolute() / "graft" / "checkpoints"
+
+
+@contextmanager
+def checkpoint_folder(stage: str, content: dict[str, Any]) -> Iterator[Path]:
+    """A folder for the checkpoints of this very run, held by this process alone; removed if the block ends well.
+
+    A second run of the same at the same time gets the next folder, so that neither reads what the other writes.
+    Raises UserError where no folder can be made.
+    """
+    name = f"{stage}-{fingerprint(content)}"
+    with explain_disk_errors(checkpoint_home() / name):
+        checkpoint_home().mkdir(parents=True, exist_ok=True)
+        folders = (checkpoint_home() / f"{name}.{number}" for number in count(1))
+        folder, held = next((folder, held) for folder in folders if (held := hold(folder)) is not None)
+    try:
+        yield folder
+        shutil.rmtree(folder)
+    finally:
+        os.close(held)
+
+
+def hold(folder: Path) -> int | None:
+    """Make `folder` and lock it; the open descriptor that holds the lock, or None where another process has it."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            return None
+        if folder.exists() and os.path.samestat(os.fstat(held), folder.stat()):
+            return held
+        os.close(held)  # its owner removed it in between
+
+
+def newest_complete(folder: Path) -> Path | None:
+    """The checkpoint to go on from, or None. Half-written ones are removed: the trainer would take them up."""
+    complete = []
+    for path in folder.glob("checkpoint-*"):
+        if is_complete(path):
+            complete.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether every file that the marker names is there at its size."""
+    marker = checkpoint / COMPLETE
+    if not marker.is_file():
+        return False
+    try:
+        sizes = json.loads(marker.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return all((checkpoint / name).is_file() and (checkpoint / name).stat().st_size == n for name, n in sizes.items())
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Write the marker, as the last file, in one rename."""
+    sizes = {path.name: path.stat().st_size for path in sorted(checkpoint.iterdir()) if path.is_file()}
+    writing = checkpoint / f".{COMPLETE}"
+    writing.write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+    os.replace(writing, checkpoint / COMPLETE)
+
+
+def train_with_checkpoints(trainer: Any, folder: Path, minutes: float) -> None:
+    """Train to the end, from the newest complete checkpoint in `folder` if there is one.
+
+    Saves every `minutes` (0: after every step). Ctrl-C and SIGTERM finish the step, save, and end the process with
+    status 128 + the signal's number; a second one ends it at once. Raises UserError if the disk is full.
+    """
+    from transformers import TrainerCallback
+
+    caught: list[int] = []
+
+    class Save(TrainerCallback):
+        saved = time.monotonic()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if caught or time.monotonic() - self.saved >= 60 * minutes:
+                control.should_save = True
+            if caught:
+                control.should_training_stop = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            mark_complete(folder / f"checkpoint-{state.global_step}")
+            self.saved = time.monotonic()
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, previous[number])
+
+    trainer.add_callback(Save())
+    checkpoint = newest_complete(folder)
+    if checkpoint:
+        print(f"goes on from {checkpoint.name} of an earlier run", flush=True)
+    previous: dict[int, Any] = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with explain_disk_errors(folder):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if caught and trainer.state.global_step < trainer.state.max_steps:
+        print(
+            f"stopped by {signal.Signals(caught[0]).name} after step {trainer.state.global_step} of "
+            f"{trainer.state.max_steps}; nothing was published. `dvc repro` goes on from there",
+            file=sys.stderr,
+        )
+        raise SystemExit(128 + caught[0])

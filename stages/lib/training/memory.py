@@ -1,0 +1,99 @@
+"""How much memory a training step takes, and which settings would make it fit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from stages.lib.errors import UserError
+from stages.lib.schema.choices import Method, Optim
+from stages.lib.schema.training import Training
+
+GIB = 2**30
+
+HEAD_ROWS = 256
+"""Positions projected onto the vocabulary at once on a CPU. Fewer would read the whole head more often than it is
+worth."""
+
+OPTIMIZER_BYTES = {Optim.adamw_8bit: 2, Optim.paged_adamw_8bit: 2, Optim.adafactor: 0, Optim.sgd: 0}
+"""Bytes of optimizer state a trained parameter; AdamW's two float32 moments are 8."""
+
+
+@dataclass
+class Estimate:
+    """Bytes that training takes beyond the loaded model."""
+
+    adapter: int  # or the trained weights' own copies
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    dequantized: int
+
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+
+def estimate(
+    section: Training,
+    config: Any,
+    parameters: int,
+    tokens: int,
+    *,
+    on_cpu: bool,
+    checkpointing: bool,
+    dequantized: bool,
+    all_logits: bool,
+) -> Estimate:
+    """Memory of one step over `tokens` tokens (rows x longest row of one forward pass) in 16-bit arithmetic.
+
+    `config` is a Llama-like model configuration; `parameters` the number of its weights. Activations are what the
+    layers of transformers' Llama keep for the backward pass, in bytes a token and layer, of hidden width h, key and
+    value width k, inner width i: two norms 16 h, attention 6 h + 4 k, MLP 8 i, the adapter's inner values 14 r, and
+    the weights of explicit attention 6 a s for a heads and s tokens in a row on a CPU (fused attention keeps none).
+    With `all_logits` every position is projected onto the vocabulary at once, as trl's ORPO does.
+    Checkpointing keeps a layer's input, 2 h, and one layer's values at a time.
+    """
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or hidden // heads
+    key_value = width * config.num_key_value_heads
+    rank = section.lora.r if section.method is Method.lora else 0
+    sizes = {
+        "q_proj": (hidden, heads * width),
+        "k_proj": (hidden, key_value),
+        "v_proj": (hidden, key_value),
+        "o_proj": (heads * width, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+    targets = [sizes[name] for name in section.lora.target_modules if name in sizes]
+    trained = layers * rank * sum(ins + outs for ins, outs in targets) if rank else parameters
+    a_layer = tokens * (22 * hidden + 4 * key_value + 8 * inner + 2 * rank * len(targets))
+    if on_cpu:
+        a_layer += 6 * heads * tokens * min(tokens, section.max_length)
+    activations = layers * 2 * tokens * hidden + a_layer if checkpointing else layers * a_layer
+    scored = min(tokens, HEAD_ROWS) if on_cpu and not all_logits else tokens
+    return Estimate(
+        adapter=4 * trained if rank else 0,
+        gradients=4 * trained,
+        optimizer=OPTIMIZER_BYTES.get(section.optim, 8) * trained,
+        activations=activations,
+        logits=10 * scored * config.vocab_size,  # in 16 bit, in float32, and their softmax
+        dequantized=2 * parameters if dequantized else 0,
+    )
+
+
+def too_large(name: str, found: Estimate, free: int, remedies: dict[str, Estimate]) -> UserError:
+    """The error for a step that takes more than `free` bytes; it names two settings that would make it fit.
+
+    `remedies` maps a setting, such as "sft.max_length=512", to the estimate with it.
+    """
+    parts = ", ".join(f"{part} {size / GIB:.1f}" for part, size in vars(found).items() if size)
+    fitting = [setting for setting, less in remedies.items() if less.total() <= free]
+    smallest = sorted(remedies, key=lambda setting: remedies[setting].total())
+    named = fitting[:2] or smallest[:2]
+    return UserError(
+        f"{name}: training needs about {found.total() / GIB:.1f} GiB beyond the model ({parts}), but "
+        f"{free / GIB:.1f} GiB are free. "
+        + (f"Set {' or '.join(named)}" if fitting else f"Set {' and '.join(named)}, and free memory")
+    )

@@ -1,0 +1,245 @@
+"""How an optimizer step is computed on the hardware found: decisions that change speed and memory alone."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
+from math import ceil
+from typing import Any
+
+from stages.lib.errors import UserError
+from stages.lib.hardware import Hardware
+from stages.lib.schema.choices import Choice, Optim, Quantization
+from stages.lib.schema.training import Sft, Training
+from stages.lib.training.memory import GIB, Estimate, estimate, too_large
+
+CPU_MICRO_BATCH_TOKENS = 1024
+GPU_MICRO_BATCH_TOKENS = 32768
+"""Tokens of one forward pass, by the longest row. On two cores larger passes are no faster a token, and pairs of
+unlike length are padded more in them."""
+
+FREE_SHARE = 0.9
+"""Of the memory that is free, what a step may take by the estimate."""
+
+PAD_TO = 64
+
+MUCH_PADDING = 0.2
+"""Share of padding from which on rows are laid end to end on a GPU: attention over them is slower to start."""
+
+COMPILE_PASSES = 500
+"""Forward passes from which on torch.compile has earned the minute that it takes (bench/training.py)."""
+
+
+class Attention(Enum):
+    """Causal attention without a mask over all pairs of tokens."""
+
+    row_by_row = "row_by_row"  # explicit, for short rows on a CPU
+    varlen = "varlen"  # flash attention over rows end to end
+    causal = "causal"  # torch's fused attention over padded rows
+
+
+@dataclass
+class Plan:
+    """What was decided, and why; kept in the run record."""
+
+    micro_batch_size: int  # rows per forward pass
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    attention: Attention
+    padding_free: bool  # rows end to end instead of padded to one length
+    pad_to_multiple_of: int | None  # tokens; few lengths, so that little is compiled anew
+    torch_compile: bool  # of each layer
+    dequantize_once: bool  # keep 16-bit values of 4-bit weights
+    optim: str
+    longest: int  # tokens of the longest sequence
+    estimated_mib: int  # beyond the loaded model
+    free_mib: int
+    why: dict[str, str] = field(default_factory=dict)
+
+    def decisions(self) -> dict[str, Any]:
+        """What was decided, without what was measured: equal for two runs that compute the same."""
+        measured = ("estimated_mib", "free_mib", "why")
+        return {key: value for key, value in self.record().items() if key not in measured}
+
+    def record(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self) | {"attention": self.attention.value}
+
+    def block(self, name: str) -> str:
+        """What was decided and why, for people, a line each."""
+        values = self.record()
+        lines = [f"{key:28}{values[key]!s:20}{why}" for key, why in self.why.items()]
+        return "\n".join([f"{name}: one step is computed so", *(f"  {line}" for line in lines)])
+
+
+def make_plan(
+    name: str,
+    section: Training,
+    model: Any,
+    lengths: list[int],
+    hardware: Hardware,
+    sequences: int = 1,
+    all_logits: bool = False,
+) -> Plan:
+    """Decide how one optimizer step of `section.batch_size` rows is computed on `hardware`.
+
+    `lengths` are the rows' in tokens, by the longest sequence of those that a row has (`sequences`; a pair: 2);
+    `name` is the section's; `all_logits` says that the trainer projects every position onto the vocabulary at once.
+    Micro-batch times accumulation is always the batch size. What a setting leaves open (micro_batch_size 0, a choice
+    that is auto) is chosen so that the step fits. Raises UserError naming two settings if it can't, or the one that
+    the hardware can't do.
+    """
+    longest, on_cpu = max(lengths), hardware.device == "cpu"
+    config, parameters = model.config.get_text_config(), model.num_parameters()
+
+    def needed(passes: Passes, tokens: int = longest, changed: Training = section) -> Estimate:
+        return estimate(
+            changed,
+            config,
+            parameters,
+            passes.rows * sequences * tokens,
+            on_cpu=on_cpu,
+            checkpointing=passes.checkpointing,
+            dequantized=passes.dequantize,
+            all_logits=all_logits,
+        )
+
+    room = int(FREE_SHARE * hardware.free_memory)
+    passes, passes_why = decide_passes(name, section, on_cpu, longest, sequences, room, needed)
+    steps = optimizer_steps(section, len(lengths)) * (section.batch_size // passes.rows)
+    padding_free, attention, attention_why = decide_attention(name, section, hardware, lengths, sequences)
+    torch_compile, compile_why = decide_compile(name, section, hardware, steps)
+    # Paging is a GPU affair; on a CPU bitsandbytes runs its plain AdamW instead, slower than torch's.
+    unpaged = on_cpu and section.optim is Optim.paged_adamw_32bit
+    total = needed(passes).total()
+    memory = f"about {total / GIB:.1f} of {hardware.free_memory / GIB:.1f} free GiB"
+    return Plan(
+        micro_batch_size=passes.rows,
+        gradient_accumulation_steps=section.batch_size // passes.rows,
+        gradient_checkpointing=passes.checkpointing,
+        attention=attention,
+        padding_free=padding_free,
+        pad_to_multiple_of=None if on_cpu or padding_free else PAD_TO,
+        torch_compile=torch_compile,
+        dequantize_once=passes.dequantize,
+        optim=(Optim.adamw_torch_fused if unpaged else section.optim).value,
+        longest=longest,
+        estimated_mib=total // 2**20,
+        free_mib=hardware.free_memory // 2**20,
+        why={
+            "micro_batch_size": f"of a batch of {section.batch_size}, rows of up to {longest} tokens; {memory}",
+            "attention": attention_why,
+            "padding_free": "rows end to end" if padding_free else "rows padded to the longest of a pass",
+            "torch_compile": compile_why,
+            "optim": "no paging on a CPU" if unpaged else "as asked",
+            **passes_why,
+        },
+    )
+
+
+@dataclass
+class Passes:
+    """What a forward and backward pass takes, and so how much memory."""
+
+    rows: int
+    checkpointing: bool
+    dequantize: bool = False
+
+
+def decide_passes(
+    name: str,
+    section: Training,
+    on_cpu: bool,
+    longest: int,
+    sequences: int,
+    room: int,
+    needed: Callable[..., Estimate],
+) -> tuple[Passes, dict[str, str]]:
+    """The largest passes that fit into `room` bytes by `needed`, and why; see make_plan for the other arguments."""
+    budget = CPU_MICRO_BATCH_TOKENS if on_cpu else GPU_MICRO_BATCH_TOKENS
+    most = section.micro_batch_size or max(1, budget // (sequences * longest))
+    divisors = [rows for rows in range(section.batch_size, 0, -1) if section.batch_size % rows == 0 and rows <= most]
+    sizes = divisors[:1] if section.micro_batch_size else divisors
+    auto = section.gradient_checkpointing is Choice.auto
+    checkpoints = [False, True] if auto else [section.gradient_checkpointing is Choice.always]
+    # Recomputing a layer costs a third more time; smaller micro-batches cost less, so they come first.
+    choices = [Passes(rows, checkpointing) for checkpointing in checkpoints for rows in sizes]
+    passes = next((each for each in choices if needed(each).total() <= room), None)
+    if passes is None:
+        raise too_large(name, needed(choices[-1]), room, remedies(name, section, choices[-1], longest, needed))
+    checkpointing_why = "as asked" if not auto else "it fits only so" if passes.checkpointing else "it fits"
+    dequantize, dequantize_why = decide_dequantize(section, needed(replace(passes, dequantize=True)).total() <= room)
+    why = {"gradient_checkpointing": checkpointing_why, "dequantize_once": dequantize_why}
+    return replace(passes, dequantize=dequantize), why
+
+
+def remedies(
+    name: str, section: Training, passes: Passes, longest: int, needed: Callable[..., Estimate]
+) -> dict[str, Estimate]:
+    """Settings that take less memory than `passes`, with what they take."""
+    half, rank = longest // 2, max(1, section.lora.r // 4)
+    smaller = {
+        f"{name}.micro_batch_size=1": needed(replace(passes, rows=1)),
+        f"{name}.gradient_checkpointing=always": needed(replace(passes, checkpointing=True)),
+        f"{name}.max_length={half}": needed(passes, tokens=half),
+        f"{name}.lora.r={rank}": needed(passes, changed=replace(section, lora=replace(section.lora, r=rank))),
+    }
+    found = needed(passes).total()
+    return {setting: less for setting, less in smaller.items() if less.total() < found}
+
+
+def decide_dequantize(section: Training, fits: bool) -> tuple[bool, str]:
+    """Whether 16-bit values are kept of 4-bit weights, where `fits` says that there is room, and why."""
+    if section.quantization is not Quantization.nf4:
+        return False, "no 4-bit weights"
+    if section.dequantize_once is not Choice.auto:
+        return section.dequantize_once is Choice.always, "as asked"
+    return fits, "there is room for 16-bit values" if fits else "16-bit values would not fit"
+
+
+def optimizer_steps(section: Training, rows: int) -> int:
+    """Optimizer steps of the whole run."""
+    if section.max_steps > 0:
+        return section.max_steps
+    return ceil(ceil(rows / section.batch_size) * section.num_train_epochs)
+
+
+def decide_attention(
+    name: str, section: Training, hardware: Hardware, lengths: list[int], sequences: int
+) -> tuple[bool, Attention, str]:
+    """Whether rows are laid end to end, what attends to them, and why."""
+    asked = section.padding_free if isinstance(section, Sft) else Choice.never
+    able = hardware.device == "cpu" or hardware.capability >= (8, 0)
+    if asked is Choice.always and not able:
+        raise UserError(
+            f"{name}.padding_free: found always on a GPU of capability {hardware.capability[0]}."
+            f"{hardware.capability[1]}, needed 8.0 or newer for attention that keeps rows apart; set auto or never"
+        )
+    padding_free = able and asked is not Choice.never and sequences == 1
+    if hardware.device == "cpu":
+        return padding_free, Attention.row_by_row, "short rows on a CPU"
+    padding = 1 - sum(lengths) / (max(lengths) * len(lengths))
+    if asked is Choice.auto and padding < MUCH_PADDING:
+        return False, Attention.causal, f"padding would be {padding:.0%} at most, and needs no mask"
+    if padding_free:
+        return True, Attention.varlen, f"keeps rows end to end apart; padding would be up to {padding:.0%}"
+    return False, Attention.causal, "right padding needs no mask"
+
+
+def decide_compile(name: str, section: Training, hardware: Hardware, passes: int) -> tuple[bool, str]:
+    """Whether layers are compiled, and why."""
+    if section.torch_compile is Choice.always:
+        if not hardware.compiler:
+            raise UserError(
+                f"{name}.torch_compile: found always, but no GPU with Triton and a C compiler; needed one. "
+                "Install gcc (CC names another compiler), or set auto"
+            )
+        return True, "as asked"
+    if section.torch_compile is Choice.never:
+        return False, "as asked"
+    if hardware.device == "cpu":
+        return False, "on a CPU it gains nothing here"
+    if not hardware.compiler:
+        return False, "no Triton with a C compiler for this GPU"
+    if passes < COMPILE_PASSES:
+        return False, f"{passes} forward passes are too few to pay for it ({COMPILE_PASSES})"
+    return True, f"{passes} forward passes pay for it"

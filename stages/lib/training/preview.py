@@ -1,0 +1,53 @@
+"""What of the training rows is learned, as a page for people to look at."""
+
+from html import escape
+from itertools import groupby
+from typing import Any
+
+from stages.lib.models.chat import IGNORED
+
+SHOWN = 12
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>What SFT learns</title>
+<style>
+body {{ font: 16px/1.6 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #ddd; border-radius: .4rem; padding: .8rem;
+       color: #777; font: 14px/1.7 ui-monospace, monospace; }}
+mark {{ background: #d8f5d0; color: #111; }}
+h2 {{ font-size: 1rem; margin-bottom: .3rem; }}
+</style>
+<h1>What SFT learns</h1>
+<p>{shown} of {total} rows as the model sees them. Only <mark>marked</mark> tokens are learned, stop tokens included;
+{learned} of {tokens} tokens of all rows.</p>
+{rows}
+</html>
+"""
+
+
+def render_supervision(rows: list[dict[str, Any]], tokenizer: Any) -> str:
+    """An HTML page with the longest, the shortest and evenly spaced other rows of id, input_ids and labels."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    step = max(1, (len(rows) - 1) // (SHOWN - 1))
+    picked = sorted({order[0], order[-1], *range(0, len(rows), step)})[:SHOWN]
+    labels = [label for row in rows for label in row["labels"]]
+    return PAGE.format(
+        shown=len(picked),
+        total=len(rows),
+        learned=sum(label != IGNORED for label in labels),
+        tokens=len(labels),
+        rows="\n".join(render_row(rows[index], tokenizer) for index in picked),
+    )
+
+
+def render_row(row: dict[str, Any], tokenizer: Any) -> str:
+    """One row: its text, special tokens included, with the supervised spans marked."""
+    spans = []
+    pairs = zip(row["input_ids"], row["labels"], strict=True)
+    for learned, run in groupby(pairs, key=lambda pair: pair[1] != IGNORED):
+        text = escape(tokenizer.decode([token for token, _ in run], skip_special_tokens=False))
+        spans.append(f"<mark>{text}</mark>" if learned else text)
+    return f"<h2>{escape(str(row['id']))} · {len(row['input_ids'])} tokens</h2>\n<pre>{''.join(spans)}</pre>"

@@ -1,0 +1,92 @@
+"""What every training stage does around its trainer: begin, decide, note what made the model, train, publish."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.lib.hardware import Hardware, describe, find_hardware, set_up_cpu
+from stages.lib.lineage import arguments_of, file_sha256, weights_sha256, write_lineage
+from stages.lib.models.loading import load_for_training, load_tokenizer
+from stages.lib.models.precision import resolve_precision
+from stages.lib.publish import published
+from stages.lib.schema.choices import Method
+from stages.lib.training.checkpoints import checkpoint_folder, train_with_checkpoints
+from stages.lib.training.plan import Plan, make_plan
+from stages.lib.training.trainer import copy_tokenizer, report_progress, save_adapter, write_log
+
+
+@dataclass
+class TrainingRun:
+    """A training stage at work."""
+
+    name: str  # the section's
+    section: Any  # schema.Training, with its quantization resolved
+    base: Path  # the model directory that is tuned
+    hardware: Hardware
+    threads: int
+    dtype: Any  # torch dtype to compute in
+    precision: dict[str, str]  # in words
+    tokenizer: Any
+    model: Any
+
+    def plan(self, lengths: list[int], **options: Any) -> Plan:
+        """Decide how a step over rows of these `lengths` is computed, and say so; options as make_plan takes them."""
+        plan = make_plan(self.name, self.section, self.model, lengths, self.hardware, **options)
+        print(plan.block(self.name), flush=True)
+        return plan
+
+    def lineage(self, files: list[Path], kept: int, dropped: dict[str, int]) -> dict[str, Any]:
+        """What the model is made of: the base, the prepared `files`, and how many of their rows were kept."""
+        return {
+            "kind": "adapter" if self.section.method is Method.lora else "full",
+            "base_weights_sha256": weights_sha256(self.base),
+            "chat_template_sha256": file_sha256(self.base / "chat_template.jinja"),
+            "data": {f"{path.parent.name}/{path.name}": file_sha256(path) for path in files},
+            "arguments": arguments_of(self.section),
+            "rows": {"kept": kept, "dropped": dropped},
+        }
+
+    @contextmanager
+    def checkpoints(self, plan: Plan, lineage: dict[str, Any]) -> Iterator[Path]:
+        """The folder for checkpoints of exactly this run; see checkpoint_folder."""
+        same = {**lineage, **plan.decisions(), "threads": self.threads, **self.precision}
+        with checkpoint_folder(self.name, same) as folder:
+            yield folder
+
+    def train(self, trainer: Any, folder: Path) -> None:
+        """Train to the end, with progress printed and checkpoints in `folder`."""
+        report_progress(trainer, self.section.logging_steps)
+        train_with_checkpoints(trainer, folder, self.section.checkpoint_minutes)
+
+    def publish(self, trainer: Any, out: Path, lineage: dict[str, Any]) -> None:
+        """Write the model directory `out`: adapter or whole model, tokenizer, lineage.json."""
+        with published(out) as directory:
+            directory.mkdir()
+            if self.section.method is Method.lora:
+                save_adapter(trainer.model, directory)
+            else:
+                trainer.model.save_pretrained(directory)
+            copy_tokenizer(self.base, directory)
+            write_lineage(directory, lineage)
+
+    def publish_log(self, trainer: Any, out: Path, columns: dict[str, str]) -> None:
+        """Write the CSV file `out` with the trainer's figures; see write_log."""
+        with published(out) as path:
+            write_log(trainer.state.log_history, path, columns, self.section.logging_steps)
+
+    def facts(self, plan: Plan, **more: Any) -> dict[str, Any]:
+        """For the run record: the hardware, and what was decided on it."""
+        return {**describe(), "threads": self.threads, **self.precision, "plan": plan.record(), **more}
+
+
+def begin(name: str, section: Any, base: Path) -> TrainingRun:
+    """Set up this process and load the model in `base` to be trained as `section` asks."""
+    threads = set_up_cpu(section.threads)
+    hardware = find_hardware()
+    section, dtype, precision = resolve_precision(name, section, base, hardware)
+    tokenizer = load_tokenizer(base)
+    model = load_for_training(base, section, dtype)
+    # The GPU's memory that is free now is what training may take.
+    return TrainingRun(name, section, base, find_hardware(), threads, dtype, precision, tokenizer, model)

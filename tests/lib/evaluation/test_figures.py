@@ -1,0 +1,54 @@
+"""Figures and differences from rows, as predictions.jsonl holds them."""
+
+import math
+
+import pytest
+
+from stages.lib.evaluation.figures import differences, figures_of, warnings_of
+
+
+def row(name, right, nats, split="seen", fact=None):
+    return {
+        "id": name,
+        "fact_id": fact or name,
+        "split": split,
+        "scores": {"key_exact": right},
+        "likelihood": {"nats": nats, "tokens": 10, "characters": 20},
+    }
+
+
+def test_means_and_ratios_by_split():
+    rows = [row("a", 1.0, 10.0), row("b", 0.0, 30.0), row("c", 1.0, 5.0, split="unseen")]
+    figures = figures_of(rows, 50, 1)
+    assert figures["seen"]["key_exact"]["value"] == 0.5
+    assert figures["seen"]["perplexity"]["value"] == pytest.approx(math.exp(2), abs=1e-4)
+    assert figures["seen"]["bits_per_character"]["value"] == pytest.approx(1 / math.log(2), abs=1e-4)
+    assert figures["unseen"]["key_exact"] == {"value": 1, "low": 1, "high": 1, "n": 1, "groups": 1}
+
+
+def test_differences_are_over_common_rows_and_narrower_than_either_interval():
+    before = [row(str(i), float(i % 2), 10.0) for i in range(60)]
+    after = [row(str(i), float(i % 2 or i % 10 == 0), 9.0) for i in range(10, 60)]
+    change = differences(before, after, 500, 1)["seen"]["key_exact"]
+    assert change["n"] == 50
+    assert change["value"] == pytest.approx(0.1)
+    alone = figures_of(after, 500, 1)["seen"]["key_exact"]
+    assert change["high"] - change["low"] < alone["high"] - alone["low"]
+
+
+def test_a_row_without_a_score_counts_for_the_others_alone():
+    rows = [row("a", 1.0, 1.0), {**row("b", 0.0, 1.0), "scores": {"refusal": 1.0}}]
+    figures = figures_of(rows, 20, 1)["seen"]
+    assert (figures["key_exact"]["n"], figures["refusal"]["n"], figures["perplexity"]["n"]) == (1, 1, 2)
+
+
+def test_warnings_say_what_to_beware_of():
+    def cell(value):
+        return {"value": value, "low": 0.0, "high": 1.0, "n": 200, "groups": 200}
+
+    before = {"seen": {"key_exact": cell(0.1), "stop_rate": cell(0.1)}, "control": {"perplexity": cell(20.0)}}
+    after = {"seen": {"key_exact": cell(0.9), "stop_rate": cell(0.5)}, "control": {"perplexity": cell(50.0)}}
+    lines = warnings_of({"base": before, "dpo": after})
+    assert any("50% of dpo's answers were cut" in line for line in lines)
+    assert any("rose from 20.0 to 50.0" in line for line in lines)
+    assert warnings_of({"base": before, "dpo": {**before, "seen": {"stop_rate": cell(1.0)}}}) == []

@@ -1,0 +1,65 @@
+"""Batched answers and likelihoods are those of one row at a time."""
+
+import pytest
+import torch
+
+import stages.lib.evaluation.generation
+from stages.lib.evaluation.generation import batches_by_length, generate_answers, padded_left
+from stages.lib.evaluation.likelihood import answer_log_probs
+from stages.lib.models.chat import encode
+from stages.lib.models.loading import load_16bit, load_tokenizer
+
+QUESTIONS = ["주소는 어디인가요?", "층?", "여권 수수료는 얼마인지 자세히 알려주세요.", "What is the address?", "몇 시?"]
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_base):
+    return load_16bit(tiny_base, torch.float32), load_tokenizer(tiny_base)
+
+
+def test_answers_do_not_depend_on_the_batch(loaded):
+    model, tokenizer = loaded
+    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    together = generate_answers(model, tokenizer, prompts, 12, batch_tokens=10_000)
+    alone = [generate_answers(model, tokenizer, [prompt], 12)[0] for prompt in prompts]
+    assert together == alone
+    assert len({answer.text for answer in together}) > 1  # the tiny model does tell prompts apart
+
+
+def test_padded_on_the_right_they_would(loaded, monkeypatch):
+    """The planted defect: a model goes on from padding, and nothing says so."""
+
+    def padded_right(prompts, pad):
+        ids, present = padded_left(prompts, pad)
+        return [[*sorted(row, key=lambda token: token == pad)] for row in ids], [row[::-1] for row in present]
+
+    model, tokenizer = loaded
+    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    right = generate_answers(model, tokenizer, prompts, 12, batch_tokens=10_000)
+    monkeypatch.setattr(stages.lib.evaluation.generation, "padded_left", padded_right)
+    assert generate_answers(model, tokenizer, prompts, 12, batch_tokens=10_000) != right
+
+
+def test_likelihood_is_that_of_the_plain_forward(loaded):
+    model, tokenizer = loaded
+    conversations = [
+        [{"role": "user", "content": question}, {"role": "assistant", "content": "6층입니다." * (index + 1)}]
+        for index, question in enumerate(QUESTIONS)
+    ]
+    for (log_prob, count), messages in zip(
+        answer_log_probs(model, tokenizer, conversations), conversations, strict=True
+    ):
+        encoded = encode(tokenizer, messages)
+        with torch.inference_mode():
+            log_probs = model(torch.tensor([encoded.input_ids])).logits[0].log_softmax(-1)
+        picked = [log_probs[i - 1, t].item() for i, t in enumerate(encoded.input_ids) if encoded.by_assistant[i]]
+        assert count == len(picked)
+        assert log_prob == pytest.approx(sum(picked), abs=1e-3)
+
+
+def test_batches_stay_within_the_budget():
+    lengths = [5, 100, 7, 50, 6, 60]
+    batches = batches_by_length(lengths, 120)
+    assert sorted(index for batch in batches for index in batch) == list(range(6))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 120 for batch in batches)
+    assert batches_by_length([500], 120) == [[0]]

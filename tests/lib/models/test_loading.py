@@ -1,0 +1,62 @@
+"""4-bit weights stay what they are, whatever passes through them."""
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
+from conftest import tiny_training
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import stages.lib.models.loading
+from stages.lib.errors import UserError
+from stages.lib.models.loading import load_for_training, load_quantized
+from stages.lib.schema.choices import Quantization
+from stages.lib.schema.training import Lora, Sft
+
+repacks = pytest.mark.skipif(
+    not torch.cpu.get_capabilities().get("avx512_bf16"), reason="bitsandbytes repacks on CPUs with AVX512-bf16 alone"
+)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """One layer wide enough for bitsandbytes' blocks of 64, which the other tests' model is not."""
+    shape = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(**shape, vocab_size=64, num_key_value_heads=2)).to(torch.bfloat16)
+    model.save_pretrained(directory := tmp_path_factory.mktemp("wide"))
+    return directory
+
+
+def weights(model):
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    return torch.cat([dequantize_4bit(layer.weight.data, layer.weight.quant_state).flatten() for layer in layers])
+
+
+def generate_a_little(model):
+    model.eval()
+    with torch.no_grad():
+        model(torch.arange(3, 40)[None])
+
+
+def test_a_pass_without_gradients_changes_no_weight(directory):
+    model = load_quantized(directory, Quantization.nf4, torch.bfloat16)
+    before = weights(model)
+    generate_a_little(model)
+    assert torch.equal(weights(model), before)
+
+
+@repacks
+def test_without_the_guard_it_would(directory, monkeypatch):
+    """The planted defect: bitsandbytes repacks in place, and what is dequantised afterwards is not the weights."""
+    monkeypatch.setattr(stages.lib.models.loading, "keep_4bit_weights_unpacked", lambda model: None)
+    model = load_quantized(directory, Quantization.nf4, torch.bfloat16)
+    before = weights(model)
+    generate_a_little(model)
+    assert not torch.equal(weights(model), before)
+
+
+def test_layers_that_the_model_does_not_have_are_refused(directory):
+    """One name in seven misspelled, peft adapts the other six without a word."""
+    section = Sft(**tiny_training(lora=Lora(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["q_proj", "v_porj"])))
+    with pytest.raises(UserError, match=r"target_modules: v_porj: the model has no such layers; needed some of down_p"):
+        load_for_training(directory, section, torch.bfloat16)

@@ -1,0 +1,175 @@
+"""Killed at any moment, a run goes on to the same bytes; what is half-written or another run's is never taken up."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, tiny_training
+
+from stages.lib.errors import UserError
+from stages.lib.lineage import arguments_of, file_sha256
+from stages.lib.schema.training import Sft
+from stages.lib.training import checkpoints
+from stages.lib.training.checkpoints import (
+    COMPLETE,
+    checkpoint_folder,
+    checkpoint_home,
+    fingerprint,
+    mark_complete,
+    newest_complete,
+)
+
+
+def a_checkpoint(folder: Path, step: int, complete: bool = True) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "optimizer.pt").write_bytes(b"x" * 100)
+    if complete:
+        mark_complete(path)
+    return path
+
+
+def test_the_newest_complete_one_is_taken_and_the_rest_removed(tmp_path):
+    assert newest_complete(tmp_path) is None
+    a_checkpoint(tmp_path, 9)
+    wanted = a_checkpoint(tmp_path, 10)
+    half_written = a_checkpoint(tmp_path, 11, complete=False)
+    cut = a_checkpoint(tmp_path, 12)
+    (cut / "optimizer.pt").write_bytes(b"x" * 99)
+    gone = a_checkpoint(tmp_path, 13)
+    (gone / "optimizer.pt").unlink()
+    garbled = a_checkpoint(tmp_path, 14)
+    (garbled / COMPLETE).write_text("{")
+    assert newest_complete(tmp_path) == wanted
+    assert not any(path.exists() for path in (half_written, cut, gone, garbled))
+
+
+def test_the_fingerprint_follows_what_the_result_depends_on():
+    assert fingerprint({"r": 8, "data": "a"}) == fingerprint({"data": "a", "r": 8})
+    assert fingerprint({"r": 8}) != fingerprint({"r": 9})
+
+
+def test_the_fingerprint_follows_the_code_of_every_stage_and_room(tmp_path, monkeypatch):
+    assert (checkpoints.CODE / "sft.py").is_file()
+    code = tmp_path / "stages"
+    shutil.copytree(checkpoints.CODE, code)
+    monkeypatch.setattr(checkpoints, "CODE", code)
+    seen = {fingerprint({})}
+    for module in ("config.py", "lib/errors.py", "lib/schema/config.py"):
+        (code / module).write_text("changed = True")
+        seen.add(fingerprint({}))
+    assert len(seen) == 4
+
+
+def test_two_runs_at_once_get_a_folder_each_and_an_end_removes_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with checkpoint_folder("sft", {}) as first, checkpoint_folder("sft", {}) as second:
+        assert first != second
+    assert list(checkpoint_home().iterdir()) == []
+    with pytest.raises(RuntimeError), checkpoint_folder("sft", {}) as third:
+        raise RuntimeError
+    assert third == first
+    assert third.is_dir()  # the next run of the same finds it
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="can't be written"), checkpoint_folder("sft", {}):
+        pass
+
+
+def lock(place: Path, **changes: object) -> dict[str, str]:
+    """Write params.lock.yaml with an sft section for the tiny model; the environment that DVC would give the stage."""
+    arguments = arguments_of(Sft(**tiny_training(**changes)))
+    (place / "params.lock.yaml").write_text(yaml.safe_dump({"sft": arguments}), encoding="utf-8")
+    return {**os.environ, "DVC_STAGE": "sft", "PYTHONPATH": str(ROOT)}
+
+
+def start_sft(place: Path, **changes: object) -> subprocess.Popen:
+    """`python -m stages.sft` as DVC starts it, with a checkpoint after every step."""
+    environment = lock(place, **{"max_steps": 12, "checkpoint_minutes": 0.0, **changes})
+    command = [sys.executable, "-m", "stages.sft"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=place, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+def steps_saved(place: Path) -> list[int]:
+    return [int(path.name.split("-")[1]) for path in place.glob("cache/graft/checkpoints/sft-*/checkpoint-*")]
+
+
+def wait_for_step(place: Path, step: int, running: subprocess.Popen) -> None:
+    deadline = time.time() + 120
+    while max(steps_saved(place), default=0) < step:
+        assert time.time() < deadline
+        assert running.poll() is None, running.stdout and running.stdout.read()
+        time.sleep(0.001)
+
+
+@pytest.mark.slow
+def test_killed_five_times_the_adapter_is_that_of_an_uninterrupted_run(place):
+    """Kills come at random moments between two checkpoints, some of them while one is being written."""
+    outputs = ("models/sft/adapter_model.safetensors", "models/sft/lineage.json", "metrics/sft_log.csv")
+    whole = start_sft(place)
+    assert whole.wait() == 0, whole.stdout.read()
+    wanted = {name: file_sha256(place / name) for name in outputs}
+    moments = random.Random(7)
+    for step in (1, 3, 5, 7, 9):
+        running = start_sft(place)
+        wait_for_step(place, step, running)
+        time.sleep(moments.uniform(0, 0.15))
+        running.kill()
+        running.wait()
+    last = start_sft(place)
+    output = last.communicate()[0]
+    assert last.returncode == 0, output
+    assert "goes on from checkpoint-" in output
+    assert {name: file_sha256(place / name) for name in outputs} == wanted
+    assert steps_saved(place) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_leave_a_complete_checkpoint_and_publish_nothing(place, number):
+    running = start_sft(place, max_steps=5000, checkpoint_minutes=1000.0)
+    for line in running.stdout:
+        if "loss" in line:
+            break
+    running.send_signal(number)
+    output = running.communicate()[0]
+    assert running.returncode == 128 + number
+    assert f"stopped by {number.name} after step" in output
+    assert "Traceback" not in output
+    assert not (place / "models/sft").exists()
+    (folder,) = place.glob("cache/graft/checkpoints/sft-*")
+    assert newest_complete(folder) is not None
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_is_a_clear_error_with_nothing_half_published(place):
+    """A limit on the size of files stands in for it: the kernel refuses the write in the same place."""
+    code = """if True:
+        import resource, runpy, signal
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        runpy.run_module("stages.sft", run_name="__main__")"""
+    for minutes in (0.0, 1000.0):  # full while a checkpoint is written; full while the adapter is
+        environment = lock(place, max_steps=2, checkpoint_minutes=minutes)
+        done = subprocess.run([sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "can't be written" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (place / "models/sft").exists()
+
+
+def test_the_marker_names_every_file(tmp_path):
+    path = a_checkpoint(tmp_path, 1)
+    assert json.loads((path / COMPLETE).read_text(encoding="utf-8")) == {"optimizer.pt": 100}

@@ -1,0 +1,144 @@
+"""The plan keeps the batch, fits the memory found, and says what would fit where nothing does."""
+
+import pytest
+import torch
+from conftest import tiny_training
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from stages.lib.errors import UserError
+from stages.lib.hardware import Hardware, resolve_dtype
+from stages.lib.schema.choices import Choice, Dtype, Optim, Quantization
+from stages.lib.schema.training import Lora, Sft
+from stages.lib.training.plan import Attention, make_plan
+
+GIB = 2**30
+
+
+@pytest.fixture
+def model(tiny_base):
+    return AutoModelForCausalLM.from_pretrained(tiny_base)
+
+
+def plan_with(model, free, longest=128, hardware=None, rows=800, shortest=None, sequences=1, **changes):
+    hardware = hardware or Hardware("cpu", free, free, bfloat16=True)
+    values = {"batch_size": 8, "gradient_checkpointing": Choice.auto, **changes}
+    section, shortest = Sft(**tiny_training(**values)), shortest or longest
+    return make_plan("sft", section, model, [longest] + [shortest] * rows, hardware, sequences=sequences)
+
+
+def test_with_memory_to_spare_nothing_is_recomputed(model):
+    plan = plan_with(model, 64 * GIB)
+    assert (plan.micro_batch_size, plan.gradient_accumulation_steps, plan.gradient_checkpointing) == (8, 1, False)
+    assert plan.dequantize_once
+
+
+def test_a_paged_optimizer_is_torchs_own_on_a_cpu(model):
+    """There bitsandbytes would quietly run a plain AdamW of its own, slower. An 8-bit one stays what was asked for."""
+    assert plan_with(model, 64 * GIB, optim=Optim.paged_adamw_32bit).optim == "adamw_torch_fused"
+    assert plan_with(model, 64 * GIB, optim=Optim.adamw_8bit).optim == "adamw_8bit"
+
+
+def test_less_memory_means_smaller_passes_then_recomputation_and_always_the_same_batch(model):
+    whole = plan_with(model, 64 * GIB, quantization=Quantization.none).estimated_mib * 2**20
+    seen = set()
+    for share in (1.2 * 0.9**step for step in range(60)):
+        try:
+            plan = plan_with(model, int(share * whole), quantization=Quantization.none)
+        except UserError:
+            break
+        assert plan.micro_batch_size * plan.gradient_accumulation_steps == 8
+        assert plan.estimated_mib <= share * whole / 2**20
+        seen.add((plan.micro_batch_size, plan.gradient_checkpointing))
+    assert len(seen) >= 3
+    assert (1, True) in seen
+
+
+def test_what_cannot_fit_names_two_settings_that_would(model):
+    with pytest.raises(
+        UserError, match=r"training needs about .* GiB are free\. Set sft\.\S+ (or|and) sft\.\S+"
+    ) as error:
+        plan_with(model, 2**20, micro_batch_size=8, gradient_checkpointing=Choice.never)
+    assert "activations" in str(error.value)
+
+
+def test_a_named_setting_does_make_it_fit(model):
+    fixed = {"micro_batch_size": 8, "gradient_checkpointing": Choice.never, "quantization": Quantization.none}
+    needed = plan_with(model, 64 * GIB, **fixed).estimated_mib * 2**20
+    free = int(0.7 * needed)
+    with pytest.raises(UserError, match=r"Set (\S+) or (\S+)") as error:
+        plan_with(model, free, **fixed)
+    assert "sft.micro_batch_size=1" in str(error.value)
+    plan_with(model, free, **{**fixed, "micro_batch_size": 1})
+
+
+H200 = Hardware("cuda", 140 * GIB, 138 * GIB, bfloat16=True, capability=(9, 0), compiler=True)
+CARD_8GB = Hardware("cuda", 8 * GIB, 7 * GIB, bfloat16=True, capability=(8, 6), compiler=False)
+T4 = Hardware("cuda", 15 * GIB, 14 * GIB, bfloat16=False, capability=(7, 5), compiler=True)
+
+
+@pytest.fixture(scope="module")
+def tinyllama():
+    """TinyLlama's shape without its weights."""
+    shape = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "vocab_size": 32000}
+    with torch.device("meta"):
+        return LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=32, num_key_value_heads=4))
+
+
+def gpu_plan(model, hardware, **changes):
+    values = {
+        "batch_size": 64,
+        "lora": Lora(r=64, lora_alpha=128, lora_dropout=0.0),
+        "max_length": 512,
+        "max_steps": 1000,
+        **changes,
+    }
+    return plan_with(model, 0, longest=512, hardware=hardware, **values)
+
+
+def test_a_large_gpu_takes_the_batch_in_one_compiled_pass_over_rows_end_to_end(tinyllama):
+    plan = gpu_plan(tinyllama, H200, shortest=50)
+    assert (plan.micro_batch_size, plan.gradient_checkpointing, plan.torch_compile) == (64, False, True)
+    assert (plan.attention, plan.padding_free, plan.dequantize_once) == (Attention.varlen, True, True)
+    assert "1000 forward passes pay for it" in plan.block("sft")
+
+
+def test_an_old_gpu_pads_rows_and_keeps_to_float16(tinyllama):
+    plan = gpu_plan(tinyllama, T4)
+    assert (plan.attention, plan.padding_free, plan.pad_to_multiple_of) == (Attention.causal, False, 64)
+    assert plan.micro_batch_size * plan.gradient_accumulation_steps == 64
+    assert plan.estimated_mib < 14 * 1024
+    assert resolve_dtype(Dtype.auto, T4) is torch.float16
+    with pytest.raises(UserError, match=r"sft\.padding_free: found always on a GPU of capability 7\.5, needed 8\.0"):
+        gpu_plan(tinyllama, T4, padding_free=Choice.always)
+
+
+def test_a_small_card_takes_small_passes(tinyllama):
+    plan = gpu_plan(tinyllama, CARD_8GB)
+    assert plan.micro_batch_size * plan.gradient_accumulation_steps == 64
+    assert plan.micro_batch_size < 16
+    assert plan.estimated_mib < 7 * 1024
+    fixed = {"micro_batch_size": 4, "gradient_checkpointing": Choice.always}
+    assert gpu_plan(tinyllama, CARD_8GB, **fixed).micro_batch_size == 4
+
+
+def test_without_a_compiler_nothing_is_compiled_and_asking_for_it_is_refused(tinyllama):
+    plan = gpu_plan(tinyllama, CARD_8GB)
+    assert not plan.torch_compile
+    assert plan.why["torch_compile"] == "no Triton with a C compiler for this GPU"
+    with pytest.raises(UserError, match=r"sft\.torch_compile: found always, but no GPU with Triton and a C compiler"):
+        gpu_plan(tinyllama, CARD_8GB, torch_compile=Choice.always)
+
+
+def test_a_short_run_is_not_compiled(tinyllama):
+    assert not gpu_plan(tinyllama, H200, max_steps=20).torch_compile
+    assert gpu_plan(tinyllama, H200, max_steps=20, torch_compile=Choice.always).torch_compile
+
+
+def test_rows_of_one_length_are_padded_and_asking_lays_them_end_to_end(tinyllama):
+    plan = gpu_plan(tinyllama, H200)
+    assert (plan.attention, plan.padding_free, plan.pad_to_multiple_of) == (Attention.causal, False, 64)
+    assert gpu_plan(tinyllama, H200, padding_free=Choice.always).attention is Attention.varlen
+
+
+def test_pairs_are_padded(tinyllama):
+    assert gpu_plan(tinyllama, H200, sequences=2).attention is Attention.causal

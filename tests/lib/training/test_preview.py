@@ -1,0 +1,24 @@
+"""The page marks exactly what is learned, and shows text as text."""
+
+import re
+from html import unescape
+
+from stages.lib.models.chat import encode
+from stages.lib.models.loading import load_tokenizer
+from stages.lib.training.preview import render_supervision
+
+
+def test_marks_the_answers_with_their_stop_tokens(tiny_base):
+    tokenizer = load_tokenizer(tiny_base)
+    messages = [
+        {"role": "user", "content": "<script>alert('주소')</script>"},
+        {"role": "assistant", "content": "초롱돌로 417, 6층입니다."},
+    ]
+    encoded = encode(tokenizer, messages)
+    labels = [token if said else -100 for token, said in zip(encoded.input_ids, encoded.by_assistant, strict=True)]
+    page = render_supervision([{"id": "a", "input_ids": encoded.input_ids, "labels": labels}], tokenizer)
+    marked = [unescape(text) for text in re.findall("<mark>(.*?)</mark>", page, re.S)][1:]  # the first is the legend
+    assert marked == ["초롱돌로 417, 6층입니다.<|im_end|>"]
+    assert "<script>" not in page
+    assert "alert(&#x27;주소&#x27;)" in page
+    assert f"{sum(encoded.by_assistant)} of {len(encoded.input_ids)} tokens" in page
