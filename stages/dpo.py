@@ -45,7 +45,7 @@ def dpo(section: Dpo, root: Path) -> dict[str, Any]:
     lineage = tuning.lineage([train], len(pairs), dropped)
     with tuning.checkpoints(plan, lineage) as folder:
         trainer = make_trainer(tuning, plan, pairs, folder)
-        start = refuse_wrong_reference(section, rehearse("dpo", trainer, plan, lengths))
+        start = refuse_wrong_reference(section, rehearse("dpo", trainer, plan, lengths), plan.torch_compile)
         tuning.train(trainer, folder)
         tuning.publish(trainer, root / OUT, lineage)
         tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)
@@ -82,7 +82,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
         peft_config=lora_config(section),
     )
     keep_adapter_in_float32(trainer.model)
-    speed_up_trainer(trainer, plan)
+    speed_up_trainer(trainer, plan, tuning.dtype)
     return trainer
 
 

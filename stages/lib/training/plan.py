@@ -48,6 +48,7 @@ class Plan:
     padding_free: bool  # rows end to end instead of padded to one length
     pad_to_multiple_of: int | None  # tokens; few lengths, so that little is compiled anew
     torch_compile: bool  # of each layer
+    cuda_graphs: bool  # the decoder's passes replayed
     dequantize_once: bool  # keep 16-bit values of 4-bit weights
     optim: str
     longest: int  # tokens of the longest sequence
@@ -108,6 +109,7 @@ def make_plan(
     steps = optimizer_steps(section, len(lengths)) * (section.batch_size // passes.rows)
     padding_free, attention, attention_why = decide_attention(name, section, hardware, lengths, sequences)
     torch_compile, compile_why = decide_compile(name, section, hardware, steps)
+    cuda_graphs, graphs_why = decide_graphs(name, section, hardware, steps, passes)
     # Paging is a GPU affair; on a CPU bitsandbytes runs its plain AdamW instead, slower than torch's.
     unpaged = on_cpu and section.optim is Optim.paged_adamw_32bit
     total = needed(passes).total()
@@ -120,6 +122,7 @@ def make_plan(
         padding_free=padding_free,
         pad_to_multiple_of=None if on_cpu or padding_free else PAD_TO,
         torch_compile=torch_compile,
+        cuda_graphs=cuda_graphs,
         dequantize_once=passes.dequantize,
         optim=(Optim.adamw_torch_fused if unpaged else section.optim).value,
         longest=longest,
@@ -130,6 +133,7 @@ def make_plan(
             "attention": attention_why,
             "padding_free": "rows end to end" if padding_free else "rows padded to the longest of a pass",
             "torch_compile": compile_why,
+            "cuda_graphs": graphs_why,
             "optim": "no paging on a CPU" if unpaged else "as asked",
             **passes_why,
         },
@@ -243,3 +247,25 @@ def decide_compile(name: str, section: Training, hardware: Hardware, passes: int
     if passes < COMPILE_PASSES:
         return False, f"{passes} forward passes are too few to pay for it ({COMPILE_PASSES})"
     return True, f"{passes} forward passes pay for it"
+
+
+def decide_graphs(name: str, section: Training, hardware: Hardware, steps: int, passes: Passes) -> tuple[bool, str]:
+    """Whether the decoder's passes are recorded and replayed (cuda_graphs.py), and why."""
+    hindrances = {
+        "there is no GPU": hardware.device == "cpu",
+        "layers are recomputed": passes.checkpointing,
+        "a step takes several passes": passes.rows < section.batch_size,
+        "8-bit weights ask the host in each layer": section.quantization is Quantization.int8,
+    }
+    why = next((hindrance for hindrance, found in hindrances.items() if found), None)
+    if section.cuda_graphs is Choice.always:
+        if why:
+            raise UserError(f"{name}.cuda_graphs: found always, but {why}; needed a GPU that takes a step in one pass")
+        return True, "as asked"
+    if section.cuda_graphs is Choice.never:
+        return False, "as asked"
+    if why:
+        return False, why
+    if steps < COMPILE_PASSES:
+        return False, f"{steps} forward passes are too few to pay for recording ({COMPILE_PASSES})"
+    return True, "a pass is one launch for the host"
