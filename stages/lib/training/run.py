@@ -1,5 +1,6 @@
 """What every training stage does around its trainer: begin, decide, note what made the model, train, publish."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class TrainingRun:
     precision: dict[str, str]  # in words
     tokenizer: Any
     model: Any
+    compute_seconds: float = 0.0  # in steps of training
 
     def plan(self, lengths: list[int], **options: Any) -> Plan:
         """Decide how a step over rows of these `lengths` is computed, and say so; options as make_plan takes them."""
@@ -58,7 +60,9 @@ class TrainingRun:
     def train(self, trainer: Any, folder: Path) -> None:
         """Train to the end, with progress printed and checkpoints in `folder`."""
         report_progress(trainer, self.section.logging_steps)
+        began = time.monotonic()
         train_with_checkpoints(trainer, folder, self.section.checkpoint_minutes)
+        self.compute_seconds = round(time.monotonic() - began, 1)
 
     def publish(self, trainer: Any, out: Path, lineage: dict[str, Any]) -> None:
         """Write the model directory `out`: adapter or whole model, tokenizer, lineage.json."""
@@ -78,7 +82,8 @@ class TrainingRun:
 
     def facts(self, plan: Plan, **more: Any) -> dict[str, Any]:
         """For the run record: the hardware, and what was decided on it."""
-        return {**describe(), "threads": self.threads, **self.precision, "plan": plan.record(), **more}
+        decided = {"threads": self.threads, **self.precision, "plan": plan.record()}
+        return {**describe(), **decided, "compute_seconds": self.compute_seconds, **more}
 
 
 def begin(name: str, section: Any, base: Path) -> TrainingRun:
