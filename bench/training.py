@@ -4,7 +4,8 @@ The notebook's side is trl's trainer with the notebook's values and nothing of s
 Weights are random: speed does not depend on their values. Losses of the same steps are compared too.
 
 Run     python -m bench.training ROW … [--shape TinyLlama-1.1B] [--only VARIANT …] [--out results.json]
-        ROW is one of sft-512, sft-512-large, sft-2048, short, dpo; on a CPU take --shape SmolLM2-135M
+        ROW is one of sft-512, sft-512-large, sft-2048, short, dpo
+        on a CPU: sft-512 --shape SmolLM2-135M --only notebook "nf4, as planned"
 """
 
 import argparse
@@ -20,6 +21,7 @@ from unittest.mock import patch
 
 from bench.random_model import SHAPES, enter, write_base, write_data
 
+CPU_WARM_UP, CPU_TIMED = 1, 6
 WARM_UP, TIMED = 5, 20
 COMPILED_WARM_UP, COMPILED_TIMED = 40, 30
 """Steps. In the first ones layers are compiled and shapes of batches recorded, where that is done."""
@@ -59,6 +61,7 @@ ROWS: dict[str, dict[str, Any]] = {
             "bf16": OURS,
             "bf16, no graphs": COMPILED,
             "bf16, not compiled": EAGER,
+            "nf4, as planned": {"quantization": "nf4"},
             "bf16, plain": {**EAGER, "padding_free": "never"},
         },
     },
@@ -115,6 +118,10 @@ def lengths_of(kind: str, count: int) -> tuple[list[int], list[int]]:
 
 def span(values: dict[str, Any]) -> tuple[int, int]:
     """Steps of warm-up, and steps that are timed, of a variant."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return CPU_WARM_UP, CPU_TIMED
     return (COMPILED_WARM_UP, COMPILED_TIMED) if values.get("torch_compile") == "always" else (WARM_UP, TIMED)
 
 
