@@ -119,7 +119,7 @@ class Training:
         """Raise UserError for what engine=unsloth can't do, or would ignore; and where it isn't installed."""
         chosen = f"since {section}.engine=unsloth"
         require(
-            self.method is Method.lora, f"{section}.method", self.method.value, f"lora, {chosen} tunes nothing else here"
+            self.method is Method.lora, f"{section}.method", self.method.value, f"lora, {chosen} tunes no more"
         )
         require(
             self.quantization is not Quantization.int8,

@@ -38,8 +38,8 @@ def start_engine(name: str, section: Training, hardware: Hardware) -> dict[str, 
     early = sorted({"transformers", "peft", "trl"} & set(sys.modules))
     if early:
         raise UserError(
-            f"{name}.engine: found {', '.join(early)} imported before unsloth, which changes them as they are imported; "
-            f"needed a process of its own: run `python -m stages.{name}`"
+            f"{name}.engine: found {', '.join(early)} imported before unsloth, which has to change them first; needed a "
+            f"process of its own: run `python -m stages.{name}`"
         )
     # The trainers that it generates would otherwise lie in the working directory, and a counter would be asked.
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(checkpoint_home().with_name("unsloth")))
