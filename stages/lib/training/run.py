@@ -110,9 +110,9 @@ class TrainingRun:
 
 def begin(name: str, section: Any, base: Path) -> TrainingRun:
     """Set up this process and load the model in `base` to be trained as `section` asks."""
+    engine = start_engine(name, section)
     threads = set_up_cpu(section.threads)
     hardware = find_hardware()
-    engine = start_engine(name, section, hardware)
     section, dtype, precision = resolve_precision(name, section, base, hardware)
     tokenizer = load_tokenizer(base)
     load = load_for_unsloth if section.engine is Engine.unsloth else load_for_training

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.errors import UserError
-from stages.lib.hardware import Hardware
+from stages.lib.hardware import nvidia_gpu
 from stages.lib.models.loading import refuse_unknown_modules
 from stages.lib.schema.choices import Engine, Quantization
 from stages.lib.schema.training import UNSLOTH, Training
@@ -26,20 +26,20 @@ UNLOGGED = {"mean_token_accuracy"}
 """Figures of trl's SFT that Unsloth's doesn't compute: it never has the logits as a whole."""
 
 
-def start_engine(name: str, section: Training, hardware: Hardware) -> dict[str, str]:
+def start_engine(name: str, section: Training) -> dict[str, str]:
     """Import Unsloth where `section` asks for it; returns the engine and its versions for the run record.
 
     `name` is the section's. Raises UserError without a GPU, and where transformers, peft or trl were imported before.
     """
     if section.engine is Engine.trl:
         return {"engine": "trl", "engine_version": version("trl")}
-    if hardware.device == "cpu":
-        raise UserError(f"{name}.engine: found 'unsloth' and no GPU; needed one, or {name}.engine=trl")
+    if not nvidia_gpu():
+        raise UserError(f"{name}.engine: found 'unsloth' and no NVIDIA GPU; needed one, or {name}.engine=trl")
     early = sorted({"transformers", "peft", "trl"} & set(sys.modules))
     if early:
         raise UserError(
-            f"{name}.engine: found {', '.join(early)} imported before unsloth, which has to change them first; needed a "
-            f"process of its own: run `python -m stages.{name}`"
+            f"{name}.engine: found {', '.join(early)} imported before unsloth, which has to be first; needed a process of "
+            f"its own: run `python -m stages.{name}`"
         )
     # The trainers that it generates would otherwise lie in the working directory, and a counter would be asked.
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(checkpoint_home().with_name("unsloth")))
