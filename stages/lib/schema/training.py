@@ -118,9 +118,7 @@ class Training:
     def check_unsloth(self, section: str) -> None:
         """Raise UserError for what engine=unsloth can't do, or would ignore; and where it isn't installed."""
         chosen = f"since {section}.engine=unsloth"
-        require(
-            self.method is Method.lora, f"{section}.method", self.method.value, f"lora, {chosen} tunes no more"
-        )
+        require(self.method is Method.lora, f"{section}.method", self.method.value, f"lora, {chosen} tunes no more")
         require(
             self.quantization is not Quantization.int8,
             f"{section}.quantization",

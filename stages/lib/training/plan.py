@@ -241,11 +241,8 @@ def decide_for_unsloth(asked: Choice, lengths: list[int]) -> tuple[bool, Attenti
     kernels = [name for name in ("flash_attn", "xformers") if find_spec(name)]
     worth = bool(kernels) and padding_of(lengths) >= MUCH_PADDING
     padding_free = asked is Choice.always or (asked is Choice.auto and worth)
-    return (
-        padding_free,
-        Attention.engine,
-        f"Unsloth's choice; found {' and '.join(kernels) or 'neither of its kernels'}",
-    )
+    found = " and ".join(kernels) or "neither flash_attn nor xformers"
+    return padding_free, Attention.engine, f"Unsloth's choice; found {found}"
 
 
 def decide_compile(name: str, section: Training, hardware: Hardware, passes: int) -> tuple[bool, str]:

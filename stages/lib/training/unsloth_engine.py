@@ -38,8 +38,8 @@ def start_engine(name: str, section: Training) -> dict[str, str]:
     early = sorted({"transformers", "peft", "trl"} & set(sys.modules))
     if early:
         raise UserError(
-            f"{name}.engine: found {', '.join(early)} imported before unsloth, which has to be first; needed a process of "
-            f"its own: run `python -m stages.{name}`"
+            f"{name}.engine: found {', '.join(early)} imported before unsloth, which has to be first; needed a process "
+            f"of its own: run `python -m stages.{name}`"
         )
     # The trainers that it generates would otherwise lie in the working directory, and a counter would be asked.
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(checkpoint_home().with_name("unsloth")))
