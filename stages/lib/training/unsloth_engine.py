@@ -27,20 +27,21 @@ UNLOGGED = {"mean_token_accuracy"}
 
 
 def start_engine(name: str, section: Training) -> dict[str, str]:
-    """Import Unsloth where `section` asks for it; returns the engine and its versions for the run record.
+    """Import Unsloth where `section` asks for it; returns the engine and its version for the run record.
 
-    `name` is the section's. Raises UserError without a GPU, and where transformers, peft or trl were imported before.
+    `name` is the section's. Raises UserError without a GPU, and in a process where another engine was at work before:
+    what Unsloth changes there stays changed.
     """
+    alone = f"needed a process of its own: one `python -m stages.{name}` for each engine"
     if section.engine is Engine.trl:
+        if "unsloth" in sys.modules:
+            raise UserError(f"{name}.engine: found 'trl' after unsloth was imported, which replaces it; {alone}")
         return {"engine": "trl", "engine_version": version("trl")}
     if not nvidia_gpu():
         raise UserError(f"{name}.engine: found 'unsloth' and no NVIDIA GPU; needed one, or {name}.engine=trl")
     early = sorted({"transformers", "peft", "trl"} & set(sys.modules))
-    if early:
-        raise UserError(
-            f"{name}.engine: found {', '.join(early)} imported before unsloth, which has to be first; needed a process "
-            f"of its own: run `python -m stages.{name}`"
-        )
+    if early and "unsloth" not in sys.modules:
+        raise UserError(f"{name}.engine: found {', '.join(early)} imported before unsloth; {alone}")
     # The trainers that it generates would otherwise lie in the working directory, and a counter would be asked.
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(checkpoint_home().with_name("unsloth")))
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
