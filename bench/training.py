@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,6 +36,9 @@ NOTEBOOK: dict[str, Any] = {
 PLAIN = ("notebook", "bf16, plain")
 """Variants without stages/lib/training/fast_path.py; the second is what the losses of the others are held against."""
 
+UNSLOTH: dict[str, Any] = {"engine": "unsloth", "optim": "adamw_torch_fused"}
+"""Unsloth's kernels and trainer at our batch and precision; how it pads and compiles is its own choice."""
+
 OURS: dict[str, Any] = {"quantization": "none", "optim": "adamw_torch_fused", "torch_compile": "always"}
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -49,13 +53,15 @@ ROWS: dict[str, dict[str, Any]] = {
             "bf16": OURS,
             "bf16, not compiled": {**OURS, "torch_compile": "never"},
             "bf16, plain": {**OURS, "torch_compile": "never", "padding_free": "never"},
+            "unsloth nf4": {**UNSLOTH, "quantization": "nf4"},
+            "unsloth bf16": {**UNSLOTH, "quantization": "none"},
         },
     },
     "sft-512-large": {
         "stage": "sft",
         "lengths": "chats",
         "common": {"max_length": 512, "batch_size": 64},
-        "variants": {"bf16": OURS},
+        "variants": {"bf16": OURS, "unsloth bf16": {**UNSLOTH, "quantization": "none"}},
     },
     "sft-2048": {
         "stage": "sft",
@@ -102,7 +108,7 @@ def section_of(row: dict[str, Any], values: dict[str, Any], steps: int) -> Any:
     """The typed section of a variant."""
     from omegaconf import OmegaConf
 
-    from stages.lib import schema
+    from stages.lib.schema.training import Dpo, Sft
 
     dropout = 0.1 if "micro_batch_size" in values else 0.0
     fixed = {
@@ -117,7 +123,7 @@ def section_of(row: dict[str, Any], values: dict[str, Any], steps: int) -> Any:
         fixed |= {"loss_on": "all", "overlong": "truncate", "mix": {"ultrachat": 1, "pdf_qa": 0}}
     else:
         fixed |= {"beta": 0.1}
-    kind = schema.Sft if row["stage"] == "sft" else schema.Dpo
+    kind = Sft if row["stage"] == "sft" else Dpo
     merged = OmegaConf.merge(OmegaConf.structured(kind), {**fixed, **row["common"], **values})
     return OmegaConf.to_object(merged)
 
@@ -197,8 +203,8 @@ def run_variant(place: Path, name: str, variant: str, steps: int) -> dict[str, A
         stack.enter_context(patch("stages.lib.training.run.report_progress", watch.attach))
         if variant in PLAIN:
             prepared = notebook_model if variant == "notebook" else as_is
-            stack.enter_context(patch.object(module, "speed_up_model", prepared))
-            stack.enter_context(patch.object(module, "speed_up_trainer", lambda *_: None))
+            stack.enter_context(patch("stages.lib.training.run.speed_up_model", prepared))
+            stack.enter_context(patch("stages.lib.training.run.speed_up_trainer", lambda *_: None))
         facts = getattr(module, row["stage"])(section, place / "out" / f"{name}-{variant}".replace(" ", "_"))
     peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else resident_peak()
     shown = ("micro_batch_size", "attention", "padding_free", "torch_compile")
@@ -234,6 +240,16 @@ def notebook_model(model: Any, *_: Any) -> Any:
     return prepare_model_for_kbit_training(model)
 
 
+def unable(values: dict[str, Any]) -> str:
+    """Why a variant can't run on this machine; empty where it can."""
+    from stages.lib.hardware import nvidia_gpu
+
+    if values.get("engine") != "unsloth":
+        return ""
+    absent = [package for package in ("unsloth", "unsloth_zoo") if find_spec(package) is None]
+    return f"{', '.join(absent)} not installed" if absent else "" if nvidia_gpu() else "no NVIDIA GPU"
+
+
 def resident_peak() -> float:
     """Peak resident memory of this process in GiB."""
     import resource
@@ -263,7 +279,10 @@ if __name__ == "__main__":
             biggest = max(values.get("batch_size", row["common"]["batch_size"]) for values in row["variants"].values())
             write_data(base, *lengths_of(row["lengths"], min(4096, biggest * options.steps)))
             reference = 0.0
-            for variant in row["variants"]:
+            for variant, values in row["variants"].items():
+                if reason := unable(values):
+                    print(f"{name} {variant}: skipped, {reason}", flush=True)
+                    continue
                 command = [sys.executable, "-m", "bench.training", name, "--variant", variant]
                 command += ["--steps", str(options.steps), "--place", str(base)]
                 done = subprocess.run(command, capture_output=True, text=True)

@@ -125,6 +125,12 @@ class Training:
             self.quantization.value,
             f"auto, nf4 or none, {chosen} has kernels for 4 and 16 bits",
         )
+        require(
+            self.dtype is not Dtype.float32,
+            f"{section}.dtype",
+            self.dtype.value,
+            f"auto, bfloat16 or float16, {chosen} would compute in 16 bits all the same",
+        )
         for name in ("torch_compile", "dequantize_once"):
             choice = getattr(self, name)
             require(choice is Choice.auto, f"{section}.{name}", choice.value, f"auto, {chosen} decides it by itself")

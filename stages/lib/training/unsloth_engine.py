@@ -58,7 +58,7 @@ def load_for_unsloth(directory: Path, section: Training, dtype: Any) -> Any:
     from unsloth import FastLanguageModel
 
     model, _ = FastLanguageModel.from_pretrained(
-        str(directory),
+        str(directory.absolute()),  # a relative one could name a repository of the hub
         max_seq_length=section.max_length,
         dtype=dtype,
         load_in_4bit=section.quantization is Quantization.nf4,
@@ -95,12 +95,19 @@ def settle_trainer(trainer: Any, rows: Any) -> None:
 
     `rows` is the data set that the trainer was given. Raises UserError where it trains on anything else.
     """
-    # trl's DPO takes the adapter for a pretrained one and keeps a copy as the reference; without it the reference is
-    # the model with the adapter off, and one adapter is saved.
-    for name in set(trainer.model.peft_config) - {ADAPTER}:
-        trainer.model.delete_adapter(name)
+    keep_one_adapter(trainer.model)
     trainer.model.for_training()  # the trainer leaves it set up for generation
     refuse_changed_rows(rows, trainer.train_dataset)
+
+
+def keep_one_adapter(model: Any) -> None:
+    """Remove all adapters of a peft model but the one that is trained.
+
+    trl's DPO takes an adapter that is there already for a pretrained one, and keeps a copy as the reference. Without it
+    the reference is the model with the adapter off, as it is where trl adds the adapter, and one adapter is saved.
+    """
+    for name in set(model.peft_config) - {ADAPTER}:
+        model.delete_adapter(name)
 
 
 def refuse_changed_rows(given: Any, kept: Any) -> None:
