@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,6 +49,8 @@ OURS: dict[str, Any] = {
 }
 COMPILED: dict[str, Any] = {**OURS, "cuda_graphs": "never"}
 EAGER: dict[str, Any] = {**COMPILED, "torch_compile": "never"}
+UNSLOTH: dict[str, Any] = {"engine": "unsloth", "optim": "adamw_torch_fused"}
+"""Unsloth's kernels and trainer at our batch and precision; how it pads and compiles is its own choice."""
 
 ROWS: dict[str, dict[str, Any]] = {
     "sft-512": {
@@ -63,13 +66,19 @@ ROWS: dict[str, dict[str, Any]] = {
             "bf16, not compiled": EAGER,
             "nf4, as planned": {"quantization": "nf4"},
             "bf16, plain": {**EAGER, "padding_free": "never"},
+            "unsloth nf4": {**UNSLOTH, "quantization": "nf4"},
+            "unsloth bf16": {**UNSLOTH, "quantization": "none"},
         },
     },
     "sft-512-large": {
         "stage": "sft",
         "lengths": "chats",
         "common": {"max_length": 512, "batch_size": 64},
-        "variants": {"bf16": OURS, "bf16, no graphs": COMPILED},
+        "variants": {
+            "bf16": OURS,
+            "bf16, no graphs": COMPILED,
+            "unsloth bf16": {**UNSLOTH, "quantization": "none"},
+        },
     },
     "sft-2048": {
         "stage": "sft",
@@ -225,8 +234,8 @@ def run_variant(place: Path, name: str, variant: str) -> dict[str, Any]:
         stack.enter_context(patch("stages.lib.training.run.report_progress", watch.attach))
         if variant in PLAIN:
             prepared = notebook_model if variant == "notebook" else as_is
-            stack.enter_context(patch.object(module, "speed_up_model", prepared))
-            stack.enter_context(patch.object(module, "speed_up_trainer", lambda *_: None))
+            stack.enter_context(patch("stages.lib.training.run.speed_up_model", prepared))
+            stack.enter_context(patch("stages.lib.training.run.speed_up_trainer", lambda *_: None))
         facts = getattr(module, row["stage"])(section, place / "out" / f"{name}-{variant}".replace(" ", "_"))
     peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else resident_peak()
     shown = ("micro_batch_size", "attention", "padding_free", "torch_compile", "cuda_graphs")
@@ -277,6 +286,16 @@ def differences(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return found
 
 
+def unable(values: dict[str, Any]) -> str:
+    """Why a variant can't run on this machine; empty where it can."""
+    from stages.lib.hardware import nvidia_gpu
+
+    if values.get("engine") != "unsloth":
+        return ""
+    absent = [package for package in ("unsloth", "unsloth_zoo") if find_spec(package) is None]
+    return f"{', '.join(absent)} not installed" if absent else "" if nvidia_gpu() else "no NVIDIA GPU"
+
+
 def resident_peak() -> float:
     """Peak resident memory of this process in GiB."""
     import resource
@@ -307,6 +326,9 @@ if __name__ == "__main__":
             write_data(base, *lengths_of(row["lengths"], min(4096, biggest * (COMPILED_WARM_UP + COMPILED_TIMED))))
             reference = 0.0
             for variant in options.only or row["variants"]:
+                if reason := unable(row["variants"][variant]):
+                    print(f"{name} {variant}: skipped, {reason}", flush=True)
+                    continue
                 command = [sys.executable, "-m", "bench.training", name, "--variant", variant]
                 command += ["--place", str(base)]
                 done = subprocess.run(command, capture_output=True, text=True)

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stages.lib.hardware import Hardware, resolve_dtype
-from stages.lib.schema.choices import Method, Quantization
+from stages.lib.schema.choices import Engine, Method, Quantization
 from stages.lib.schema.training import Training
 
 Section = TypeVar("Section", bound=Training)
 
 BYTES = {Quantization.none: 2.0, Quantization.int8: 1.0, Quantization.nf4: 0.55}
 """Bytes a weight, scales included."""
+
+UNSLOTH_BITS = (Quantization.none, Quantization.nf4)
+"""What Unsloth's kernels read."""
 
 WEIGHTS_SHARE = 0.5
 """Of all memory, what the frozen weights may take. For a model of 8 billion weights that is the usual advice: 16 bit
@@ -30,8 +33,9 @@ def resolve_precision(
     why = "as asked"
     if section.quantization is Quantization.auto:
         weights, memory = count_weights(base), hardware.total_memory
+        sizes = {bits: size for bits, size in BYTES.items() if section.engine is Engine.trl or bits in UNSLOTH_BITS}
         picked = next(
-            (bits for bits, size in BYTES.items() if size * weights <= WEIGHTS_SHARE * memory), Quantization.nf4
+            (bits for bits, size in sizes.items() if size * weights <= WEIGHTS_SHARE * memory), Quantization.nf4
         )
         if section.method is Method.full:
             picked = Quantization.none

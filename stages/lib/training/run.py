@@ -12,10 +12,19 @@ from stages.lib.lineage import arguments_of, file_sha256, weights_sha256, write_
 from stages.lib.models.loading import load_for_training, load_tokenizer
 from stages.lib.models.precision import resolve_precision
 from stages.lib.publish import published
-from stages.lib.schema.choices import Method
+from stages.lib.schema.choices import Engine, Method
 from stages.lib.training.checkpoints import checkpoint_folder, train_with_checkpoints
+from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
 from stages.lib.training.plan import Plan, make_plan
-from stages.lib.training.trainer import copy_tokenizer, report_progress, save_adapter, write_log
+from stages.lib.training.trainer import (
+    copy_tokenizer,
+    keep_adapter_in_float32,
+    lora_config,
+    report_progress,
+    save_adapter,
+    write_log,
+)
+from stages.lib.training.unsloth_engine import UNLOGGED, add_adapter, load_for_unsloth, settle_trainer, start_engine
 
 
 @dataclass
@@ -31,6 +40,7 @@ class TrainingRun:
     precision: dict[str, str]  # in words
     tokenizer: Any
     model: Any
+    engine: dict[str, str]  # its name and version
     compute_seconds: float = 0.0  # in steps of training
 
     def plan(self, lengths: list[int], **options: Any) -> Plan:
@@ -50,10 +60,25 @@ class TrainingRun:
             "rows": {"kept": kept, "dropped": dropped},
         }
 
+    def model_and_adapter(self, plan: Plan) -> dict[str, Any]:
+        """A trl trainer's `model` and `peft_config`, prepared for the steps that `plan` decided."""
+        if self.section.engine is Engine.unsloth:
+            return {"model": add_adapter(self.model, self.section, plan), "peft_config": None}
+        return {"model": speed_up_model(self.model, plan, self.dtype), "peft_config": lora_config(self.section)}
+
+    def prepared(self, trainer: Any, plan: Plan, rows: Any) -> Any:
+        """The `trainer`, which was given model_and_adapter and the data set `rows`, ready for the steps in `plan`."""
+        keep_adapter_in_float32(trainer.model)
+        if self.section.engine is Engine.unsloth:
+            settle_trainer(trainer, rows)
+        else:
+            speed_up_trainer(trainer, plan, self.dtype)
+        return trainer
+
     @contextmanager
     def checkpoints(self, plan: Plan, lineage: dict[str, Any]) -> Iterator[Path]:
         """The folder for checkpoints of exactly this run; see checkpoint_folder."""
-        same = {**lineage, **plan.decisions(), "threads": self.threads, **self.precision}
+        same = {**lineage, **plan.decisions(), "threads": self.threads, **self.precision, **self.engine}
         with checkpoint_folder(self.name, same) as folder:
             yield folder
 
@@ -76,22 +101,26 @@ class TrainingRun:
             write_lineage(directory, lineage)
 
     def publish_log(self, trainer: Any, out: Path, columns: dict[str, str]) -> None:
-        """Write the CSV file `out` with the trainer's figures; see write_log."""
+        """Write the CSV file `out` with the trainer's figures; see write_log. Unsloth's trainer has fewer."""
+        if self.section.engine is Engine.unsloth:
+            columns = {name: key for name, key in columns.items() if key not in UNLOGGED}
         with published(out) as path:
             write_log(trainer.state.log_history, path, columns, self.section.logging_steps)
 
     def facts(self, plan: Plan, **more: Any) -> dict[str, Any]:
         """For the run record: the hardware, and what was decided on it."""
-        decided = {"threads": self.threads, **self.precision, "plan": plan.record()}
+        decided = {"threads": self.threads, **self.precision, **self.engine, "plan": plan.record()}
         return {**describe(), **decided, "compute_seconds": self.compute_seconds, **more}
 
 
 def begin(name: str, section: Any, base: Path) -> TrainingRun:
     """Set up this process and load the model in `base` to be trained as `section` asks."""
+    engine = start_engine(name, section)
     threads = set_up_cpu(section.threads)
     hardware = find_hardware()
     section, dtype, precision = resolve_precision(name, section, base, hardware)
     tokenizer = load_tokenizer(base)
-    model = load_for_training(base, section, dtype)
+    load = load_for_unsloth if section.engine is Engine.unsloth else load_for_training
+    model = load(base, section, dtype)
     # The GPU's memory that is free now is what training may take.
-    return TrainingRun(name, section, base, find_hardware(), threads, dtype, precision, tokenizer, model)
+    return TrainingRun(name, section, base, find_hardware(), threads, dtype, precision, tokenizer, model, engine)
