@@ -55,7 +55,7 @@ def measure(name: str) -> dict[str, float]:
         rows.append({"input_ids": ids, "labels": [-100] * (TOKENS // 2) + ids[TOKENS // 2 :]})
     hardware = find_hardware()
     plan = make_plan("sft", section, model, [TOKENS] * len(rows), hardware)
-    tuning = TrainingRun("sft", section, Path(), hardware, 0, torch.bfloat16, {}, train_tokenizer(), model)
+    tuning = TrainingRun("sft", section, Path(), hardware, 0, torch.bfloat16, {}, train_tokenizer(), model, {})
     before = resident()
     with TemporaryDirectory() as folder:
         sft.make_trainer(tuning, plan, rows, Path(folder)).train()
