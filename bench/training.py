@@ -86,6 +86,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "variants": {
             "notebook": NOTEBOOK,
             "bf16": OURS,
+            "unsloth bf16": {**UNSLOTH, "quantization": "none"},
         },
     },
 }
