@@ -63,7 +63,7 @@ def measure(name: str, profiled: bool) -> dict[str, float]:
         rows.append({"input_ids": ids, "labels": [-100] * (TOKENS // 2) + ids[TOKENS // 2 :]})
     hardware = find_hardware()
     plan = make_plan("sft", section, model, [TOKENS] * len(rows), hardware)
-    tuning = TrainingRun("sft", section, Path(), hardware, 0, torch.bfloat16, {}, train_tokenizer(), model)
+    tuning = TrainingRun("sft", section, Path(), hardware, 0, torch.bfloat16, {}, train_tokenizer(), model, {})
     before = resident()
     profiler = torch.profiler.profile(profile_memory=True) if profiled else nullcontext()
     with TemporaryDirectory() as folder, profiler:

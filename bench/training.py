@@ -107,6 +107,7 @@ ROWS: dict[str, dict[str, Any]] = {
             "bf16, precomputed": {**OURS, "precompute_ref_log_probs": True},
             "bf16, no graphs": COMPILED,
             "bf16, plain": EAGER,
+            "unsloth bf16": {**UNSLOTH, "quantization": "none"},
         },
     },
 }
