@@ -1,10 +1,11 @@
 """Direct preference optimisation: a new adapter on the merged SFT model.
 
-Reads   models/sft-merged, data/prepared/preferences/train.jsonl
+Reads   models/sft-merged, data/prepared/preferences/train.jsonl, conf/accelerate
 Writes  models/dpo: adapter, tokenizer, lineage.json; metrics/dpo_log.csv; metrics/dpo.json: where it started, and pairs
 Run     python -m stages.dpo
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from stages.lib.schema.training import Dpo
 from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
 from stages.lib.training.plan import Plan
 from stages.lib.training.preference_start import refuse_wrong_reference
+from stages.lib.training.processes import on_all_gpus
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
 from stages.lib.training.trainer import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments
 
 BASE = Path("models/sft-merged")
 PREFERENCES = Path("data/prepared/preferences")
+ACCELERATE = Path("conf/accelerate")
 OUT = Path("models/dpo")
 LOG = Path("metrics/dpo_log.csv")
 METRICS = Path("metrics/dpo.json")
@@ -35,6 +38,7 @@ LOG_COLUMNS = {
 }
 
 
+@on_all_gpus(ACCELERATE)
 def dpo(section: Dpo, root: Path) -> dict[str, Any]:
     refuse_changed_weights(BASE, kind="merged")
     tuning = begin("dpo", section, BASE)
@@ -45,7 +49,7 @@ def dpo(section: Dpo, root: Path) -> dict[str, Any]:
     lineage = tuning.lineage([train], len(pairs), dropped)
     with tuning.checkpoints(plan, lineage) as folder:
         trainer = make_trainer(tuning, plan, pairs, folder)
-        start = refuse_wrong_reference(section, rehearse("dpo", trainer, plan, lengths))
+        start = rehearse("dpo", trainer, plan, lengths, check=partial(refuse_wrong_reference, section))
         tuning.train(trainer, folder)
         tuning.publish(trainer, root / OUT, lineage)
         tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)

@@ -1,6 +1,6 @@
 """Supervised fine-tuning: an adapter that has learned the chats and the questions from PDFs.
 
-Reads   models/base, data/prepared/ultrachat/train.jsonl, data/prepared/pdf_qa/train.jsonl
+Reads   models/base, data/prepared/ultrachat/train.jsonl, data/prepared/pdf_qa/train.jsonl, conf/accelerate
 Writes  models/sft: adapter (or the whole model for method=full), tokenizer, lineage.json; metrics/sft_log.csv;
         metrics/sft_preview.html: the longest, the shortest and some other rows, with what of them is learned
 Run     python -m stages.sft
@@ -17,6 +17,7 @@ from stages.lib.schema.training import Sft
 from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
 from stages.lib.training.plan import Plan
 from stages.lib.training.preview import render_supervision
+from stages.lib.training.processes import on_all_gpus
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import supervised_rows
 from stages.lib.training.trainer import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments
@@ -24,6 +25,7 @@ from stages.lib.training.trainer import keep_adapter_in_float32, lora_config, re
 BASE = Path("models/base")
 ULTRACHAT = Path("data/prepared/ultrachat")
 PDF_QA = Path("data/prepared/pdf_qa")
+ACCELERATE = Path("conf/accelerate")
 OUT = Path("models/sft")
 LOG = Path("metrics/sft_log.csv")
 PREVIEW = Path("metrics/sft_preview.html")
@@ -35,6 +37,7 @@ LOG_COLUMNS = {
 }
 
 
+@on_all_gpus(ACCELERATE)
 def sft(section: Sft, root: Path) -> dict[str, Any]:
     tuning = begin("sft", section, BASE)
     files = {ULTRACHAT / "train.jsonl": section.mix.ultrachat, PDF_QA / "train.jsonl": section.mix.pdf_qa}
