@@ -3,7 +3,7 @@
 The notebook's side is trl's trainer with the notebook's values and nothing of stages/lib/training/fast_path.py.
 Weights are random: speed does not depend on their values. Losses of the same steps are compared too.
 
-Run     python -m bench.training ROW … [--shape TinyLlama-1.1B] [--steps 20] [--out results.json]
+Run     python -m bench.training ROW … [--shape TinyLlama-1.1B] [--only VARIANT …] [--out results.json]
         ROW is one of sft-512, sft-512-large, sft-2048, short, dpo; on a CPU take --shape SmolLM2-135M
 """
 
@@ -20,13 +20,16 @@ from unittest.mock import patch
 
 from bench.random_model import SHAPES, enter, write_base, write_data
 
-WARM_UP = 5
+WARM_UP, TIMED = 5, 20
+COMPILED_WARM_UP, COMPILED_TIMED = 40, 30
+"""Steps. In the first ones layers are compiled and shapes of batches recorded, where that is done."""
 
 NOTEBOOK: dict[str, Any] = {
     "quantization": "nf4",
     "micro_batch_size": 2,
     "gradient_checkpointing": "always",
     "torch_compile": "never",
+    "cuda_graphs": "never",
     "dequantize_once": "never",
     "optim": "paged_adamw_32bit",
 }
@@ -35,7 +38,14 @@ NOTEBOOK: dict[str, Any] = {
 PLAIN = ("notebook", "bf16, plain")
 """Variants without stages/lib/training/fast_path.py; the second is what the losses of the others are held against."""
 
-OURS: dict[str, Any] = {"quantization": "none", "optim": "adamw_torch_fused", "torch_compile": "always"}
+OURS: dict[str, Any] = {
+    "quantization": "none",
+    "optim": "adamw_torch_fused",
+    "torch_compile": "always",
+    "cuda_graphs": "always",
+}
+COMPILED: dict[str, Any] = {**OURS, "cuda_graphs": "never"}
+EAGER: dict[str, Any] = {**COMPILED, "torch_compile": "never"}
 
 ROWS: dict[str, dict[str, Any]] = {
     "sft-512": {
@@ -47,15 +57,16 @@ ROWS: dict[str, dict[str, Any]] = {
             "nf4 kept": {**OURS, "quantization": "nf4", "dequantize_once": "never"},
             "nf4": {**OURS, "quantization": "nf4"},
             "bf16": OURS,
-            "bf16, not compiled": {**OURS, "torch_compile": "never"},
-            "bf16, plain": {**OURS, "torch_compile": "never", "padding_free": "never"},
+            "bf16, no graphs": COMPILED,
+            "bf16, not compiled": EAGER,
+            "bf16, plain": {**EAGER, "padding_free": "never"},
         },
     },
     "sft-512-large": {
         "stage": "sft",
         "lengths": "chats",
         "common": {"max_length": 512, "batch_size": 64},
-        "variants": {"bf16": OURS},
+        "variants": {"bf16": OURS, "bf16, no graphs": COMPILED},
     },
     "sft-2048": {
         "stage": "sft",
@@ -70,7 +81,8 @@ ROWS: dict[str, dict[str, Any]] = {
         "variants": {
             "notebook": {**NOTEBOOK, "batch_size": 8},
             "bf16, batch 64": OURS,
-            "bf16, batch 64, not compiled": {**OURS, "torch_compile": "never"},
+            "bf16, batch 64, no graphs": COMPILED,
+            "bf16, plain": {**EAGER, "padding_free": "never"},
         },
     },
     "dpo": {
@@ -80,6 +92,9 @@ ROWS: dict[str, dict[str, Any]] = {
         "variants": {
             "notebook": NOTEBOOK,
             "bf16": OURS,
+            "bf16, precomputed": {**OURS, "precompute_ref_log_probs": True},
+            "bf16, no graphs": COMPILED,
+            "bf16, plain": EAGER,
         },
     },
 }
@@ -98,11 +113,16 @@ def lengths_of(kind: str, count: int) -> tuple[list[int], list[int]]:
     return [int(draw.lognormvariate(6.8, 0.5) * most) + 64 for _ in range(count)], [64] * 8
 
 
+def span(values: dict[str, Any]) -> tuple[int, int]:
+    """Steps of warm-up, and steps that are timed, of a variant."""
+    return (COMPILED_WARM_UP, COMPILED_TIMED) if values.get("torch_compile") == "always" else (WARM_UP, TIMED)
+
+
 def section_of(row: dict[str, Any], values: dict[str, Any], steps: int) -> Any:
     """The typed section of a variant."""
     from omegaconf import OmegaConf
 
-    from stages.lib import schema
+    from stages.lib.schema.training import Dpo, Sft
 
     dropout = 0.1 if "micro_batch_size" in values else 0.0
     fixed = {
@@ -117,7 +137,7 @@ def section_of(row: dict[str, Any], values: dict[str, Any], steps: int) -> Any:
         fixed |= {"loss_on": "all", "overlong": "truncate", "mix": {"ultrachat": 1, "pdf_qa": 0}}
     else:
         fixed |= {"beta": 0.1}
-    kind = schema.Sft if row["stage"] == "sft" else schema.Dpo
+    kind = Sft if row["stage"] == "sft" else Dpo
     merged = OmegaConf.merge(OmegaConf.structured(kind), {**fixed, **row["common"], **values})
     return OmegaConf.to_object(merged)
 
@@ -154,15 +174,15 @@ class Watch:
         trainer.add_callback(Steps())
         trainer.data_collator = counted
 
-    def figures(self, steps: int) -> dict[str, Any]:
-        """Tokens a second and seconds a step after the warm-up, of `steps` in all."""
-        timed = self.ends[-1] - self.ends[WARM_UP - 1]
-        passes = len(self.tokens) // steps
-        counted = sum(self.tokens[passes * WARM_UP :][: passes * (steps - WARM_UP)])
+    def figures(self, warm_up: int, steps: int) -> dict[str, Any]:
+        """Tokens a second and seconds a step in the `steps` after the warm-up."""
+        seconds = self.ends[-1] - self.ends[warm_up - 1]
+        passes = len(self.tokens) // (warm_up + steps)
+        counted = sum(self.tokens[passes * warm_up :][: passes * steps])
         return {
-            "tokens_per_second": round(counted / timed),
-            "seconds_per_step": round(timed / (steps - WARM_UP), 4),
-            "warm_up_seconds": round(self.ends[WARM_UP - 1] - self.ends[0], 1),
+            "tokens_per_second": round(counted / seconds),
+            "seconds_per_step": round(seconds / steps, 4),
+            "warm_up_seconds": round(self.ends[warm_up - 1] - self.ends[0], 1),
             "losses": self.losses[:20],
         }
 
@@ -174,7 +194,7 @@ def tokens_of(row: dict[str, list[int]]) -> int:
     return 2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
 
 
-def run_variant(place: Path, name: str, variant: str, steps: int) -> dict[str, Any]:
+def run_variant(place: Path, name: str, variant: str) -> dict[str, Any]:
     """Train through the stage's own function in `place`; speed after the warm-up, memory, losses, the plan."""
     import torch
 
@@ -187,7 +207,8 @@ def run_variant(place: Path, name: str, variant: str, steps: int) -> dict[str, A
         values["dtype"] = "float16" if on_gpu else "bfloat16"
         if row["stage"] == "sft":
             values["padding_free"] = "never"
-    section = section_of(row, values, steps)
+    warm_up, timed = span(values)
+    section = section_of(row, values, warm_up + timed)
     module: Any = sft if row["stage"] == "sft" else dpo
     watch = Watch()
     enter(place)
@@ -201,11 +222,11 @@ def run_variant(place: Path, name: str, variant: str, steps: int) -> dict[str, A
             stack.enter_context(patch.object(module, "speed_up_trainer", lambda *_: None))
         facts = getattr(module, row["stage"])(section, place / "out" / f"{name}-{variant}".replace(" ", "_"))
     peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else resident_peak()
-    shown = ("micro_batch_size", "attention", "padding_free", "torch_compile")
+    shown = ("micro_batch_size", "attention", "padding_free", "torch_compile", "cuda_graphs")
     return {
         "row": name,
         "variant": variant,
-        **watch.figures(steps),
+        **watch.figures(warm_up, timed),
         "peak_gib": round(peak, 1),
         "plan": {key: facts["plan"][key] for key in shown},
         "estimated_gib": round(facts["plan"]["estimated_mib"] / 1024, 1),
@@ -234,6 +255,21 @@ def notebook_model(model: Any, *_: Any) -> Any:
     return prepare_model_for_kbit_training(model)
 
 
+def differences(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """How far the losses of a row's bfloat16 variants are from those without a fast path.
+
+    The largest difference of steps 1 to 10 and the mean one of 20; empty where that variant did not run.
+    """
+    losses = {result["variant"]: result["losses"] for result in results}
+    plain = losses.pop("bf16, plain", [])
+    found = {}
+    for variant, own in losses.items():
+        apart = [abs(one - other) for one, other in zip(plain, own, strict=False)]
+        if apart and variant.startswith("bf16"):
+            found[variant] = {"steps_1_to_10": round(max(apart[:10]), 4), "mean": round(sum(apart) / len(apart), 4)}
+    return found
+
+
 def resident_peak() -> float:
     """Peak resident memory of this process in GiB."""
     import resource
@@ -245,13 +281,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", choices=ROWS)
     parser.add_argument("--shape", default="TinyLlama-1.1B", choices=SHAPES)
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--only", nargs="*", help="variants; all unless given")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--variant", help="of one row: run it here and print its result as JSON")
     parser.add_argument("--place", type=Path)
     options = parser.parse_args()
     if options.variant:
-        print(json.dumps(run_variant(options.place, options.rows[0], options.variant, options.steps)))
+        print(json.dumps(run_variant(options.place, options.rows[0], options.variant)))
         sys.exit()
     results = []
     with TemporaryDirectory() as scratch:
@@ -261,11 +297,11 @@ if __name__ == "__main__":
                 write_base(base, options.shape)
             row = ROWS[name]
             biggest = max(values.get("batch_size", row["common"]["batch_size"]) for values in row["variants"].values())
-            write_data(base, *lengths_of(row["lengths"], min(4096, biggest * options.steps)))
+            write_data(base, *lengths_of(row["lengths"], min(4096, biggest * (COMPILED_WARM_UP + COMPILED_TIMED))))
             reference = 0.0
-            for variant in row["variants"]:
+            for variant in options.only or row["variants"]:
                 command = [sys.executable, "-m", "bench.training", name, "--variant", variant]
-                command += ["--steps", str(options.steps), "--place", str(base)]
+                command += ["--place", str(base)]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     print(f"{name} {variant}: failed\n{done.stdout[-800:]}\n{done.stderr[-2500:]}", flush=True)
@@ -277,5 +313,8 @@ if __name__ == "__main__":
                 shown = {key: value for key, value in result.items() if key != "losses"}
                 print(json.dumps(shown), flush=True)
                 print("   losses", result["losses"], flush=True)
+            print(
+                "losses apart", json.dumps(differences([each for each in results if each["row"] == name])), flush=True
+            )
     if options.out:
         options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -49,7 +49,8 @@ def dpo(section: Dpo, root: Path) -> dict[str, Any]:
     lineage = tuning.lineage([train], len(pairs), dropped)
     with tuning.checkpoints(plan, lineage) as folder:
         trainer = make_trainer(tuning, plan, pairs, folder)
-        start = rehearse("dpo", trainer, plan, lengths, check=partial(refuse_wrong_reference, section))
+        check = partial(refuse_wrong_reference, section, compiled=plan.torch_compile)
+        start = rehearse("dpo", trainer, plan, lengths, check)
         tuning.train(trainer, folder)
         tuning.publish(trainer, root / OUT, lineage)
         tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)
@@ -86,7 +87,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
         peft_config=lora_config(section),
     )
     keep_adapter_in_float32(trainer.model)
-    speed_up_trainer(trainer, plan)
+    speed_up_trainer(trainer, plan, tuning.dtype)
     return trainer
 
 

@@ -97,7 +97,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
         peft_config=lora_config(section),
     )
     keep_adapter_in_float32(trainer.model)
-    speed_up_trainer(trainer, plan)
+    speed_up_trainer(trainer, plan, tuning.dtype)
     return trainer
 
 

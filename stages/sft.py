@@ -79,7 +79,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, rows: list[dict[str, Any]], fo
         peft_config=lora_config(tuning.section),
     )
     keep_adapter_in_float32(trainer.model)
-    speed_up_trainer(trainer, plan)
+    speed_up_trainer(trainer, plan, tuning.dtype)
     return trainer
 
 

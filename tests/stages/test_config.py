@@ -145,6 +145,7 @@ WRONG = {
     "micro_batch_size": "-1",
     "gradient_checkpointing": "sometimes",
     "torch_compile": "sometimes",
+    "cuda_graphs": "sometimes",
     "dequantize_once": "sometimes",
     "padding_free": "sometimes",
     "threads": "-1",

@@ -59,6 +59,7 @@ class Training:
     micro_batch_size: int = 0  # at most so many rows per forward pass; 0: decided from the hardware found
     gradient_checkpointing: Choice = Choice.auto
     torch_compile: Choice = Choice.auto  # of each layer; on a GPU, where the run is long enough to pay for it
+    cuda_graphs: Choice = Choice.auto  # replay the decoder's passes; on a GPU, where a step is one pass
     dequantize_once: Choice = Choice.auto  # keep 16-bit values of 4-bit weights, where memory allows: equal, and faster
     distributed: Distributed = Distributed.none  # over several GPUs, by accelerate; the batch_size stays what it is
     processes: int = 0  # of distributed; 0: all visible GPUs, as far as the batch divides; on a CPU a number

@@ -50,6 +50,7 @@ class Plan:
     padding_free: bool  # rows end to end instead of padded to one length
     pad_to_multiple_of: int | None  # tokens; few lengths, so that little is compiled anew
     torch_compile: bool  # of each layer
+    cuda_graphs: bool  # the decoder's passes replayed
     dequantize_once: bool  # keep 16-bit values of 4-bit weights
     optim: str
     longest: int  # tokens of the longest sequence
@@ -120,8 +121,9 @@ def make_plan(
     passes, passes_why = decide_passes(name, own, hardware, longest, sequences, room, needed)
     accumulation = share // passes.rows
     padding_free, attention, attention_why = decide_attention(name, section, hardware, lengths, sequences)
-    all_passes = optimizer_steps(section, len(lengths)) * accumulation
-    torch_compile, compile_why = decide_compile(name, section, hardware, all_passes)
+    steps = optimizer_steps(section, len(lengths)) * accumulation
+    torch_compile, compile_why = decide_compile(name, section, hardware, steps)
+    cuda_graphs, graphs_why = decide_graphs(name, own, hardware, steps, passes)
     # Paging is a GPU affair; on a CPU bitsandbytes runs its plain AdamW instead, slower than torch's.
     unpaged = on_cpu and section.optim is Optim.paged_adamw_32bit
     total = needed(passes).total()
@@ -136,6 +138,7 @@ def make_plan(
         padding_free=padding_free,
         pad_to_multiple_of=None if on_cpu or padding_free else PAD_TO,
         torch_compile=torch_compile,
+        cuda_graphs=cuda_graphs,
         dequantize_once=passes.dequantize,
         optim=(Optim.adamw_torch_fused if unpaged else section.optim).value,
         longest=longest,
@@ -147,6 +150,7 @@ def make_plan(
             "attention": attention_why,
             "padding_free": "rows end to end" if padding_free else "rows padded to the longest of a pass",
             "torch_compile": compile_why,
+            "cuda_graphs": graphs_why,
             "optim": "no paging on a CPU" if unpaged else "as asked",
             **passes_why,
         },
@@ -197,8 +201,8 @@ def decide_passes(
     if passes is None:
         raise too_large(name, needed(choices[-1]), room, remedies(name, section, choices[-1], longest, needed))
     checkpointing_why = "as asked" if not auto else "it fits only so" if passes.checkpointing else "it fits"
-    fits = not hardware.sharded and needed(replace(passes, dequantize=True)).total() <= room
-    dequantize, dequantize_why = decide_dequantize(section, fits)
+    fits = needed(replace(passes, dequantize=True)).total() <= room
+    dequantize, dequantize_why = decide_dequantize(section, hardware, fits)
     why = {"gradient_checkpointing": checkpointing_why, "dequantize_once": dequantize_why}
     return replace(passes, dequantize=dequantize), why
 
@@ -218,13 +222,15 @@ def remedies(
     return {setting: less for setting, less in smaller.items() if less.total() < found}
 
 
-def decide_dequantize(section: Training, fits: bool) -> tuple[bool, str]:
+def decide_dequantize(section: Training, hardware: Hardware, fits: bool) -> tuple[bool, str]:
     """Whether 16-bit values are kept of 4-bit weights, where `fits` says that there is room, and why."""
     if section.quantization is not Quantization.nf4:
         return False, "no 4-bit weights"
     if section.dequantize_once is not Choice.auto:
         return section.dequantize_once is Choice.always, "as asked"
-    return fits, "there is room for 16-bit values" if fits else "no room for 16-bit values, or weights that are spread"
+    if hardware.sharded:
+        return False, "what is spread over processes is sent in 4 bits"
+    return fits, "there is room for 16-bit values" if fits else "16-bit values would not fit"
 
 
 def optimizer_steps(section: Training, rows: int) -> int:
@@ -276,3 +282,28 @@ def decide_compile(name: str, section: Training, hardware: Hardware, passes: int
     if passes < COMPILE_PASSES:
         return False, f"{passes} forward passes are too few to pay for it ({COMPILE_PASSES})"
     return True, f"{passes} forward passes pay for it"
+
+
+def decide_graphs(name: str, section: Training, hardware: Hardware, steps: int, passes: Passes) -> tuple[bool, str]:
+    """Whether the decoder's passes are recorded and replayed (cuda_graphs.py), and why."""
+    hindrances = {
+        "there is no GPU": hardware.device == "cpu",
+        "layers are recomputed": passes.checkpointing,
+        "a step takes several passes": passes.rows < section.batch_size,
+        "weights that are spread over processes come and go": hardware.sharded,
+        "8-bit weights ask the host in each layer": section.quantization is Quantization.int8,
+    }
+    why = next((hindrance for hindrance, found in hindrances.items() if found), None)
+    if section.cuda_graphs is Choice.always:
+        if why:
+            raise UserError(f"{name}.cuda_graphs: found always, but {why}; needed a GPU that takes a step in one pass")
+        return True, "as asked"
+    if section.cuda_graphs is Choice.never:
+        return False, "as asked"
+    if why:
+        return False, why
+    if hardware.processes > 1:
+        return False, "not tried with several processes; always asks for it"
+    if steps < COMPILE_PASSES:
+        return False, f"{steps} forward passes are too few to pay for recording ({COMPILE_PASSES})"
+    return True, "a pass is one launch for the host"

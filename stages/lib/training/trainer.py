@@ -183,8 +183,8 @@ def first_step(trainer: Any, check: Callable[[dict[str, float]], dict[str, float
 
     class Check(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if state.global_step == 1 and "loss" in logs:
-                figures.update(check({key: float(value) for key, value in logs.items()}))
+            if not figures:  # a run that goes on has the first step in its history
+                figures.update(check({key: float(value) for key, value in state.log_history[0].items()}))
 
     trainer.add_callback(Check())
     return figures

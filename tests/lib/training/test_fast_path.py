@@ -24,6 +24,7 @@ def plan(attention, dequantize_once=False):
         padding_free=True,
         pad_to_multiple_of=None,
         torch_compile=False,
+        cuda_graphs=False,
         dequantize_once=dequantize_once,
         optim="adamw_torch",
         longest=16,

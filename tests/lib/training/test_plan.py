@@ -142,3 +142,25 @@ def test_rows_of_one_length_are_padded_and_asking_lays_them_end_to_end(tinyllama
 
 def test_pairs_are_padded(tinyllama):
     assert gpu_plan(tinyllama, H200, sequences=2).attention is Attention.causal
+
+
+def test_a_step_of_one_pass_is_replayed_on_a_gpu(tinyllama, model):
+    assert gpu_plan(tinyllama, H200).cuda_graphs
+    assert not gpu_plan(tinyllama, H200, max_steps=20).cuda_graphs
+    assert not gpu_plan(tinyllama, H200, cuda_graphs=Choice.never).cuda_graphs
+    assert gpu_plan(tinyllama, H200, max_steps=20, cuda_graphs=Choice.always).cuda_graphs
+    assert plan_with(model, 64 * GIB).why["cuda_graphs"] == "there is no GPU"
+
+
+@pytest.mark.parametrize(
+    ("changes", "hindrance"),
+    [
+        ({"micro_batch_size": 8}, "a step takes several passes"),
+        ({"gradient_checkpointing": Choice.always}, "layers are recomputed"),
+        ({"quantization": Quantization.int8}, "8-bit weights ask the host in each layer"),
+    ],
+)
+def test_what_cannot_be_replayed_is_not_and_asking_for_it_is_refused(tinyllama, changes, hindrance):
+    assert gpu_plan(tinyllama, H200, **changes).why["cuda_graphs"] == hindrance
+    with pytest.raises(UserError, match=f"sft.cuda_graphs: found always, but {hindrance}"):
+        gpu_plan(tinyllama, H200, cuda_graphs=Choice.always, **changes)
