@@ -158,12 +158,20 @@ def spare_the_host(trainer: Any) -> None:
     With an adapter a model of 22 layers has some 1,500 modules. What is left out counts floating-point operations,
     which nobody reads, and sets a mode that is set; what needs the parameters gets those that are trained.
     """
+    from transformers import TrainerCallback
+
     model = trainer.model
+
+    class SpareInTheWrapper(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            trainer.model_wrapped.parameters = model.parameters  # what several processes (DDP) put around the model
+
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     set_mode = model.train
     trainer.floating_point_ops = lambda inputs: 0
     model.parameters = lambda recurse=True: iter(trained)  # clip_grad_norm_ and zero_grad ask for them
     model.train = lambda mode=True: model if model.training is mode else set_mode(mode)
+    trainer.add_callback(SpareInTheWrapper())
 
 
 def score_supervised_positions(model: Any) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from stages.lib.errors import UserError
 from stages.lib.lineage import arguments_of
-from stages.lib.schema.choices import Distributed, Dtype, Quantization
+from stages.lib.schema.choices import Choice, Distributed, Dtype, Method, Quantization
 from stages.lib.schema.training import Dpo, Lora, Merge, Orpo, Sft
 from stages.lib.training.checkpoints import newest_complete
 from stages.lib.training.processes import count_processes
@@ -59,6 +60,11 @@ def written(place: Path, name: str) -> tuple[list[dict[str, float]], dict, set[s
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     out = place / "models" / name
     return rows, load_file(out / "adapter_model.safetensors"), {path.name for path in out.iterdir()}
+
+
+def losses(place: Path) -> list[float]:
+    with (place / "metrics/sft_log.csv").open(encoding="utf-8") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
 def assert_alike(one: tuple, two: tuple) -> None:
@@ -165,6 +171,74 @@ def test_ctrl_c_and_sigterm_leave_one_complete_checkpoint_and_publish_nothing(se
     assert not (several / "models/sft").exists()
     (folder,) = several.glob("cache/graft/checkpoints/sft-*")
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in newest_complete(folder).iterdir()}
+
+
+def start_spread(place: Path, section: Sft | Dpo) -> subprocess.Popen:
+    """The stage of `section` in two processes with FSDP, as stages/lib/training/processes.py launches it on GPUs."""
+    name = type(section).__name__.lower()
+    told = {"stage": name, "section": arguments_of(section), "root": str(place)}
+    scratch = place / "told"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    (scratch / "told.json").write_text(json.dumps(told), encoding="utf-8")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "conf/accelerate/fsdp.yaml"]
+    command += ["--num_processes", "2", "--main_process_port", "0"]
+    command += [str(ROOT / "tests/fsdp_on_cpu.py"), str(scratch)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=place, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "within"),
+    [
+        (EXACT, 1e-4),
+        ({"quantization": Quantization.nf4, "dtype": Dtype.float32, "dequantize_once": Choice.never}, 1e-4),
+        ({"quantization": Quantization.none, "dtype": Dtype.bfloat16, "gradient_checkpointing": Choice.always}, 0.01),
+        ({"method": Method.full, "learning_rate": 1e-3, **EXACT}, 1e-4),
+    ],
+    ids=["16-bit", "nf4", "bfloat16", "full"],
+)
+def test_sft_on_spread_weights_is_sft_on_whole_ones(several, values, within):
+    section = Sft(**tiny_training(**{"batch_size": 8, **values}))
+    finish(start(several, section, processes=1))
+    one, weights = losses(several), sorted((several / "models/sft").glob("*.safetensors"))
+    (whole,) = (load_file(path) for path in weights)
+    output = finish(start_spread(several, section))
+    assert "each holds a part of the weights" in output
+    assert losses(several) == pytest.approx(one, abs=within)
+    assert sorted((several / "models/sft").glob("*.safetensors")) == weights
+    (spread,) = (load_file(path) for path in weights)
+    assert spread.keys() == whole.keys()
+    assert all(spread[key].dtype == whole[key].dtype for key in whole)
+    assert all((spread[key] - whole[key]).abs().max() < 20 * within for key in whole)
+
+
+@pytest.mark.slow
+def test_dpo_on_spread_weights_starts_at_ln_2_and_is_dpo_on_whole_ones(several):
+    sft(Sft(**tiny_training(max_steps=1)), several)
+    merge(Merge(), several)
+    section = Dpo(**tiny_training(beta=0.5, batch_size=4, learning_rate=0.02, **EXACT))
+    finish(start(several, section, processes=1))
+    one, started = written(several, "dpo"), (several / "metrics/dpo.json").read_bytes()
+    finish(start_spread(several, section))
+    assert_alike(one, written(several, "dpo"))
+    assert (several / "metrics/dpo.json").read_bytes() == started
+
+
+@pytest.mark.slow
+def test_killed_on_spread_weights_it_goes_on_to_the_same_losses(several):
+    section = Sft(**tiny_training(max_steps=12, checkpoint_minutes=0.0, **EXACT))
+    finish(start_spread(several, section))
+    whole = losses(several)
+    running = start_spread(several, section)
+    wait_for_checkpoint(several, 4, running)
+    for process in psutil.Process(running.pid).children():
+        process.kill()
+    running.communicate()
+    assert finish(start_spread(several, section)).count("goes on from checkpoint-") == 1
+    assert losses(several) == pytest.approx(whole, abs=1e-6)
 
 
 @pytest.mark.slow
