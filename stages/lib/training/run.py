@@ -15,7 +15,7 @@ from stages.lib.schema.choices import Method
 from stages.lib.training.checkpoints import checkpoint_folder, train_with_checkpoints
 from stages.lib.training.plan import Plan, make_plan
 from stages.lib.training.processes import count, count_here, from_all, from_main, is_main, sharded
-from stages.lib.training.trainer import copy_tokenizer, report_progress, save_adapter, write_log
+from stages.lib.training.trainer import copy_tokenizer, keep_losses_in_float32, report_progress, save_adapter, write_log
 
 
 @dataclass
@@ -62,6 +62,8 @@ class TrainingRun:
     def train(self, trainer: Any, folder: Path) -> None:
         """Train to the end, with progress printed and checkpoints in `folder`."""
         report_progress(trainer, self.section.logging_steps)
+        if sharded():
+            keep_losses_in_float32(trainer, self.dtype)
         train_with_checkpoints(trainer, folder, self.section.checkpoint_minutes)
 
     def publish(self, trainer: Any, out: Path, lineage: dict[str, Any]) -> None:

@@ -76,6 +76,18 @@ def keep_adapter_in_float32(model: Any) -> None:
             parameter.data = parameter.data.to(torch.float32)
 
 
+def keep_losses_in_float32(trainer: Any, dtype: Any) -> None:
+    """Undo accelerate's cast of what a spread model (FSDP) returns, and of its gradients' sums, to a 16-bit `dtype`.
+
+    Log-probabilities and losses would keep three digits, and DPO's margins are differences of them.
+    """
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=None)
+    trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
+
+
 def save_adapter(model: Any, out: Path, weights: dict[str, Any] | None = None) -> None:
     """Save a trained adapter so that equal adapters have equal bytes: sorted modules, no paths, no model card.
 
