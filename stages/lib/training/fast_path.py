@@ -36,7 +36,9 @@ def speed_up_model(model: Any, plan: Plan, dtype: Any) -> Any:
 def speed_up_trainer(trainer: Any, plan: Plan, dtype: Any) -> None:
     """Prepare the model of a trl trainer, its adapter included, for the steps that `plan` decided."""
     skip_adapter_casts(trainer.model)
-    if not plan.sharded:  # FSDP puts other parameters into their place
+    if plan.sharded:
+        gather_head(causal_lm_of(trainer.model))
+    else:  # FSDP puts other parameters into the place of those that this remembers
         spare_the_host(trainer)
     if plan.attention is Attention.row_by_row:
         score_supervised_positions(trainer.model)
@@ -150,6 +152,18 @@ def skip_adapter_casts(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.cast_input_dtype_enabled = False
+
+
+def gather_head(causal_lm: Any) -> None:
+    """Have a frozen head whole when the loss takes its weight, where weights are spread over processes (FSDP).
+
+    FSDP gathers a module's weights for its forward, and the fused heads of trl and of `score_supervised_positions`
+    read the weight without one. A head that shares the embeddings' weight is gathered with them, and one that is
+    trained with the last norm (accelerate 1.15 doesn't find that one behind an adapter).
+    """
+    head = causal_lm.get_output_embeddings()
+    if not head.weight.requires_grad and head.weight is not causal_lm.get_input_embeddings().weight:
+        causal_lm.get_decoder().register_forward_hook(lambda *_: head.unshard())
 
 
 def spare_the_host(trainer: Any) -> None:
