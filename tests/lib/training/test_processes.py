@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from conftest import ROOT, tiny_training
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.lib.errors import UserError
 from stages.lib.lineage import arguments_of
@@ -189,18 +191,41 @@ def start_spread(place: Path, section: Sft | Dpo) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=place, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
+def give_it_a_head(place: Path) -> None:
+    """Replace models/base by the same model with a head of its own."""
+    base = place / "models/base"
+    tied = AutoModelForCausalLM.from_pretrained(base)
+    weights = {key: value.clone() for key, value in tied.state_dict().items()}
+    weights["lm_head.weight"] = weights["lm_head.weight"].flip(0)
+    untied = AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(base, tie_word_embeddings=False), dtype=tied.dtype
+    )
+    untied.load_state_dict(weights)
+    shared = base.resolve()
+    base.unlink()
+    shutil.copytree(shared, base)
+    untied.save_pretrained(base)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("values", "within"),
+    ("values", "within", "tied"),
     [
-        (EXACT, 1e-4),
-        ({"quantization": Quantization.nf4, "dtype": Dtype.float32, "dequantize_once": Choice.never}, 1e-4),
-        ({"quantization": Quantization.none, "dtype": Dtype.bfloat16, "gradient_checkpointing": Choice.always}, 0.01),
-        ({"method": Method.full, "learning_rate": 1e-3, **EXACT}, 1e-4),
+        (EXACT, 1e-4, False),
+        ({"quantization": Quantization.nf4, "dtype": Dtype.float32, "dequantize_once": Choice.never}, 1e-4, True),
+        (
+            {"quantization": Quantization.none, "dtype": Dtype.bfloat16, "gradient_checkpointing": Choice.always},
+            0.01,
+            True,
+        ),
+        ({"method": Method.full, "learning_rate": 1e-3, **EXACT}, 1e-4, False),
     ],
     ids=["16-bit", "nf4", "bfloat16", "full"],
 )
-def test_sft_on_spread_weights_is_sft_on_whole_ones(several, values, within):
+def test_sft_on_spread_weights_is_sft_on_whole_ones(several, values, within, tied):
+    """Llama 3 has a head of its own, the tiny model one that is its embeddings."""
+    if not tied:
+        give_it_a_head(several)
     section = Sft(**tiny_training(**{"batch_size": 8, **values}))
     finish(start(several, section, processes=1))
     one, weights = losses(several), sorted((several / "models/sft").glob("*.safetensors"))
@@ -239,6 +264,37 @@ def test_killed_on_spread_weights_it_goes_on_to_the_same_losses(several):
     running.communicate()
     assert finish(start_spread(several, section)).count("goes on from checkpoint-") == 1
     assert losses(several) == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_machines_with_a_launcher_each_are_one_run(several):
+    """As docs/several-gpus.md says, both on this machine: stages read and write one shared directory."""
+    section = Sft(**tiny_training(batch_size=8, **EXACT))
+    finish(start(several, section, processes=1))
+    one = written(several, "sft")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "conf/accelerate/ddp.yaml"]
+    command += ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1"]
+    command += ["--main_process_port", port, "--machine_rank"]
+    told = {"DVC_STAGE": "sft", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    pipe = subprocess.PIPE
+    machines = [
+        subprocess.Popen(
+            [*command, rank, "-m", "stages.sft"],
+            cwd=several,
+            env={**os.environ, **told},
+            stdout=pipe,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    outputs = [finish(machine) for machine in machines]
+    assert [output.count("sft: step 6 of 6") for output in outputs] == [1, 0]
+    assert_alike(one, written(several, "sft"))
+    assert json.loads((several / "metrics/runs/sft.json").read_text(encoding="utf-8"))["plan"]["processes"] == 2
 
 
 @pytest.mark.slow
