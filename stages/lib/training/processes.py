@@ -48,12 +48,13 @@ def on_all_gpus(configs: Path) -> Callable[[Stage], Stage]:
             if started_by_launcher():
                 return run_one_of_several(stage, section, root)
             off = isinstance(section, Orpo) and not section.enabled
-            processes = 1 if off else count_processes(section, visible_gpus())
-            if processes == 1:
-                # trainers would split each batch over all GPUs that they see, and so multiply it
-                os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-                return stage(section, root)
-            return launch(section, root, processes, configs)
+            alone = off or section.distributed is Distributed.none
+            processes = 1 if alone else count_processes(section, visible_gpus())
+            if processes > 1:
+                return launch(section, root, processes, configs)
+            # In one process that sees several GPUs trl's trainers refuse to train; its ORPO gives each of them a batch.
+            os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+            return stage(section, root)
 
         return run
 
@@ -68,13 +69,11 @@ def visible_gpus() -> int:
 
 
 def count_processes(section: Training, gpus: int) -> int:
-    """How many processes share a step of `section` where `gpus` are visible.
+    """How many processes share a step of `section`, which asks for several, where `gpus` are visible.
 
     As asked; for 0 as many as there are GPUs, but no more than the rows of a step can be dealt to evenly. Raises
     UserError for more than there are GPUs, unless there is none: several processes on a CPU are for trying it out.
     """
-    if section.distributed is Distributed.none:
-        return 1
     if gpus and section.processes > gpus:
         raise UserError(
             f"{section_name(section)}.processes: found {section.processes}, but {gpus} GPUs are visible; needed at "

@@ -188,7 +188,8 @@ def test_one_gpu_says_that_it_is_the_only_one(tinyllama):
 
 
 def test_a_batch_that_processes_cannot_share_is_refused_naming_what_can(tinyllama):
-    with pytest.raises(UserError, match=r"sft\.batch_size: found 64, .* the 3 processes .*one of 1, 2, 4, 8, 16, 32, 64"):
+    needed = r"sft\.batch_size: found 64, .* the 3 processes .*one of 1, 2, 4, 8, 16, 32, 64"
+    with pytest.raises(UserError, match=needed):
         gpu_plan(tinyllama, replace(H200, processes=3))
 
 

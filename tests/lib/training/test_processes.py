@@ -23,7 +23,7 @@ from stages.lib.lineage import arguments_of
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Method, Quantization
 from stages.lib.schema.training import Dpo, Lora, Merge, Orpo, Sft
 from stages.lib.training.checkpoints import newest_complete
-from stages.lib.training.processes import count_processes
+from stages.lib.training.processes import count_processes, on_all_gpus
 from stages.merge import merge
 from stages.sft import sft
 
@@ -312,13 +312,27 @@ def test_processes_are_as_asked_or_as_many_gpus_as_the_batch_divides_by():
     def counted(gpus, **changes):
         return count_processes(Sft(**tiny_training(distributed=Distributed.auto, **changes)), gpus)
 
-    assert count_processes(Sft(**tiny_training()), 8) == 1
     assert [counted(gpus, batch_size=8) for gpus in (0, 1, 2, 3, 8)] == [1, 1, 2, 2, 8]
     assert counted(8, batch_size=2) == 2
     assert counted(0, batch_size=8, processes=4) == 4
     assert counted(8, batch_size=8, processes=4) == 4
     with pytest.raises(UserError, match=r"sft\.processes: found 4, but 2 GPUs are visible"):
         counted(2, batch_size=8, processes=4)
+
+
+def test_one_process_sees_one_gpu(monkeypatch, tmp_path):
+    """In one process that sees several trl's SFT and DPO refuse to train, and its ORPO gives each of them a batch."""
+
+    @on_all_gpus(tmp_path)
+    def stage(section, root):
+        return {"seen": os.environ["CUDA_VISIBLE_DEVICES"]}
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert stage(Sft(**tiny_training()), tmp_path) == {"seen": "3"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as one hides them all
+    assert stage(Sft(**tiny_training()), tmp_path) == {"seen": ""}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert stage(Orpo(**tiny_training(distributed=Distributed.ddp)), tmp_path) == {"seen": "0"}
 
 
 def test_a_batch_that_cannot_be_dealt_evenly_is_refused_naming_what_can():
