@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 SHAPES = {
-    "tiny": (64, 128, 2, 4, 2, 2000),
+    "tiny": (64, 128, 2, 4, 2, 2048),
     "SmolLM2-135M": (576, 1536, 30, 9, 3, 49152),
     "SmolLM2-360M": (960, 2560, 32, 15, 5, 49152),
     "TinyLlama-1.1B": (2048, 5632, 22, 32, 4, 32000),

@@ -1,10 +1,11 @@
 """Direct preference optimisation: a new adapter on the merged SFT model.
 
-Reads   models/sft-merged, data/prepared/preferences/train.jsonl
+Reads   models/sft-merged, data/prepared/preferences/train.jsonl, conf/accelerate
 Writes  models/dpo: adapter, tokenizer, lineage.json; metrics/dpo_log.csv; metrics/dpo.json: where it started, and pairs
 Run     python -m stages.dpo
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from stages.lib.records import write_json
 from stages.lib.schema.training import Dpo
 from stages.lib.training.plan import Plan
 from stages.lib.training.preference_start import refuse_wrong_reference
+from stages.lib.training.processes import on_all_gpus
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
 from stages.lib.training.trainer import rehearse, trainer_arguments
 
 BASE = Path("models/sft-merged")
 PREFERENCES = Path("data/prepared/preferences")
+ACCELERATE = Path("conf/accelerate")
 OUT = Path("models/dpo")
 LOG = Path("metrics/dpo_log.csv")
 METRICS = Path("metrics/dpo.json")
@@ -34,6 +37,7 @@ LOG_COLUMNS = {
 }
 
 
+@on_all_gpus(ACCELERATE)
 def dpo(section: Dpo, root: Path) -> dict[str, Any]:
     refuse_changed_weights(BASE, kind="merged")
     tuning = begin("dpo", section, BASE)
@@ -44,7 +48,8 @@ def dpo(section: Dpo, root: Path) -> dict[str, Any]:
     lineage = tuning.lineage([train], len(pairs), dropped)
     with tuning.checkpoints(plan, lineage) as folder:
         trainer = make_trainer(tuning, plan, pairs, folder)
-        start = refuse_wrong_reference(section, rehearse("dpo", trainer, plan, lengths), plan.torch_compile)
+        check = partial(refuse_wrong_reference, section, compiled=plan.torch_compile)
+        start = rehearse("dpo", trainer, plan, lengths, check)
         tuning.train(trainer, folder)
         tuning.publish(trainer, root / OUT, lineage)
         tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)

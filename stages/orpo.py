@@ -1,6 +1,6 @@
 """ORPO, SFT and preferences in one step: an adapter on the base model. Off unless orpo.enabled is true.
 
-Reads   models/base, data/prepared/preferences/train.jsonl
+Reads   models/base, data/prepared/preferences/train.jsonl, conf/accelerate
 Writes  models/orpo: adapter, tokenizer, lineage.json (which alone says "off" where it is off); metrics/orpo_log.csv
 Run     python -m stages.orpo orpo.enabled=true
 """
@@ -13,12 +13,14 @@ from stages.lib.lineage import OFF, write_lineage
 from stages.lib.publish import published
 from stages.lib.schema.training import Orpo
 from stages.lib.training.plan import Plan
+from stages.lib.training.processes import on_all_gpus
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
 from stages.lib.training.trainer import rehearse, trainer_arguments, write_log
 
 BASE = Path("models/base")
 PREFERENCES = Path("data/prepared/preferences")
+ACCELERATE = Path("conf/accelerate")
 OUT = Path("models/orpo")
 LOG = Path("metrics/orpo_log.csv")
 LOG_COLUMNS = {
@@ -31,6 +33,7 @@ LOG_COLUMNS = {
 }
 
 
+@on_all_gpus(ACCELERATE)
 def orpo(section: Orpo, root: Path) -> dict[str, Any]:
     if not section.enabled:
         return publish_nothing(root)

@@ -1,6 +1,6 @@
 """Supervised fine-tuning: an adapter that has learned the chats and the questions from PDFs.
 
-Reads   models/base, data/prepared/ultrachat/train.jsonl, data/prepared/pdf_qa/train.jsonl
+Reads   models/base, data/prepared/ultrachat/train.jsonl, data/prepared/pdf_qa/train.jsonl, conf/accelerate
 Writes  models/sft: adapter (or the whole model for method=full), tokenizer, lineage.json; metrics/sft_log.csv;
         metrics/sft_preview.html: the longest, the shortest and some other rows, with what of them is learned
 Run     python -m stages.sft
@@ -16,6 +16,7 @@ from stages.lib.schema.choices import LossOn
 from stages.lib.schema.training import Sft
 from stages.lib.training.plan import Plan
 from stages.lib.training.preview import render_supervision
+from stages.lib.training.processes import on_all_gpus
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import supervised_rows
 from stages.lib.training.trainer import rehearse, trainer_arguments
@@ -23,6 +24,7 @@ from stages.lib.training.trainer import rehearse, trainer_arguments
 BASE = Path("models/base")
 ULTRACHAT = Path("data/prepared/ultrachat")
 PDF_QA = Path("data/prepared/pdf_qa")
+ACCELERATE = Path("conf/accelerate")
 OUT = Path("models/sft")
 LOG = Path("metrics/sft_log.csv")
 PREVIEW = Path("metrics/sft_preview.html")
@@ -34,6 +36,7 @@ LOG_COLUMNS = {
 }
 
 
+@on_all_gpus(ACCELERATE)
 def sft(section: Sft, root: Path) -> dict[str, Any]:
     tuning = begin("sft", section, BASE)
     files = {ULTRACHAT / "train.jsonl": section.mix.ultrachat, PDF_QA / "train.jsonl": section.mix.pdf_qa}

@@ -23,15 +23,15 @@ def usable_cores() -> int:
     return cores
 
 
-def set_up_cpu(threads: int) -> int:
-    """Set torch's CPU threads to `threads`, or to all usable cores for 0, and keep freed memory for reuse.
+def set_up_cpu(threads: int, processes: int = 1) -> int:
+    """Set torch's CPU threads to `threads`, or for 0 to all usable cores, and keep freed memory for reuse.
 
-    Returns the number of threads.
+    So many `processes` of this machine share the cores. Returns the number of threads of this one.
     """
     import torch
 
     keep_freed_memory()
-    count = threads or usable_cores()
+    count = threads or max(1, usable_cores() // processes)
     torch.set_num_threads(count)
     return count
 
@@ -72,10 +72,12 @@ class Hardware:
     bfloat16: bool  # in hardware
     capability: tuple[int, int] = (0, 0)  # of an NVIDIA GPU
     compiler: bool = False  # torch.compile can build kernels for the GPU
+    processes: int = 1  # that share a step, each with a device like this one
+    sharded: bool = False  # the weights are spread over them (FSDP)
 
 
 def find_hardware() -> Hardware:
-    """The hardware of this process: its first visible GPU, else its CPU."""
+    """The hardware of this process: its GPU, the first visible one unless it was set to another, else its CPU."""
     import torch
 
     if device() == "cuda":

@@ -147,6 +147,8 @@ WRONG = {
     "gradient_checkpointing": "sometimes",
     "torch_compile": "sometimes",
     "cuda_graphs": "sometimes",
+    "distributed": "everywhere",
+    "processes": "-1",
     "dequantize_once": "sometimes",
     "padding_free": "sometimes",
     "threads": "-1",

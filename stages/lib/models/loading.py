@@ -59,17 +59,18 @@ def load_strictly(directory: Path, dtype: Any) -> Any:
     return model.to(device()).eval()
 
 
-def load_for_training(directory: Path, section: Training, dtype: Any) -> Any:
+def load_for_training(directory: Path, section: Training, dtype: Any, sharded: bool = False) -> Any:
     """A model to train as `section` asks: frozen weights quantised and computing in `dtype`.
 
     Weights that are themselves trained (method=full) are kept in float32: in bfloat16 small updates round to nothing.
+    `sharded` says that they will be spread over several processes (FSDP).
     Raises UserError for lora.target_modules that the model doesn't have.
     """
     import torch
 
     if section.method is Method.full:
-        return load_quantized(directory, Quantization.none, torch.float32)
-    model = load_quantized(directory, section.quantization, dtype)
+        return load_quantized(directory, Quantization.none, torch.float32, sharded)
+    model = load_quantized(directory, section.quantization, dtype, sharded)
     refuse_unknown_modules(model, section.lora.target_modules)
     return model
 
@@ -87,8 +88,13 @@ def refuse_unknown_modules(model: Any, names: list[str]) -> None:
         )
 
 
-def load_quantized(directory: Path, quantization: Quantization, dtype: Any) -> Any:
-    """A model whose weights are quantised as asked, computing in `dtype`."""
+def load_quantized(directory: Path, quantization: Quantization, dtype: Any, sharded: bool = False) -> Any:
+    """A model whose weights are quantised as asked, computing in `dtype`, on this process's GPU where it has one.
+
+    With `sharded` it is ready for FSDP, which spreads tensors of one floating type and takes them from there: 16-bit
+    weights are left in the CPU's memory, of one process alone; 4-bit ones are kept in tensors of `dtype`.
+    """
+    import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     quiet_libraries()
@@ -99,11 +105,12 @@ def load_quantized(directory: Path, quantization: Quantization, dtype: Any) -> A
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=dtype if sharded else torch.uint8,
         )
     elif quantization is Quantization.int8:
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-    if device() == "cuda":
-        options["device_map"] = {"": 0}
+    if device() == "cuda" and not (sharded and quantization is Quantization.none):
+        options["device_map"] = {"": torch.cuda.current_device()}
     model = AutoModelForCausalLM.from_pretrained(directory, **options)
     keep_4bit_weights_unpacked(model)
     return model

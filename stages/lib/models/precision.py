@@ -33,17 +33,22 @@ def resolve_precision(
     why = "as asked"
     if section.quantization is Quantization.auto:
         weights, memory = count_weights(base), hardware.total_memory
-        sizes = {bits: size for bits, size in BYTES.items() if section.engine is Engine.trl or bits in UNSLOTH_BITS}
-        picked = next(
-            (bits for bits, size in sizes.items() if size * weights <= WEIGHTS_SHARE * memory), Quantization.nf4
-        )
-        if section.method is Method.full:
-            picked = Quantization.none
-        section = replace(section, quantization=picked)
+        section = replace(section, quantization=pick_quantization(section, weights, memory))
         why = f"{weights / 1e9:.2f} billion weights, {memory / 2**30:.0f} GiB of memory on {hardware.device}"
     record = {"quantization": section.quantization.value, "quantization_why": why, "dtype": str(dtype)}
     print(f"{name}: trains on {record['quantization']} weights ({why}), computes in {dtype}", flush=True)
     return section, dtype, record
+
+
+def pick_quantization(section: Training, weights: int, memory: int) -> Quantization:
+    """What quantization=auto means for so many `weights` and bytes of `memory`; as asked where it isn't auto."""
+    if section.quantization is not Quantization.auto:
+        return section.quantization
+    if section.method is Method.full:
+        return Quantization.none
+    able = [bits for bits in BYTES if section.engine is Engine.trl or bits in UNSLOTH_BITS]
+    fitting = (bits for bits in able if BYTES[bits] * weights <= WEIGHTS_SHARE * memory)
+    return next(fitting, Quantization.nf4)
 
 
 def count_weights(directory: Path) -> int:

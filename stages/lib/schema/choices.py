@@ -63,6 +63,15 @@ class Choice(Enum):
     never = "never"
 
 
+class Distributed(Enum):
+    """How several processes, one for each GPU, share the work of a step."""
+
+    none = "none"  # one process
+    auto = "auto"  # ddp where one GPU has room for the model, else fsdp
+    ddp = "ddp"  # each has the whole model and a part of the rows
+    fsdp = "fsdp"  # each has a part of the weights, too
+
+
 class Optim(Enum):
     """transformers' names."""
 

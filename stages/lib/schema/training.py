@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from stages.lib.errors import require
 from stages.lib.schema.choices import (
     Choice,
+    Distributed,
     DpoLoss,
     Dtype,
     Engine,
@@ -65,6 +66,8 @@ class Training:
     torch_compile: Choice = Choice.auto  # of each layer; on a GPU, where the run is long enough to pay for it
     cuda_graphs: Choice = Choice.auto  # replay the decoder's passes; on a GPU, where a step is one pass
     dequantize_once: Choice = Choice.auto  # keep 16-bit values of 4-bit weights, where memory allows: equal, and faster
+    distributed: Distributed = Distributed.none  # over several GPUs, by accelerate; the batch_size stays what it is
+    processes: int = 0  # of distributed; 0: all visible GPUs, as far as the batch divides; on a CPU a number
     threads: int = 0  # CPU threads; 0: all that this process may use
     checkpoint_minutes: float = 5.0  # how much a crash may cost; 0: a checkpoint after every step
     report_to: list[Tracker] = field(default_factory=list)
@@ -97,6 +100,25 @@ class Training:
         )
         require(self.lora.lora_alpha > 0, f"{section}.lora.lora_alpha", self.lora.lora_alpha, "1 or more")
         require(0 <= self.seed < 2**32, f"{section}.seed", self.seed, "0 to 4294967295")
+        require(self.processes >= 0, f"{section}.processes", self.processes, "0 (all visible GPUs) or more")
+        require(
+            self.processes == 0 or self.batch_size % self.processes == 0,
+            f"{section}.processes",
+            self.processes,
+            f"a number that divides {section}.batch_size={self.batch_size}: {divisors(self.batch_size)}",
+        )
+        require(
+            self.processes < 2 or self.distributed is not Distributed.none,
+            f"{section}.processes",
+            self.processes,
+            f"0 or 1 with {section}.distributed=none; or {section}.distributed=auto",
+        )
+        require(
+            self.distributed is not Distributed.fsdp or self.quantization is not Quantization.int8,
+            f"{section}.quantization",
+            self.quantization.value,
+            f"none, nf4 or auto with {section}.distributed=fsdp: int8 weights can't be spread",
+        )
         require(self.threads >= 0, f"{section}.threads", self.threads, "0 (all usable) or more")
         require(
             self.checkpoint_minutes >= 0,
@@ -132,7 +154,13 @@ class Training:
             self.dtype.value,
             f"auto, bfloat16 or float16, {chosen} would compute in 16 bits all the same",
         )
-        for name in ("torch_compile", "dequantize_once"):
+        require(
+            self.distributed is Distributed.none,
+            f"{section}.distributed",
+            self.distributed.value,
+            f"none, {chosen} trains on one GPU",
+        )
+        for name in ("torch_compile", "cuda_graphs", "dequantize_once"):
             choice = getattr(self, name)
             require(choice is Choice.auto, f"{section}.{name}", choice.value, f"auto, {chosen} decides it by itself")
         absent = [package for package in UNSLOTH if find_spec(package) is None]
@@ -142,6 +170,11 @@ class Training:
             self.engine.value,
             f"trl, or the packages {' and '.join(absent)}: make unsloth (docs/unsloth.md)",
         )
+
+
+def divisors(number: int) -> str:
+    """The numbers that divide `number`, for a message."""
+    return ", ".join(str(each) for each in range(1, number + 1) if number % each == 0)
 
 
 @dataclass

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from stages.lib.publish import explain_disk_errors
+from stages.lib.training.processes import from_all, from_main, is_main
 
 COMPLETE = "complete.json"
 """Written last into a checkpoint: names and sizes of its files. A folder without it was being written when killed."""
@@ -125,13 +126,18 @@ def train_with_checkpoints(trainer: Any, folder: Path, minutes: float) -> None:
         saved = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if caught or time.monotonic() - self.saved >= 60 * minutes:
+            # Signals and clocks differ between processes: all save, and all stop, where one of them would.
+            everywhere = from_all((list(caught), time.monotonic() - self.saved >= 60 * minutes))
+            caught[:] = next((signals for signals, _ in everywhere if signals), caught)
+            if caught or any(due for _, due in everywhere):
                 control.should_save = True
             if caught:
                 control.should_training_stop = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            mark_complete(folder / f"checkpoint-{state.global_step}")
+            from_all(None)  # each process has written its part
+            if is_main():
+                mark_complete(folder / f"checkpoint-{state.global_step}")
             self.saved = time.monotonic()
 
     def catch(number: int, frame: FrameType | None) -> None:
@@ -139,7 +145,7 @@ def train_with_checkpoints(trainer: Any, folder: Path, minutes: float) -> None:
         signal.signal(number, previous[number])
 
     trainer.add_callback(Save())
-    checkpoint = newest_complete(folder)
+    checkpoint = from_main(newest_complete(folder) if is_main() else None)
     if checkpoint:
         print(f"goes on from {checkpoint.name} of an earlier run", flush=True)
     previous: dict[int, Any] = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -150,9 +156,10 @@ def train_with_checkpoints(trainer: Any, folder: Path, minutes: float) -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
     if caught and trainer.state.global_step < trainer.state.max_steps:
-        print(
-            f"stopped by {signal.Signals(caught[0]).name} after step {trainer.state.global_step} of "
-            f"{trainer.state.max_steps}; nothing was published. `dvc repro` goes on from there",
-            file=sys.stderr,
-        )
+        if is_main():
+            print(
+                f"stopped by {signal.Signals(caught[0]).name} after step {trainer.state.global_step} of "
+                f"{trainer.state.max_steps}; nothing was published. `dvc repro` goes on from there",
+                file=sys.stderr,
+            )
         raise SystemExit(128 + caught[0])

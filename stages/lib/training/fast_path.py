@@ -36,7 +36,10 @@ def speed_up_model(model: Any, plan: Plan, dtype: Any) -> Any:
 def speed_up_trainer(trainer: Any, plan: Plan, dtype: Any) -> None:
     """Prepare the model of a trl trainer, its adapter included, for the steps that `plan` decided."""
     skip_adapter_casts(trainer.model)
-    spare_the_host(trainer)
+    if plan.sharded:
+        gather_head(causal_lm_of(trainer.model))
+    else:  # FSDP puts other parameters into the place of those that this remembers
+        spare_the_host(trainer)
     if plan.attention is Attention.row_by_row:
         score_supervised_positions(trainer.model)
     if plan.torch_compile:
@@ -151,18 +154,38 @@ def skip_adapter_casts(model: Any) -> None:
             module.cast_input_dtype_enabled = False
 
 
+def gather_head(causal_lm: Any) -> None:
+    """Have a frozen head whole when the loss takes its weight, where weights are spread over processes (FSDP).
+
+    FSDP gathers a module's weights for its forward, and the fused heads of trl and of `score_supervised_positions`
+    read the weight without one. A head that shares the embeddings' weight is gathered with them, and one that is
+    trained with the last norm (accelerate 1.15 doesn't find that one behind an adapter).
+    """
+    head = causal_lm.get_output_embeddings()
+    if not head.weight.requires_grad and head.weight is not causal_lm.get_input_embeddings().weight:
+        causal_lm.get_decoder().register_forward_hook(lambda *_: head.unshard())
+
+
 def spare_the_host(trainer: Any) -> None:
     """Leave out walks over all modules that a trl trainer takes in every step; a fast GPU waits for each.
 
     With an adapter a model of 22 layers has some 1,500 modules. What is left out counts floating-point operations,
     which nobody reads, and sets a mode that is set; what needs the parameters gets those that are trained.
     """
+    from transformers import TrainerCallback
+
     model = trainer.model
+
+    class SpareInTheWrapper(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            trainer.model_wrapped.parameters = model.parameters  # what several processes (DDP) put around the model
+
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     set_mode = model.train
     trainer.floating_point_ops = lambda inputs: 0
     model.parameters = lambda recurse=True: iter(trained)  # clip_grad_norm_ and zero_grad ask for them
     model.train = lambda mode=True: model if model.training is mode else set_mode(mode)
+    trainer.add_callback(SpareInTheWrapper())
 
 
 def score_supervised_positions(model: Any) -> None:

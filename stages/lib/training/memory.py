@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.lib.errors import UserError
-from stages.lib.schema.choices import Method, Optim
+from stages.lib.schema.choices import Method, Optim, Quantization
 from stages.lib.schema.training import Training
 
 GIB = 2**30
@@ -33,6 +33,7 @@ class Estimate:
     logits: int
     dequantized: int
     fragments: int
+    weights: int  # where they are spread over processes: this one's part, and a whole layer at a time
 
     def total(self) -> int:
         return sum(vars(self).values())
@@ -48,6 +49,7 @@ def estimate(
     checkpointing: bool,
     dequantized: bool,
     all_logits: bool,
+    shards: int = 1,
 ) -> Estimate:
     """Memory of one step over `tokens` tokens (rows x longest row of one forward pass) in 16-bit arithmetic.
 
@@ -56,7 +58,8 @@ def estimate(
     value width k, inner width i: two norms 16 h, attention 6 h + 4 k, MLP 8 i, the adapter's inner values 14 r, and
     the weights of explicit attention 6 a s for a heads and s tokens in a row on a CPU (fused attention keeps none).
     With `all_logits` every position is projected onto the vocabulary at once, as trl's ORPO does.
-    Checkpointing keeps a layer's input, 2 h, and one layer's values at a time.
+    Checkpointing keeps a layer's input, 2 h, and one layer's values at a time. `shards` processes with FSDP hold a
+    part each of the weights and of what is trained, and beside it two whole layers and the embeddings at a time.
     """
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     heads = config.num_attention_heads
@@ -80,14 +83,18 @@ def estimate(
     activations = layers * 2 * tokens * hidden + a_layer if checkpointing else layers * a_layer
     scored = min(tokens, HEAD_ROWS) if on_cpu and not all_logits else tokens
     logits = 10 * scored * config.vocab_size  # in 16 bit, in float32, and their softmax
+    bytes_each = (2 if section.quantization is Quantization.none else 0.55) if rank else 4
+    at_once = 2 * parameters // layers + 2 * hidden * config.vocab_size
+    own = -(-trained // shards)
     return Estimate(
-        adapter=4 * trained if rank else 0,
-        gradients=4 * trained,
-        optimizer=OPTIMIZER_BYTES.get(section.optim, 8) * trained,
+        adapter=4 * own if rank else 0,
+        gradients=4 * own,
+        optimizer=OPTIMIZER_BYTES.get(section.optim, 8) * own,
         activations=activations,
         logits=logits,
         dequantized=2 * parameters if dequantized else 0,
         fragments=int(FRAGMENTED * (activations + logits)) if on_cpu else 0,
+        weights=int(bytes_each * (parameters / shards + at_once)) if shards > 1 else 0,
     )
 
 

@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from math import ceil
 from typing import Any
 
-from stages.lib.errors import UserError
+from stages.lib.errors import UserError, require
 from stages.lib.hardware import Hardware
-from stages.lib.schema.choices import Choice, Engine, Optim, Quantization
-from stages.lib.schema.training import Sft, Training
+from stages.lib.schema.choices import Choice, Distributed, Engine, Optim, Quantization
+from stages.lib.schema.training import Sft, Training, divisors
 from stages.lib.training.memory import GIB, Estimate, estimate, too_large
 
 CPU_MICRO_BATCH_TOKENS = 1024
@@ -43,7 +43,9 @@ class Attention(Enum):
 class Plan:
     """What was decided, and why; kept in the run record."""
 
-    micro_batch_size: int  # rows per forward pass
+    processes: int  # that share a step
+    sharded: bool  # the weights are spread over them (FSDP)
+    micro_batch_size: int  # rows per forward pass of a process
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
     attention: Attention
@@ -54,7 +56,7 @@ class Plan:
     dequantize_once: bool  # keep 16-bit values of 4-bit weights
     optim: str
     longest: int  # tokens of the longest sequence
-    estimated_mib: int  # beyond the loaded model
+    estimated_mib: int  # of a process, beyond the loaded model
     free_mib: int
     why: dict[str, str] = field(default_factory=dict)
 
@@ -87,10 +89,19 @@ def make_plan(
 
     `lengths` are the rows' in tokens, by the longest sequence of those that a row has (`sequences`; a pair: 2);
     `name` is the section's; `all_logits` says that the trainer projects every position onto the vocabulary at once.
-    Micro-batch times accumulation is always the batch size. What a setting leaves open (micro_batch_size 0, a choice
-    that is auto) is chosen so that the step fits. Raises UserError naming two settings if it can't, or the one that
-    the hardware can't do.
+    Micro-batch times accumulation times `hardware.processes` is always the batch size. What a setting leaves open
+    (micro_batch_size 0, a choice that is auto) is chosen so that the step fits. Raises UserError naming two settings
+    if it can't, the one that the hardware can't do, or a batch size that the processes can't share evenly.
     """
+    processes = hardware.processes
+    require(
+        section.batch_size % processes == 0,
+        f"{name}.batch_size",
+        section.batch_size,
+        f"a multiple of the {processes} processes that share it; or {name}.processes, one of "
+        f"{divisors(section.batch_size)}",
+    )
+    share = section.batch_size // processes  # rows of a step for each process
     longest, on_cpu = max(lengths), hardware.device == "cpu"
     config, parameters = model.config.get_text_config(), model.num_parameters()
 
@@ -104,21 +115,26 @@ def make_plan(
             checkpointing=passes.checkpointing,
             dequantized=passes.dequantize,
             all_logits=all_logits,
+            shards=processes if hardware.sharded else 1,
         )
 
     room = int(FREE_SHARE * hardware.free_memory)
-    passes, passes_why = decide_passes(name, section, on_cpu, longest, sequences, room, needed)
-    steps = optimizer_steps(section, len(lengths)) * (section.batch_size // passes.rows)
+    own = replace(section, batch_size=share, processes=0)
+    passes, passes_why = decide_passes(name, own, hardware, longest, sequences, room, needed)
+    accumulation = share // passes.rows
     padding_free, attention, attention_why = decide_attention(name, section, hardware, lengths, sequences)
+    steps = optimizer_steps(section, len(lengths)) * accumulation
     torch_compile, compile_why = decide_compile(name, section, hardware, steps)
-    cuda_graphs, graphs_why = decide_graphs(name, section, hardware, steps, passes)
+    cuda_graphs, graphs_why = decide_graphs(name, own, hardware, steps, passes)
     # Paging is a GPU affair; on a CPU bitsandbytes runs its plain AdamW instead, slower than torch's.
     unpaged = on_cpu and section.optim is Optim.paged_adamw_32bit
     total = needed(passes).total()
     memory = f"about {total / GIB:.1f} of {hardware.free_memory / GIB:.1f} free GiB"
     return Plan(
+        processes=processes,
+        sharded=hardware.sharded,
         micro_batch_size=passes.rows,
-        gradient_accumulation_steps=section.batch_size // passes.rows,
+        gradient_accumulation_steps=accumulation,
         gradient_checkpointing=passes.checkpointing,
         attention=attention,
         padding_free=padding_free,
@@ -131,6 +147,7 @@ def make_plan(
         estimated_mib=total // 2**20,
         free_mib=hardware.free_memory // 2**20,
         why={
+            **processes_why(section, hardware),
             "micro_batch_size": f"of a batch of {section.batch_size}, rows of up to {longest} tokens; {memory}",
             "attention": attention_why,
             "padding_free": "rows end to end" if padding_free else "rows padded to the longest of a pass",
@@ -140,6 +157,16 @@ def make_plan(
             **passes_why,
         },
     )
+
+
+def processes_why(section: Training, hardware: Hardware) -> dict[str, str]:
+    """Why so many processes share a step, where several were asked for."""
+    if hardware.processes > 1:
+        shared = "each holds a part of the weights" if hardware.sharded else "each holds the whole model"
+        return {"processes": f"{section.batch_size // hardware.processes} rows of a step each; {shared}"}
+    if section.distributed is not Distributed.none:
+        return {"processes": "one GPU, or a batch of one row" if hardware.device == "cuda" else "no GPU is visible"}
+    return {}
 
 
 @dataclass
@@ -154,14 +181,17 @@ class Passes:
 def decide_passes(
     name: str,
     section: Training,
-    on_cpu: bool,
+    hardware: Hardware,
     longest: int,
     sequences: int,
     room: int,
     needed: Callable[..., Estimate],
 ) -> tuple[Passes, dict[str, str]]:
-    """The largest passes that fit into `room` bytes by `needed`, and why; see make_plan for the other arguments."""
-    budget = CPU_MICRO_BATCH_TOKENS if on_cpu else GPU_MICRO_BATCH_TOKENS
+    """The largest passes that fit into `room` bytes by `needed`, and why; see make_plan for the other arguments.
+
+    `section`'s batch size is the share of one process.
+    """
+    budget = CPU_MICRO_BATCH_TOKENS if hardware.device == "cpu" else GPU_MICRO_BATCH_TOKENS
     most = section.micro_batch_size or max(1, budget // (sequences * longest))
     divisors = [rows for rows in range(section.batch_size, 0, -1) if section.batch_size % rows == 0 and rows <= most]
     sizes = divisors[:1] if section.micro_batch_size else divisors
@@ -173,7 +203,8 @@ def decide_passes(
     if passes is None:
         raise too_large(name, needed(choices[-1]), room, remedies(name, section, choices[-1], longest, needed))
     checkpointing_why = "as asked" if not auto else "it fits only so" if passes.checkpointing else "it fits"
-    dequantize, dequantize_why = decide_dequantize(section, needed(replace(passes, dequantize=True)).total() <= room)
+    fits = needed(replace(passes, dequantize=True)).total() <= room
+    dequantize, dequantize_why = decide_dequantize(section, hardware, fits)
     why = {"gradient_checkpointing": checkpointing_why, "dequantize_once": dequantize_why}
     return replace(passes, dequantize=dequantize), why
 
@@ -193,7 +224,7 @@ def remedies(
     return {setting: less for setting, less in smaller.items() if less.total() < found}
 
 
-def decide_dequantize(section: Training, fits: bool) -> tuple[bool, str]:
+def decide_dequantize(section: Training, hardware: Hardware, fits: bool) -> tuple[bool, str]:
     """Whether 16-bit values are kept of 4-bit weights, where `fits` says that there is room, and why."""
     if section.quantization is not Quantization.nf4:
         return False, "no 4-bit weights"
@@ -201,6 +232,8 @@ def decide_dequantize(section: Training, fits: bool) -> tuple[bool, str]:
         return False, "Unsloth's kernels read 4-bit weights"
     if section.dequantize_once is not Choice.auto:
         return section.dequantize_once is Choice.always, "as asked"
+    if hardware.sharded:
+        return False, "what is spread over processes is sent in 4 bits"
     return fits, "there is room for 16-bit values" if fits else "16-bit values would not fit"
 
 
@@ -266,6 +299,8 @@ def decide_compile(name: str, section: Training, hardware: Hardware, passes: int
         return False, "on a CPU it gains nothing here"
     if not hardware.compiler:
         return False, "no Triton with a C compiler for this GPU"
+    if hardware.sharded:
+        return False, "weights that are spread over processes come and go within a layer"
     if passes < COMPILE_PASSES:
         return False, f"{passes} forward passes are too few to pay for it ({COMPILE_PASSES})"
     return True, f"{passes} forward passes pay for it"
@@ -278,6 +313,7 @@ def decide_graphs(name: str, section: Training, hardware: Hardware, steps: int, 
         "Unsloth runs the decoder": section.engine is Engine.unsloth,
         "layers are recomputed": passes.checkpointing,
         "a step takes several passes": passes.rows < section.batch_size,
+        "weights that are spread over processes come and go": hardware.sharded,
         "8-bit weights ask the host in each layer": section.quantization is Quantization.int8,
     }
     why = next((hindrance for hindrance, found in hindrances.items() if found), None)
@@ -289,6 +325,8 @@ def decide_graphs(name: str, section: Training, hardware: Hardware, steps: int, 
         return False, "as asked"
     if why:
         return False, why
+    if hardware.processes > 1:
+        return False, "not tried with several processes; always asks for it"
     if steps < COMPILE_PASSES:
         return False, f"{steps} forward passes are too few to pay for recording ({COMPILE_PASSES})"
     return True, "a pass is one launch for the host"

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from stages.lib.schema.choices import Engine, Method
 from stages.lib.training.checkpoints import checkpoint_folder, train_with_checkpoints
 from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
 from stages.lib.training.plan import Plan, make_plan
+from stages.lib.training.processes import count, count_here, from_all, from_main, is_main, sharded
 from stages.lib.training.trainer import (
     copy_tokenizer,
     keep_adapter_in_float32,
+    keep_losses_in_float32,
     lora_config,
     report_progress,
     save_adapter,
@@ -79,24 +81,32 @@ class TrainingRun:
     def checkpoints(self, plan: Plan, lineage: dict[str, Any]) -> Iterator[Path]:
         """The folder for checkpoints of exactly this run; see checkpoint_folder."""
         same = {**lineage, **plan.decisions(), "threads": self.threads, **self.precision, **self.engine}
-        with checkpoint_folder(self.name, same) as folder:
-            yield folder
+        if is_main():
+            with checkpoint_folder(self.name, same) as folder:
+                yield from_main(folder)
+        else:
+            yield from_main(None)
 
     def train(self, trainer: Any, folder: Path) -> None:
         """Train to the end, with progress printed and checkpoints in `folder`."""
         report_progress(trainer, self.section.logging_steps)
+        if sharded():
+            keep_losses_in_float32(trainer, self.dtype)
         began = time.monotonic()
         train_with_checkpoints(trainer, folder, self.section.checkpoint_minutes)
         self.compute_seconds = round(time.monotonic() - began, 1)
 
     def publish(self, trainer: Any, out: Path, lineage: dict[str, Any]) -> None:
         """Write the model directory `out`: adapter or whole model, tokenizer, lineage.json."""
+        weights = whole_weights(trainer.model)
+        if not is_main():
+            return
         with published(out) as directory:
             directory.mkdir()
             if self.section.method is Method.lora:
-                save_adapter(trainer.model, directory)
+                save_adapter(trainer.model, directory, weights)
             else:
-                trainer.model.save_pretrained(directory)
+                trainer.model.save_pretrained(directory, state_dict=weights)
             copy_tokenizer(self.base, directory)
             write_lineage(directory, lineage)
 
@@ -116,11 +126,42 @@ class TrainingRun:
 def begin(name: str, section: Any, base: Path) -> TrainingRun:
     """Set up this process and load the model in `base` to be trained as `section` asks."""
     engine = start_engine(name, section)
-    threads = set_up_cpu(section.threads)
-    hardware = find_hardware()
+    threads = set_up_cpu(section.threads, count_here())
+    hardware = find_common_hardware()
     section, dtype, precision = resolve_precision(name, section, base, hardware)
     tokenizer = load_tokenizer(base)
-    load = load_for_unsloth if section.engine is Engine.unsloth else load_for_training
-    model = load(base, section, dtype)
+    if section.engine is Engine.unsloth:
+        model = load_for_unsloth(base, section, dtype)
+    else:
+        model = load_for_training(base, section, dtype, sharded())
     # The GPU's memory that is free now is what training may take.
-    return TrainingRun(name, section, base, find_hardware(), threads, dtype, precision, tokenizer, model, engine)
+    hardware = find_common_hardware()
+    return TrainingRun(name, section, base, hardware, threads, dtype, precision, tokenizer, model, engine)
+
+
+def find_common_hardware() -> Hardware:
+    """What each of the processes that share a step has: they must all decide alike."""
+    found = find_hardware()
+    if found.device == "cpu":  # whose memory those of this machine share
+        shared = count_here()
+        found = replace(found, total_memory=found.total_memory // shared, free_memory=found.free_memory // shared)
+    everywhere = from_all(found)
+    return replace(
+        everywhere[0],
+        total_memory=min(each.total_memory for each in everywhere),
+        free_memory=min(each.free_memory for each in everywhere),
+        processes=count(),
+        sharded=sharded(),
+    )
+
+
+def whole_weights(model: Any) -> dict[str, Any] | None:
+    """The trained weights by name, whole and on the CPU, where they are spread over processes (FSDP); else None.
+
+    All processes must call it.
+    """
+    if not sharded():
+        return None
+    return {
+        name: parameter.full_tensor().cpu() for name, parameter in model.named_parameters() if parameter.requires_grad
+    }

@@ -3,6 +3,7 @@
 import csv
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def trainer_arguments(name: str, section: Training, plan: Plan, dtype: Any, fold
         "fp16": dtype is torch.float16,
         "use_cpu": device() == "cpu",
         "dataloader_pin_memory": device() == "cuda",
+        "ddp_find_unused_parameters": False,  # an adapter's are all used; looking for others costs a pass
         "disable_tqdm": True,  # report_progress prints a line now and then
         "save_strategy": "no",  # checkpoints.py saves by time
         "save_total_limit": 2,
@@ -74,12 +76,27 @@ def keep_adapter_in_float32(model: Any) -> None:
             parameter.data = parameter.data.to(torch.float32)
 
 
-def save_adapter(model: Any, out: Path) -> None:
-    """Save a trained adapter so that equal adapters have equal bytes: sorted modules, no paths, no model card."""
+def keep_losses_in_float32(trainer: Any, dtype: Any) -> None:
+    """Undo accelerate's cast of what a spread model (FSDP) returns, and of its gradients' sums, to a 16-bit `dtype`.
+
+    Log-probabilities and losses would keep three digits, and DPO's margins are differences of them.
+    """
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=None)
+    trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
+
+
+def save_adapter(model: Any, out: Path, weights: dict[str, Any] | None = None) -> None:
+    """Save a trained adapter so that equal adapters have equal bytes: sorted modules, no paths, no model card.
+
+    `weights` are its tensors by name where the model itself has only a part of them.
+    """
     for config in model.peft_config.values():
         config.base_model_name_or_path = ADAPTER_BASE
         config.target_modules = sorted(config.target_modules)
-    model.save_pretrained(out)
+    model.save_pretrained(out, state_dict=weights)
     (out / "README.md").unlink(missing_ok=True)
 
 
@@ -129,13 +146,25 @@ def report_progress(trainer: Any, every: int) -> None:
     trainer.add_callback(Report())
 
 
-def rehearse(name: str, trainer: Any, plan: Plan, lengths: list[int]) -> dict[str, float]:
+def rehearse(
+    name: str,
+    trainer: Any,
+    plan: Plan,
+    lengths: list[int],
+    check: Callable[[dict[str, float]], dict[str, float]] = dict,
+) -> dict[str, float]:
     """One forward and backward pass on the longest rows before training: what can't work fails in the first minute.
 
     `lengths` are those of the trainer's rows. It leaves weights, random numbers and metrics as they were. Returns the
-    loss and trl's other figures of the pass. Raises UserError if the GPU's memory is not enough.
+    loss and trl's other figures of the pass, as `check` returns them. Raises UserError if the GPU's memory is not
+    enough, or what `check` raises. A model that is spread over processes (FSDP) can run in its trainer alone: there
+    the first step stands in, and the figures are in the dictionary once it is taken.
     """
     import torch
+
+    if plan.sharded:
+        print(f"{name}: with fsdp the first step is its own rehearsal", flush=True)
+        return first_step(trainer, check)
 
     longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])[: plan.micro_batch_size]
     model = trainer.model
@@ -155,4 +184,19 @@ def rehearse(name: str, trainer: Any, plan: Plan, lengths: list[int]) -> dict[st
     figures = {key: float(values[-1]) for key, values in metrics["train"].items()}
     metrics["train"].clear()
     trainer._total_train_tokens = 0
-    return {"loss": float(loss.detach()), **figures}
+    return check({"loss": float(loss.detach()), **figures})
+
+
+def first_step(trainer: Any, check: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
+    """The figures that the trainer's first step will log before it changes a weight, as `check` returns them."""
+    from transformers import TrainerCallback
+
+    figures: dict[str, float] = {}
+
+    class Check(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if not figures:  # a run that goes on has the first step in its history
+                figures.update(check({key: float(value) for key, value in state.log_history[0].items()}))
+
+    trainer.add_callback(Check())
+    return figures

@@ -1,5 +1,7 @@
 """The plan keeps the batch, fits the memory found, and says what would fit where nothing does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import tiny_training
@@ -7,9 +9,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from stages.lib.errors import UserError
 from stages.lib.hardware import Hardware, resolve_dtype
-from stages.lib.schema.choices import Choice, Dtype, Optim, Quantization
+from stages.lib.schema.choices import Choice, Distributed, Dtype, Method, Optim, Quantization
 from stages.lib.schema.training import Lora, Sft
 from stages.lib.training.plan import Attention, make_plan
+from stages.lib.training.sharing import share_out
 
 GIB = 2**30
 
@@ -164,3 +167,70 @@ def test_what_cannot_be_replayed_is_not_and_asking_for_it_is_refused(tinyllama, 
     assert gpu_plan(tinyllama, H200, **changes).why["cuda_graphs"] == hindrance
     with pytest.raises(UserError, match=f"sft.cuda_graphs: found always, but {hindrance}"):
         gpu_plan(tinyllama, H200, cuda_graphs=Choice.always, **changes)
+
+
+TWO_H200 = replace(H200, processes=2)
+
+
+def test_processes_share_the_batch(tinyllama):
+    plan = gpu_plan(tinyllama, TWO_H200, distributed=Distributed.ddp)
+    assert (plan.processes, plan.micro_batch_size, plan.gradient_accumulation_steps) == (2, 32, 1)
+    assert "32 rows of a step each; each holds the whole model" in plan.block("sft")
+    assert plan.estimated_mib < gpu_plan(tinyllama, H200).estimated_mib
+    small = gpu_plan(tinyllama, replace(CARD_8GB, processes=4))
+    assert small.processes * small.micro_batch_size * small.gradient_accumulation_steps == 64
+
+
+def test_one_gpu_says_that_it_is_the_only_one(tinyllama):
+    block = gpu_plan(tinyllama, H200, distributed=Distributed.auto).block("sft")
+    assert "processes                   1                   one GPU" in block
+    assert "processes" not in gpu_plan(tinyllama, H200).block("sft")
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_naming_what_can(tinyllama):
+    needed = r"sft\.batch_size: found 64, .* the 3 processes .*one of 1, 2, 4, 8, 16, 32, 64"
+    with pytest.raises(UserError, match=needed):
+        gpu_plan(tinyllama, replace(H200, processes=3))
+
+
+def test_recorded_passes_and_compiled_layers_are_not_for_spread_weights(tinyllama):
+    plan = gpu_plan(tinyllama, replace(TWO_H200, sharded=True), quantization=Quantization.nf4)
+    assert (plan.torch_compile, plan.cuda_graphs, plan.dequantize_once) == (False, False, False)
+    with pytest.raises(UserError, match=r"sft\.cuda_graphs: found always, but weights that are spread"):
+        gpu_plan(tinyllama, replace(TWO_H200, sharded=True), cuda_graphs=Choice.always)
+
+
+def llama_8b():
+    """Llama 3's shape, and how many weights it has."""
+    shape = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256}
+    return LlamaConfig(**shape, num_attention_heads=32, num_key_value_heads=8), 8_030_261_248
+
+
+@pytest.mark.parametrize(
+    ("gib", "quantization", "method", "sharing"),
+    [
+        (16, Quantization.none, Method.lora, Distributed.fsdp),
+        (16, Quantization.nf4, Method.lora, Distributed.ddp),
+        (16, Quantization.auto, Method.lora, Distributed.ddp),  # it means int8 there
+        (140, Quantization.none, Method.lora, Distributed.ddp),
+        (140, Quantization.none, Method.full, Distributed.ddp),
+        (80, Quantization.none, Method.full, Distributed.fsdp),
+    ],
+)
+def test_a_model_is_spread_where_one_gpu_cannot_hold_a_step(gib, quantization, method, sharing):
+    values = {"quantization": quantization, "method": method, "distributed": Distributed.auto, "max_length": 512}
+    section = Sft(**tiny_training(lora=Lora(r=16, lora_alpha=32, lora_dropout=0.0), **values))
+    found, why = share_out(section, *llama_8b(), gib * GIB)
+    assert found is sharing
+    assert f"of {gib} GiB of one GPU" in why
+
+
+def test_a_step_of_the_larger_model_fits_once_it_is_spread(tinyllama):
+    """The weights of a process count: its part of them, and what is whole at a time."""
+    card = Hardware("cuda", 16 * GIB, 15 * GIB, bfloat16=True, capability=(8, 6), processes=8, sharded=True)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(llama_8b()[0])
+    plan = gpu_plan(model, card, batch_size=8, quantization=Quantization.none)
+    assert 4 * 1024 < plan.estimated_mib < 15 * 1024
+    with pytest.raises(UserError, match=r"training needs about .*weights [4-9]\.\d"):
+        gpu_plan(model, replace(card, free_memory=6 * GIB), batch_size=8, quantization=Quantization.none)

@@ -27,7 +27,7 @@ from stages.lib.errors import UserError
 from stages.lib.hardware import Hardware, nvidia_gpu
 from stages.lib.lineage import arguments_of
 from stages.lib.models.precision import resolve_precision
-from stages.lib.schema.choices import Choice, Dtype, Engine, Method, Quantization
+from stages.lib.schema.choices import Choice, Distributed, Dtype, Engine, Method, Quantization
 from stages.lib.schema.training import Dpo, Orpo, Sft
 from stages.lib.training.plan import Attention, make_plan
 from stages.lib.training.run import TrainingRun
@@ -56,6 +56,8 @@ def unsloth_sft(**changes):
         ({"quantization": Quantization.int8}, r"sft\.quantization: found 'int8', needed auto, nf4 or none"),
         ({"dtype": Dtype.float32}, r"sft\.dtype: found 'float32', needed auto, bfloat16 or float16"),
         ({"torch_compile": Choice.always}, r"sft\.torch_compile: found 'always', needed auto"),
+        ({"cuda_graphs": Choice.always}, r"sft\.cuda_graphs: found 'always', needed auto"),
+        ({"distributed": Distributed.ddp}, r"sft\.distributed: found 'ddp', needed none"),
         ({"dequantize_once": Choice.never}, r"sft\.dequantize_once: found 'never', needed auto"),
     ],
 )
