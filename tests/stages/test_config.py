@@ -148,6 +148,8 @@ WRONG = {
     "cuda_graphs": "sometimes",
     "dequantize_once": "sometimes",
     "padding_free": "sometimes",
+    "distributed": "everywhere",
+    "processes": "-1",
     "threads": "-1",
     "checkpoint_minutes": "-1",
     "report_to": "[comet]",
