@@ -151,6 +151,8 @@ WRONG = {
     "processes": "-1",
     "dequantize_once": "sometimes",
     "padding_free": "sometimes",
+    "distributed": "everywhere",
+    "processes": "-1",
     "threads": "-1",
     "checkpoint_minutes": "-1",
     "report_to": "[comet]",

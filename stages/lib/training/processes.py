@@ -234,6 +234,8 @@ def run_one_of_several(stage: Stage, section: Any, root: Path) -> dict[str, Any]
     """
     import torch.distributed
 
+    if not is_main():
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the main process says it
     group()
     if is_main():
         facts = stage(section, root)
