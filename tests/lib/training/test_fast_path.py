@@ -17,6 +17,8 @@ def model(tiny_base):
 
 def plan(attention, dequantize_once=False):
     return Plan(
+        processes=1,
+        sharded=False,
         micro_batch_size=2,
         gradient_accumulation_steps=1,
         gradient_checkpointing=False,
