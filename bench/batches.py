@@ -1,9 +1,10 @@
 """Scores of one model in batches of 1, 4 and 16 rows: what of a score is the batch's, in float32 and in 16 bit.
 
 Needs   models/ and data/prepared (run `make repro` once)
-Run     python -m bench.batches MODEL_DIRECTORY float32|bfloat16 [ROWS ...]
+Run     python -m bench.batches MODEL_DIRECTORY float32|bfloat16 [SET ...] [ROWS ...]
 
-All questions of the default run, as the stage `evaluate` scores them. The digest is over every answer and figure.
+All sets of the default run unless some are named, as the stage `evaluate` scores them. The digest is over every answer
+and figure.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ SETS = {
 SECTION = Evaluate(max_new_tokens=96, bootstrap_resamples=100, seed=42)
 
 
-def scored(model: Any, tokenizer: Any, size: int) -> tuple[dict[str, str], dict[str, float]]:
+def scored(model: Any, tokenizer: Any, names: list[str], size: int) -> tuple[dict[str, str], dict[str, float]]:
     """Answers by row, and figures by name, with every batch of at most `size` rows of like length."""
 
     def batches(lengths: list[int], budget: int) -> list[list[int]]:
@@ -38,7 +39,7 @@ def scored(model: Any, tokenizer: Any, size: int) -> tuple[dict[str, str], dict[
         return [order[start : start + size] for start in range(0, len(order), size)]
 
     generation.batches_by_length = likelihood.batches_by_length = batches
-    records = {name: list(read_jsonl(path)) for name, path in SETS.items()}
+    records = {name: list(read_jsonl(path)) if name in names else [] for name, path in SETS.items()}
     rows, _ = score_model(model, tokenizer, "model", records, "?", SECTION)
     values = values_alone({"model": figures_of(rows, SECTION.bootstrap_resamples, SECTION.seed)})["model"]
     figures = {f"{split} {name}": value for split, cells in values.items() for name, value in cells.items()}
@@ -46,15 +47,17 @@ def scored(model: Any, tokenizer: Any, size: int) -> tuple[dict[str, str], dict[
 
 
 if __name__ == "__main__":
-    directory, dtype, sizes = Path(sys.argv[1]), sys.argv[2], [int(size) for size in sys.argv[3:]] or [1, 4, 16]
+    directory, dtype, *given = sys.argv[1:]
+    names = [name for name in given if name in SETS] or list(SETS)
+    sizes = [int(size) for size in given if size not in SETS] or [1, 4, 16]
     import torch
 
     set_up_cpu(0)
-    print(describe(), directory, dtype, flush=True)
-    tokenizer, model = load_tokenizer(directory), load_16bit(directory, getattr(torch, dtype))
+    print(describe(), directory, dtype, *names, flush=True)
+    tokenizer, model = load_tokenizer(Path(directory)), load_16bit(Path(directory), getattr(torch, dtype))
     first: tuple[dict[str, str], dict[str, float]] | None = None
     for size in sizes:
-        answers, figures = found = scored(model, tokenizer, size)
+        answers, figures = found = scored(model, tokenizer, names, size)
         digest = hashlib.sha256(json.dumps(found, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
         first = first or found
         other = [name for name, text in answers.items() if text != first[0][name]]

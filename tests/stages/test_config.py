@@ -147,8 +147,6 @@ WRONG = {
     "gradient_checkpointing": "sometimes",
     "torch_compile": "sometimes",
     "cuda_graphs": "sometimes",
-    "distributed": "everywhere",
-    "processes": "-1",
     "dequantize_once": "sometimes",
     "padding_free": "sometimes",
     "distributed": "everywhere",

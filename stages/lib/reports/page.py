@@ -9,6 +9,8 @@ from stages.lib.reports.evidence import (
     SETS,
     SHOWN,
     Evidence,
+    benchmark_rows,
+    benchmarked,
     figure,
     learned_answers,
     lost_answers,
@@ -248,13 +250,8 @@ def judge(figures: dict[str, Any]) -> str:
 
 def benchmark(evidence: Evidence) -> str:
     """lm-evaluation-harness's figures."""
-    models, results = evidence.models, evidence.benchmark
-    rows = [
-        [escape(task), escape(name), *(f"{results[model][task][name]:.4f}" for model in models)]
-        for task, cells in results[models[0]].items()
-        for name in cells
-    ]
-    return f'<div class="box">{table(["task", "figure", *models], rows)}</div>'
+    rows = [[escape(cell) for cell in row] for row in benchmark_rows(evidence)]
+    return f'<div class="box">{table(["task", "figure", "n", *benchmarked(evidence)], rows)}</div>'
 
 
 def lineage(evidence: Evidence) -> str:
