@@ -18,6 +18,9 @@ repro: $(READY)  ## run what is out of date of the chain and show the scores
 	dvc repro
 	python -m tools.scores
 
+unsloth: $(READY)  ## Unsloth as an engine, for an NVIDIA GPU (docs/unsloth.md says why without its own pins)
+	python -m pip install --quiet --constraint constraints.txt --no-deps unsloth unsloth_zoo cut_cross_entropy
+
 scores: $(READY)  ## show the scores of the last run
 	python -m tools.scores
 
@@ -36,5 +39,5 @@ soak: $(READY)  ## sweeps of the tiny chain by every launcher, and twelve points
 quick-test: $(READY)  ## the tests that take seconds
 	python -m pytest -m 'not slow and not chain' -n 2
 
-.PHONY: help setup repro scores test slow-test soak quick-test
+.PHONY: help setup repro unsloth scores test slow-test soak quick-test
 .DEFAULT_GOAL := help

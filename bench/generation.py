@@ -1,9 +1,9 @@
-"""Batched answers against transformers' pipeline() one question at a time, as notebooks do it; and against batches.
+"""Batched answers against transformers' pipeline() one question at a time, as notebooks do it.
 
 Needs   models/ and data/prepared (run `make repro` once)
 Run     python -m bench.generation [model directory] [questions for pipeline(); the rest is scaled]
 
-Also says how many answers differ between batches of 1, 4 and 16 in the dtype found and in float32.
+What batches change of the answers: bench/batches.py.
 """
 
 import sys
@@ -19,9 +19,6 @@ from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import Dtype
 
 MAX_NEW_TOKENS = 96
-PROMPT_ROOM = 96
-"""Tokens that a question may have for the batch sizes to hold."""
-COMPARED = 16
 
 
 def timed(action: Any) -> tuple[float, Any]:
@@ -43,12 +40,6 @@ def one_at_a_time(model: Any, tokenizer: Any, prompts: list[Any]) -> list[str]:
     return answers
 
 
-def in_batches(model: Any, tokenizer: Any, prompts: list[Any], rows: int) -> list[str]:
-    """Answers in batches of at most `rows`."""
-    budget = rows * (MAX_NEW_TOKENS + PROMPT_ROOM)
-    return [answer.text for answer in generate_answers(model, tokenizer, prompts, MAX_NEW_TOKENS, budget)]
-
-
 if __name__ == "__main__":
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("models/sft-merged")
     set_up_cpu(0)
@@ -67,9 +58,3 @@ if __name__ == "__main__":
     print(
         f"generate_answers: {batched:.1f} s, {scaled / batched:.1f} times as fast; {same} of {len(few)} answers equal"
     )
-    for dtype in dict.fromkeys([resolve_dtype(Dtype.auto), resolve_dtype(Dtype.float32)]):
-        model = load_16bit(directory, dtype)
-        by_size = {size: in_batches(model, tokenizer, prompts[:COMPARED], size) for size in (1, 4, 16)}
-        for size in (4, 16):
-            equal = sum(a == b for a, b in zip(by_size[1], by_size[size], strict=True))
-            print(f"{dtype}: batch {size} gives {equal} of {COMPARED} answers as batch 1 does")

@@ -4,7 +4,8 @@ The notebook's side is trl's trainer with the notebook's values and nothing of s
 Weights are random: speed does not depend on their values. Losses of the same steps are compared too.
 
 Run     python -m bench.training ROW … [--shape TinyLlama-1.1B] [--only VARIANT …] [--out results.json]
-        ROW is one of sft-512, sft-512-large, sft-2048, short, dpo; on a CPU take --shape SmolLM2-135M
+        ROW is one of sft-512, sft-512-large, sft-2048, short, dpo
+        on a CPU: sft-512 --shape SmolLM2-135M --only notebook "nf4, as planned"
 """
 
 import argparse
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +22,7 @@ from unittest.mock import patch
 
 from bench.random_model import SHAPES, enter, write_base, write_data
 
+CPU_WARM_UP, CPU_TIMED = 1, 6
 WARM_UP, TIMED = 5, 20
 COMPILED_WARM_UP, COMPILED_TIMED = 40, 30
 """Steps. In the first ones layers are compiled and shapes of batches recorded, where that is done."""
@@ -46,6 +49,8 @@ OURS: dict[str, Any] = {
 }
 COMPILED: dict[str, Any] = {**OURS, "cuda_graphs": "never"}
 EAGER: dict[str, Any] = {**COMPILED, "torch_compile": "never"}
+UNSLOTH: dict[str, Any] = {"engine": "unsloth", "optim": "adamw_torch_fused"}
+"""Unsloth's kernels and trainer at our batch and precision; how it pads and compiles is its own choice."""
 
 ROWS: dict[str, dict[str, Any]] = {
     "sft-512": {
@@ -59,14 +64,21 @@ ROWS: dict[str, dict[str, Any]] = {
             "bf16": OURS,
             "bf16, no graphs": COMPILED,
             "bf16, not compiled": EAGER,
+            "nf4, as planned": {"quantization": "nf4"},
             "bf16, plain": {**EAGER, "padding_free": "never"},
+            "unsloth nf4": {**UNSLOTH, "quantization": "nf4"},
+            "unsloth bf16": {**UNSLOTH, "quantization": "none"},
         },
     },
     "sft-512-large": {
         "stage": "sft",
         "lengths": "chats",
         "common": {"max_length": 512, "batch_size": 64},
-        "variants": {"bf16": OURS, "bf16, no graphs": COMPILED},
+        "variants": {
+            "bf16": OURS,
+            "bf16, no graphs": COMPILED,
+            "unsloth bf16": {**UNSLOTH, "quantization": "none"},
+        },
     },
     "sft-2048": {
         "stage": "sft",
@@ -95,6 +107,7 @@ ROWS: dict[str, dict[str, Any]] = {
             "bf16, precomputed": {**OURS, "precompute_ref_log_probs": True},
             "bf16, no graphs": COMPILED,
             "bf16, plain": EAGER,
+            "unsloth bf16": {**UNSLOTH, "quantization": "none"},
         },
     },
 }
@@ -115,6 +128,10 @@ def lengths_of(kind: str, count: int) -> tuple[list[int], list[int]]:
 
 def span(values: dict[str, Any]) -> tuple[int, int]:
     """Steps of warm-up, and steps that are timed, of a variant."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return CPU_WARM_UP, CPU_TIMED
     return (COMPILED_WARM_UP, COMPILED_TIMED) if values.get("torch_compile") == "always" else (WARM_UP, TIMED)
 
 
@@ -218,8 +235,8 @@ def run_variant(place: Path, name: str, variant: str) -> dict[str, Any]:
         stack.enter_context(patch("stages.lib.training.run.report_progress", watch.attach))
         if variant in PLAIN:
             prepared = notebook_model if variant == "notebook" else as_is
-            stack.enter_context(patch.object(module, "speed_up_model", prepared))
-            stack.enter_context(patch.object(module, "speed_up_trainer", lambda *_: None))
+            stack.enter_context(patch("stages.lib.training.run.speed_up_model", prepared))
+            stack.enter_context(patch("stages.lib.training.run.speed_up_trainer", lambda *_: None))
         facts = getattr(module, row["stage"])(section, place / "out" / f"{name}-{variant}".replace(" ", "_"))
     peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else resident_peak()
     shown = ("micro_batch_size", "attention", "padding_free", "torch_compile", "cuda_graphs")
@@ -270,6 +287,16 @@ def differences(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return found
 
 
+def unable(values: dict[str, Any]) -> str:
+    """Why a variant can't run on this machine; empty where it can."""
+    from stages.lib.hardware import nvidia_gpu
+
+    if values.get("engine") != "unsloth":
+        return ""
+    absent = [package for package in ("unsloth", "unsloth_zoo") if find_spec(package) is None]
+    return f"{', '.join(absent)} not installed" if absent else "" if nvidia_gpu() else "no NVIDIA GPU"
+
+
 def resident_peak() -> float:
     """Peak resident memory of this process in GiB."""
     import resource
@@ -300,6 +327,9 @@ if __name__ == "__main__":
             write_data(base, *lengths_of(row["lengths"], min(4096, biggest * (COMPILED_WARM_UP + COMPILED_TIMED))))
             reference = 0.0
             for variant in options.only or row["variants"]:
+                if reason := unable(row["variants"][variant]):
+                    print(f"{name} {variant}: skipped, {reason}", flush=True)
+                    continue
                 command = [sys.executable, "-m", "bench.training", name, "--variant", variant]
                 command += ["--place", str(base)]
                 done = subprocess.run(command, capture_output=True, text=True)

@@ -1,7 +1,7 @@
 """Public benchmarks by lm-evaluation-harness, on the three models.
 
 Reads   models/base, models/sft-merged, models/dpo-merged
-Writes  metrics/benchmark.json (figures), metrics/benchmark_detail.json (with standard errors, versions, settings)
+Writes  metrics/benchmark.json (figures), metrics/benchmark_detail.json (with n, intervals, versions)
 Run     python -m stages.benchmark benchmark.tasks=[mmlu,kobest] benchmark.limit=100
 
 Needs the extra `bench`, and the Hub for tasks that are not files of one's own. tasks=[], the default, runs nothing and
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.entry import run
-from stages.lib.evaluation.harness import load_tasks, numbers, run_tasks
+from stages.lib.evaluation.harness import load_tasks, numbers, run_tasks, with_intervals
 from stages.lib.hardware import describe, set_up_cpu
 from stages.lib.lineage import weights_sha256
 from stages.lib.publish import published
@@ -40,6 +40,7 @@ def benchmark(section: Benchmark, root: Path) -> dict[str, Any]:
             figures[name] = numbers(results["results"])
             detail[name] = {
                 "weights_sha256": weights_sha256(directory),
+                "figures": with_intervals(results),
                 **{key: results[key] for key in ("results", "versions", "n-shot", "n-samples")},
             }
     with published(root / DETAIL) as path:

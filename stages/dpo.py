@@ -14,13 +14,12 @@ from stages.lib.lineage import refuse_changed_weights
 from stages.lib.publish import published
 from stages.lib.records import write_json
 from stages.lib.schema.training import Dpo
-from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
 from stages.lib.training.plan import Plan
 from stages.lib.training.preference_start import refuse_wrong_reference
 from stages.lib.training.processes import on_all_gpus
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
-from stages.lib.training.trainer import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments
+from stages.lib.training.trainer import rehearse, trainer_arguments
 
 BASE = Path("models/sft-merged")
 PREFERENCES = Path("data/prepared/preferences")
@@ -79,16 +78,14 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
         label_smoothing=section.label_smoothing,
         precompute_ref_log_probs=section.precompute_ref_log_probs,
     )
+    dataset = Dataset.from_list(pairs)
     trainer = TokenisedDPOTrainer(
-        speed_up_model(tuning.model, plan, tuning.dtype),
+        **tuning.model_and_adapter(plan),
         args=arguments,
-        train_dataset=Dataset.from_list(pairs),
+        train_dataset=dataset,
         processing_class=tuning.tokenizer,
-        peft_config=lora_config(section),
     )
-    keep_adapter_in_float32(trainer.model)
-    speed_up_trainer(trainer, plan, tuning.dtype)
-    return trainer
+    return tuning.prepared(trainer, plan, dataset)
 
 
 if __name__ == "__main__":

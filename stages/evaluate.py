@@ -6,6 +6,7 @@ Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals
 Run     python -m stages.evaluate
 """
 
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,15 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
     question = section.demo_question or asked[0]["messages"][0]["content"]
     rows: dict[str, list[dict[str, Any]]] = {}
     demo = {}
+    compute_seconds = 0.0
     for name, directory in models.items():
         print(f"evaluate: {name}", flush=True)
         tokenizer = load_tokenizer(directory)
         refuse_blurred_prompts(tokenizer, [record["messages"] for record in asked])
         model = load_16bit(directory, dtype)
+        began = time.monotonic()
         rows[name], demo[name] = score_model(model, tokenizer, name, records, question, section)
+        compute_seconds += time.monotonic() - began
         del model
     if section.bertscore_model:
         add_bert_scores(Path(section.bertscore_model), rows)
@@ -95,7 +99,8 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         write_json(path, detail)
     with published(root / EVAL) as path:
         write_json(path, values_alone(figures))
-    return {**describe(), "threads": threads, "rows": sum(len(held) for held in rows.values())}
+    facts = {"threads": threads, "compute_seconds": round(compute_seconds, 1)}
+    return {**describe(), **facts, "rows": sum(len(held) for held in rows.values())}
 
 
 def refuse_other_templates(models: list[Path]) -> None:

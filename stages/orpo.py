@@ -12,12 +12,11 @@ from stages.lib.entry import run
 from stages.lib.lineage import OFF, write_lineage
 from stages.lib.publish import published
 from stages.lib.schema.training import Orpo
-from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
 from stages.lib.training.plan import Plan
 from stages.lib.training.processes import on_all_gpus
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
-from stages.lib.training.trainer import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments, write_log
+from stages.lib.training.trainer import rehearse, trainer_arguments, write_log
 
 BASE = Path("models/base")
 PREFERENCES = Path("data/prepared/preferences")
@@ -89,16 +88,14 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
         beta=section.beta,
         remove_unused_columns=False,
     )
+    dataset = Dataset.from_list(pairs)
     trainer = TokenisedORPOTrainer(
-        speed_up_model(tuning.model, plan, tuning.dtype),
+        **tuning.model_and_adapter(plan),
         args=arguments,
-        train_dataset=Dataset.from_list(pairs),
+        train_dataset=dataset,
         processing_class=tuning.tokenizer,
-        peft_config=lora_config(section),
     )
-    keep_adapter_in_float32(trainer.model)
-    speed_up_trainer(trainer, plan, tuning.dtype)
-    return trainer
+    return tuning.prepared(trainer, plan, dataset)
 
 
 if __name__ == "__main__":

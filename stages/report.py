@@ -21,7 +21,7 @@ from stages.lib.schema.evaluation import Report
 DETAIL = Path("metrics/eval_detail.json")
 PREDICTIONS = Path("metrics/predictions.jsonl")
 JUDGE = Path("metrics/judge.json")
-BENCHMARK = Path("metrics/benchmark.json")
+BENCHMARK = Path("metrics/benchmark_detail.json")
 SFT_LOG = Path("metrics/sft_log.csv")
 DPO_LOG = Path("metrics/dpo_log.csv")
 ULTRACHAT_FUNNEL = Path("metrics/data_ultrachat_funnel.csv")
@@ -49,7 +49,7 @@ def report(section: Report, root: Path) -> dict[str, Any]:
         detail=read_json(DETAIL),
         predictions=list(read_jsonl(PREDICTIONS)),
         judge=read_json(JUDGE),
-        benchmark=read_json(BENCHMARK),
+        benchmark={model: held["figures"] for model, held in read_json(BENCHMARK).items()},
         logs={"sft": read_log(SFT_LOG), "dpo": read_log(DPO_LOG)},
         funnels={name: read_funnel(path) for name, path in FUNNELS.items()},
         lineages={path.parent.name: read_json(path) for path in LINEAGES},

@@ -14,13 +14,12 @@ from stages.lib.models.chat import refuse_unlearnable, stop_ids
 from stages.lib.publish import published
 from stages.lib.schema.choices import LossOn
 from stages.lib.schema.training import Sft
-from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
 from stages.lib.training.plan import Plan
 from stages.lib.training.preview import render_supervision
 from stages.lib.training.processes import on_all_gpus
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import supervised_rows
-from stages.lib.training.trainer import keep_adapter_in_float32, lora_config, rehearse, trainer_arguments
+from stages.lib.training.trainer import rehearse, trainer_arguments
 
 BASE = Path("models/base")
 ULTRACHAT = Path("data/prepared/ultrachat")
@@ -71,16 +70,14 @@ def make_trainer(tuning: TrainingRun, plan: Plan, rows: list[dict[str, Any]], fo
         pad_to_multiple_of=plan.pad_to_multiple_of,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    dataset = Dataset.from_list([{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows])
     trainer = SFTTrainer(
-        speed_up_model(tuning.model, plan, tuning.dtype),
+        **tuning.model_and_adapter(plan),
         args=arguments,
-        train_dataset=Dataset.from_list([{"input_ids": r["input_ids"], "labels": r["labels"]} for r in rows]),
+        train_dataset=dataset,
         processing_class=tuning.tokenizer,
-        peft_config=lora_config(tuning.section),
     )
-    keep_adapter_in_float32(trainer.model)
-    speed_up_trainer(trainer, plan, tuning.dtype)
-    return trainer
+    return tuning.prepared(trainer, plan, dataset)
 
 
 if __name__ == "__main__":

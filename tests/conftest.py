@@ -118,17 +118,17 @@ class Project:
 
     def command(self, *words: str, fails: bool = False, **environment: str) -> str:
         """Run a command in the project; its output. Asserts success, or failure with `fails`."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
-            words,
-            cwd=self.directory,
-            env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.cache), **environment},
-            capture_output=True,
-            text=True,
+            words, cwd=self.directory, env={**self.environment(), **environment}, capture_output=True, text=True
         )
         output = done.stdout + done.stderr
         assert bool(done.returncode) == fails, output
         return output
+
+    def environment(self) -> dict[str, str]:
+        """What commands run in: this Python's own dvc, one thread, a cache apart from the user's."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.cache)}
 
     def commit(self, message: str) -> None:
         self.command("git", "add", "--all")

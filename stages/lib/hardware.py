@@ -98,6 +98,15 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def nvidia_gpu() -> bool:
+    """Whether torch sees an NVIDIA GPU. Where there is no driver the answer comes without importing torch."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return device() == "cuda"
+
+
 def resolve_dtype(dtype: Dtype, hardware: Hardware | None = None) -> Any:
     """The torch dtype to compute in.
 

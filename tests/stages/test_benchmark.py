@@ -89,6 +89,9 @@ def test_local_tasks_of_each_shape(three_models, tasks):
     assert all(0 <= value <= 1 for cells in figures["base"].values() for value in cells.values())
     detail = json.loads((three_models / DETAIL).read_text(encoding="utf-8"))
     assert detail["sft"]["n-samples"]["local_mmlu"] == {"original": 8, "effective": 8}
+    cell = detail["sft"]["figures"]["local_mmlu"]["acc"]
+    assert cell["n"] == 8
+    assert cell["low"] < cell["value"] < cell["high"] or cell["value"] in (0, 1)
 
 
 @pytest.mark.slow

@@ -122,6 +122,7 @@ def test_refuses_interpolations_in_params(place):
 
 WRONG = {
     "method": "qlora",
+    "engine": "axolotl",
     "quantization": "fp4",
     "dtype": "fp8",
     "lora.r": "0",

@@ -43,14 +43,14 @@ def test_starts_at_ln_2_and_learns_to_prefer(merged):
 
 
 def test_an_adapter_that_does_not_start_at_zero_is_refused(merged, monkeypatch):
-    plain = stages.dpo.lora_config
+    plain = stages.lib.training.run.lora_config
 
     def planted(section):
         config = plain(section)
         config.init_lora_weights = False
         return config
 
-    monkeypatch.setattr("stages.dpo.lora_config", planted)
+    monkeypatch.setattr("stages.lib.training.run.lora_config", planted)
     with pytest.raises(UserError, match="reward margin"):
         dpo(Dpo(**tiny_training(beta=0.5)), merged)
     assert not (merged / OUT).exists()

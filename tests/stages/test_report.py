@@ -71,7 +71,8 @@ def test_report_and_card_hold_what_was_measured(measured):
         "win": 30, "tie": 5, "loss": 15, "win_rate": {"value": 0.65, "low": 0.52, "high": 0.77, "n": 50, "groups": 50},
         "win_rate_like_length": None, "first_position_rate": 0.47, "longer_preferred_rate": 0.6,
     }}, "warnings": ["judge, dpo:base: prefers the first answer in 80% of its decisions"]}))  # fmt: skip
-    tasks = {name: {"local_mmlu": {"acc": 0.25}} for name in ("base", "sft", "dpo")}
+    cell = {"value": 0.25, "low": 0.11, "high": 0.39, "n": 40}
+    tasks = {name: {"figures": {"local_mmlu": {"acc": cell}}} for name in ("base", "sft", "dpo")}
     (measured / module.BENCHMARK).write_text(json.dumps(tasks))
     report(SECTION, measured)
     text = (measured / TEXT).read_text(encoding="utf-8")
@@ -83,6 +84,7 @@ def test_report_and_card_hold_what_was_measured(measured):
         "달여울시민청의 주소는 어디인가요?",
         "prefers the first answer in 80%",
         "local_mmlu",
+        "0.25 [0.11, 0.39]",
         "0.67 [0.40, 0.90]",
         "dpo@13eb9e7:sft",
         "0.65 [0.52, 0.77]",

@@ -57,7 +57,7 @@ def run_tasks(section: Benchmark, tasks: Any, directory: Path) -> dict[str, Any]
             apply_chat_template=False,
             confirm_run_unsafe_code=section.allow_code,
             log_samples=False,
-            bootstrap_iters=0,
+            bootstrap_iters=1000,  # with 0, lm-eval gives no standard error of any figure
             random_seed=section.seed,
             numpy_random_seed=section.seed,
             torch_random_seed=section.seed,
@@ -85,6 +85,24 @@ def numbers(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
         }
         for task, values in results.items()
     }
+
+
+def with_intervals(results: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Figures by task as value, and where lm-eval knows them n (rows), low and high: 95 % by its standard error."""
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    for task, raw in results["results"].items():
+        rows = results["n-samples"].get(task, {}).get("effective")
+        errors = {key.split(",")[0]: value for key, value in raw.items()}
+        ((named, values),) = numbers({task: raw}).items()
+        figures[named] = {}
+        for name, value in values.items():
+            cell, error = {"value": value}, errors.get(f"{name}_stderr")
+            if rows:
+                cell["n"] = rows
+            if isinstance(error, float):
+                cell |= {"low": round(value - 1.96 * error, 4), "high": round(value + 1.96 * error, 4)}
+            figures[named][name] = cell
+    return figures
 
 
 def version_of_harness() -> str:

@@ -1,5 +1,6 @@
 """Adding an adapter to the 16-bit weights it was trained on."""
 
+import time
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def merge_adapter(
     lineage = read_lineage(adapter)
     dtype = getattr(torch, section.dtype.value)
     tokenizer = load_tokenizer(base)
+    began = time.monotonic()
     if lineage["kind"] == "full":
         merged = load_16bit(adapter, dtype)
     else:
@@ -73,7 +75,7 @@ def merge_adapter(
             load_unmerged(base, adapter, lineage), load_strictly(out, dtype), tokenizer, probes, PROBE_TOKENS
         )
         refuse_a_ruined_merge(name, figures, section.max_kl)
-    return describe(), figures
+    return {**describe(), "compute_seconds": round(time.monotonic() - began, 1)}, figures
 
 
 def load_unmerged(base: Path, adapter: Path, lineage: dict[str, Any]) -> Any:

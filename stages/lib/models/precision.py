@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stages.lib.hardware import Hardware, resolve_dtype
-from stages.lib.schema.choices import Method, Quantization
+from stages.lib.schema.choices import Engine, Method, Quantization
 from stages.lib.schema.training import Training
 
 Section = TypeVar("Section", bound=Training)
 
 BYTES = {Quantization.none: 2.0, Quantization.int8: 1.0, Quantization.nf4: 0.55}
 """Bytes a weight, scales included."""
+
+UNSLOTH_BITS = (Quantization.none, Quantization.nf4)
+"""What Unsloth's kernels read."""
 
 WEIGHTS_SHARE = 0.5
 """Of all memory, what the frozen weights may take. For a model of 8 billion weights that is the usual advice: 16 bit
@@ -43,7 +46,8 @@ def pick_quantization(section: Training, weights: int, memory: int) -> Quantizat
         return section.quantization
     if section.method is Method.full:
         return Quantization.none
-    fitting = (bits for bits, size in BYTES.items() if size * weights <= WEIGHTS_SHARE * memory)
+    able = [bits for bits in BYTES if section.engine is Engine.trl or bits in UNSLOTH_BITS]
+    fitting = (bits for bits in able if BYTES[bits] * weights <= WEIGHTS_SHARE * memory)
     return next(fitting, Quantization.nf4)
 
 

@@ -2,8 +2,9 @@
 
 from html import escape
 
-WIDTH, HEIGHT = 460, 200
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 30
+WIDTH, HEIGHT = 340, 180
+"""Units are near pixels where charts stand three in a row, and on a phone: text of 12 units can be read."""
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 30
 ROW = 22
 
 Points = list[tuple[float, float]]
@@ -37,7 +38,7 @@ def line_chart(title: str, points: Points) -> str:
 
 def interval_chart(title: str, rows: list[tuple[str, list[tuple[str, dict[str, float]]]]]) -> str:
     """Shares in [0, 1] with their intervals: for each label, a dot with whiskers for each named series."""
-    left = 120
+    left = 92
     lines, y = [], TOP + 4
 
     def across(value: float) -> float:
@@ -70,12 +71,12 @@ def interval_chart(title: str, rows: list[tuple[str, list[tuple[str, dict[str, f
 
 def bar_chart(title: str, rows: list[tuple[str, int]]) -> str:
     """Counts by name, such as the rows left after each step."""
-    left, top = 190, TOP
+    left, top = 132, TOP
     most = max(count for _, count in rows) or 1
     lines = []
     for index, (name, count) in enumerate(rows):
         y = top + index * (ROW + 4)
-        width = count / most * (WIDTH - left - 60)
+        width = count / most * (WIDTH - left - 52)
         lines.append(
             f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>'
             f'<rect x="{left}" y="{y}" width="{width:.1f}" height="{ROW}" rx="3"/>'

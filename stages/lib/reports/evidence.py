@@ -35,7 +35,7 @@ class Evidence:
     detail: dict[str, Any]  # metrics/eval_detail.json
     predictions: list[Row]
     judge: dict[str, Any]
-    benchmark: dict[str, Any]
+    benchmark: dict[str, Any]  # model -> task -> figure -> value, n, low, high
     logs: dict[str, list[dict[str, float]]]  # stage -> logged steps
     funnels: dict[str, list[tuple[str, int]]]  # data set -> step, rows left
     lineages: dict[str, dict[str, Any]]  # model directory -> lineage.json
@@ -71,9 +71,11 @@ class Evidence:
 
 
 def figure(cell: dict[str, float] | None) -> str:
-    """One figure with its interval, such as 0.62 [0.50, 0.73]."""
+    """One figure with its interval, where it has one, such as 0.62 [0.50, 0.73]."""
     if cell is None:
         return "-"
+    if "low" not in cell:
+        return f"{cell['value']:.2f}"
     return f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
 
 
@@ -205,15 +207,26 @@ def people_table(people: dict[str, Any]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def benchmark_rows(evidence: Evidence) -> list[list[str]]:
+    """lm-evaluation-harness's figures, one row a task and figure: both names, n, every model's with its interval."""
+    models = benchmarked(evidence)
+    return [
+        [task, name, str(cell.get("n", "-")), *(figure(evidence.benchmark[model][task][name]) for model in models)]
+        for task, cells in evidence.benchmark[models[0]].items()
+        for name, cell in cells.items()
+    ]
+
+
+def benchmarked(evidence: Evidence) -> list[str]:
+    """Names of the models that benchmarks ran on, in the order of tuning."""
+    return [model for model in evidence.models if model in evidence.benchmark]
+
+
 def benchmark_table(evidence: Evidence) -> str:
-    """lm-evaluation-harness's figures, one line a task and metric."""
-    models, results = evidence.models, evidence.benchmark
-    lines = ["| task | figure | " + " | ".join(models) + " |", "| --- | --- |" + " --- |" * len(models)]
-    for task, cells in results[models[0]].items():
-        for name in cells:
-            values = " | ".join(f"{results[model][task][name]:.4f}" for model in models)
-            lines.append(f"| {task} | {name} | {values} |")
-    return "\n".join(lines)
+    """lm-evaluation-harness's figures in Markdown."""
+    header = ["task", "figure", "n", *benchmarked(evidence)]
+    lines = [header, ["---"] * len(header), *benchmark_rows(evidence)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def listing(rows: list[Row]) -> str:

@@ -9,6 +9,8 @@ from stages.lib.reports.evidence import (
     SETS,
     SHOWN,
     Evidence,
+    benchmark_rows,
+    benchmarked,
     figure,
     learned_answers,
     lost_answers,
@@ -58,7 +60,8 @@ g.orpo { stroke: var(--orpo); fill: var(--orpo) } circle { stroke: none }
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .88rem }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap;
   font-variant-numeric: tabular-nums } th { color: var(--soft); font-weight: 600 } td.wrap { white-space: normal }
-.answer p { margin: .25rem 0 } .answer .q { font-weight: 600 } .answer .tag { min-width: 4.2rem }
+.answer p { margin: .25rem 0; display: grid; grid-template-columns: 4rem 1fr } .answer .q { display: block;
+  font-weight: 600 }
 .tag { display: inline-block; margin-right: .4rem; color: var(--soft); font-size: .82rem }
 .tag.base { color: var(--base) } .tag.sft { color: var(--sft) } .tag.dpo { color: var(--dpo) }
 .tag.orpo { color: var(--orpo) }
@@ -116,8 +119,9 @@ def headline(evidence: Evidence) -> str:
         before, after = (detail["models"][model].get(split, {}).get(name) for model in (models[0], evidence.tuned))
         if before and after:
             cards.append(
-                f"<div><b>{after['value']:.2f}</b>{told}<br><span>{models[0]} {before['value']:.2f}; n {after['n']}, "
-                f"95 % [{after['low']:.2f}, {after['high']:.2f}]</span></div>"
+                f"<div><b>{after['value']:.2f}</b>{told}<br>"
+                f"<span>[{after['low']:.2f}, {after['high']:.2f}], n {after['n']}"
+                f"<br>{models[0]}: {before['value']:.2f}</span></div>"
             )
     warned = "".join(f"<p>{escape(line)}</p>" for line in evidence.warnings)
     return (
@@ -201,9 +205,11 @@ def answer(question: str, reference: str, given: list[tuple[str, str]]) -> str:
 
 def before_and_after(evidence: Evidence) -> str:
     """The demo question and some that tuning taught."""
-    demo = evidence.detail["demo"]
-    shown = [answer(demo["question"], "", [(model, demo["answers"][model]) for model in evidence.models])]
-    for rows in learned_answers(evidence):
+    demo, learned = evidence.detail["demo"], learned_answers(evidence)
+    shown = []
+    if all(row["prompt"] != demo["question"] for rows in learned for row in rows.values()):
+        shown.append(answer(demo["question"], "", [(model, demo["answers"][model]) for model in evidence.models]))
+    for rows in learned:
         first = next(iter(rows.values()))
         given = [(model, row["prediction"]) for model, row in rows.items()]
         shown.append(answer(first["prompt"], first["reference"], given))
@@ -244,13 +250,8 @@ def judge(figures: dict[str, Any]) -> str:
 
 def benchmark(evidence: Evidence) -> str:
     """lm-evaluation-harness's figures."""
-    models, results = evidence.models, evidence.benchmark
-    rows = [
-        [escape(task), escape(name), *(f"{results[model][task][name]:.4f}" for model in models)]
-        for task, cells in results[models[0]].items()
-        for name in cells
-    ]
-    return f'<div class="box">{table(["task", "figure", *models], rows)}</div>'
+    rows = [[escape(cell) for cell in row] for row in benchmark_rows(evidence)]
+    return f'<div class="box">{table(["task", "figure", "n", *benchmarked(evidence)], rows)}</div>'
 
 
 def lineage(evidence: Evidence) -> str:

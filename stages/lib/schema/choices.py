@@ -38,6 +38,13 @@ class Method(Enum):
     full = "full"
 
 
+class Engine(Enum):
+    """Whose code computes the steps. unsloth, on a GPU, has kernels of its own and changes trl in its process."""
+
+    trl = "trl"
+    unsloth = "unsloth"
+
+
 class LossOn(Enum):
     assistant = "assistant"
     all = "all"

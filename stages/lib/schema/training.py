@@ -11,6 +11,7 @@ from stages.lib.schema.choices import (
     Distributed,
     DpoLoss,
     Dtype,
+    Engine,
     LossOn,
     MergeBase,
     Method,
@@ -20,6 +21,9 @@ from stages.lib.schema.choices import (
     Scheduler,
     Tracker,
 )
+
+UNSLOTH = ("unsloth", "unsloth_zoo")
+"""What engine=unsloth imports beyond Graft's own packages."""
 
 
 @dataclass
@@ -40,6 +44,7 @@ class Training:
     """What SFT and DPO have in common, by transformers.TrainingArguments' names where it has one."""
 
     method: Method = Method.lora
+    engine: Engine = Engine.trl
     quantization: Quantization = MISSING  # of the frozen base weights during training
     dtype: Dtype = Dtype.auto  # auto: bfloat16 where the hardware has it, else float16 on a GPU, float32 on a CPU
     lora: Lora = field(default_factory=Lora)
@@ -124,11 +129,46 @@ class Training:
         absent = [tracker.value for tracker in self.report_to if find_spec(tracker.value) is None]
         require(not absent, f"{section}.report_to", absent, f"installed packages: pip install {' '.join(absent)}")
         require(self.micro_batch_size >= 0, f"{section}.micro_batch_size", self.micro_batch_size, "0 (auto) or more")
+        if self.engine is Engine.unsloth:
+            self.check_unsloth(section)
         require(
             self.method is Method.lora or self.quantization in (Quantization.none, Quantization.auto),
             f"{section}.quantization",
             self.quantization.value,
             f"none, since {section}.method=full trains the weights themselves",
+        )
+
+    def check_unsloth(self, section: str) -> None:
+        """Raise UserError for what engine=unsloth can't do, or would ignore; and where it isn't installed."""
+        chosen = f"since {section}.engine=unsloth"
+        require(self.method is Method.lora, f"{section}.method", self.method.value, f"lora, {chosen} tunes no more")
+        require(
+            self.quantization is not Quantization.int8,
+            f"{section}.quantization",
+            self.quantization.value,
+            f"auto, nf4 or none, {chosen} has kernels for 4 and 16 bits",
+        )
+        require(
+            self.dtype is not Dtype.float32,
+            f"{section}.dtype",
+            self.dtype.value,
+            f"auto, bfloat16 or float16, {chosen} would compute in 16 bits all the same",
+        )
+        require(
+            self.distributed is Distributed.none,
+            f"{section}.distributed",
+            self.distributed.value,
+            f"none, {chosen} trains on one GPU",
+        )
+        for name in ("torch_compile", "cuda_graphs", "dequantize_once"):
+            choice = getattr(self, name)
+            require(choice is Choice.auto, f"{section}.{name}", choice.value, f"auto, {chosen} decides it by itself")
+        absent = [package for package in UNSLOTH if find_spec(package) is None]
+        require(
+            not absent,
+            f"{section}.engine",
+            self.engine.value,
+            f"trl, or the packages {' and '.join(absent)}: make unsloth (docs/unsloth.md)",
         )
 
 
@@ -188,6 +228,12 @@ class Dpo(Training):
             "dpo.label_smoothing",
             self.label_smoothing,
             "more than 0 for dpo.loss_type=exo_pair",
+        )
+        require(
+            self.engine is Engine.trl or not self.precompute_ref_log_probs,
+            "dpo.precompute_ref_log_probs",
+            self.precompute_ref_log_probs,
+            "false, since dpo.engine=unsloth computes outside training with other kernels than in it",
         )
         require(
             self.method is Method.lora,

@@ -13,6 +13,11 @@ HEAD_ROWS = 256
 """Positions projected onto the vocabulary at once on a CPU. Fewer would read the whole head more often than it is
 worth."""
 
+FRAGMENTED = 0.2
+"""Of what comes and goes in a step on a CPU, what the allocator holds besides: the hole that one tensor leaves rarely
+has the size of the next. The process takes 1.2 to 1.3 times the bytes of the tensors that live at once, and not the
+same in two equal runs (bench/memory.py)."""
+
 OPTIMIZER_BYTES = {Optim.adamw_8bit: 2, Optim.paged_adamw_8bit: 2, Optim.adafactor: 0, Optim.sgd: 0}
 """Bytes of optimizer state a trained parameter; AdamW's two float32 moments are 8."""
 
@@ -27,6 +32,7 @@ class Estimate:
     activations: int
     logits: int
     dequantized: int
+    fragments: int
     weights: int  # where they are spread over processes: this one's part, and a whole layer at a time
 
     def total(self) -> int:
@@ -76,6 +82,7 @@ def estimate(
         a_layer += 6 * heads * tokens * min(tokens, section.max_length)
     activations = layers * 2 * tokens * hidden + a_layer if checkpointing else layers * a_layer
     scored = min(tokens, HEAD_ROWS) if on_cpu and not all_logits else tokens
+    logits = 10 * scored * config.vocab_size  # in 16 bit, in float32, and their softmax
     bytes_each = (2 if section.quantization is Quantization.none else 0.55) if rank else 4
     at_once = 2 * parameters // layers + 2 * hidden * config.vocab_size
     own = -(-trained // shards)
@@ -84,8 +91,9 @@ def estimate(
         gradients=4 * own,
         optimizer=OPTIMIZER_BYTES.get(section.optim, 8) * own,
         activations=activations,
-        logits=10 * scored * config.vocab_size,  # in 16 bit, in float32, and their softmax
+        logits=logits,
         dequantized=2 * parameters if dequantized else 0,
+        fragments=int(FRAGMENTED * (activations + logits)) if on_cpu else 0,
         weights=int(bytes_each * (parameters / shards + at_once)) if shards > 1 else 0,
     )
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
+from importlib.util import find_spec
 from math import ceil
 from typing import Any
 
 from stages.lib.errors import UserError, require
 from stages.lib.hardware import Hardware
-from stages.lib.schema.choices import Choice, Distributed, Optim, Quantization
+from stages.lib.schema.choices import Choice, Distributed, Engine, Optim, Quantization
 from stages.lib.schema.training import Sft, Training, divisors
 from stages.lib.training.memory import GIB, Estimate, estimate, too_large
 
@@ -35,6 +36,7 @@ class Attention(Enum):
     row_by_row = "row_by_row"  # explicit, for short rows on a CPU
     varlen = "varlen"  # flash attention over rows end to end
     causal = "causal"  # torch's fused attention over padded rows
+    engine = "engine"  # whatever the engine has of its own
 
 
 @dataclass
@@ -136,7 +138,7 @@ def make_plan(
         gradient_checkpointing=passes.checkpointing,
         attention=attention,
         padding_free=padding_free,
-        pad_to_multiple_of=None if on_cpu or padding_free else PAD_TO,
+        pad_to_multiple_of=None if on_cpu or padding_free or attention is Attention.engine else PAD_TO,
         torch_compile=torch_compile,
         cuda_graphs=cuda_graphs,
         dequantize_once=passes.dequantize,
@@ -226,6 +228,8 @@ def decide_dequantize(section: Training, hardware: Hardware, fits: bool) -> tupl
     """Whether 16-bit values are kept of 4-bit weights, where `fits` says that there is room, and why."""
     if section.quantization is not Quantization.nf4:
         return False, "no 4-bit weights"
+    if section.engine is Engine.unsloth:
+        return False, "Unsloth's kernels read 4-bit weights"
     if section.dequantize_once is not Choice.auto:
         return section.dequantize_once is Choice.always, "as asked"
     if hardware.sharded:
@@ -245,6 +249,8 @@ def decide_attention(
 ) -> tuple[bool, Attention, str]:
     """Whether rows are laid end to end, what attends to them, and why."""
     asked = section.padding_free if isinstance(section, Sft) else Choice.never
+    if section.engine is Engine.unsloth:
+        return decide_for_unsloth(asked, lengths)
     able = hardware.device == "cpu" or hardware.capability >= (8, 0)
     if asked is Choice.always and not able:
         raise UserError(
@@ -254,7 +260,7 @@ def decide_attention(
     padding_free = able and asked is not Choice.never and sequences == 1
     if hardware.device == "cpu":
         return padding_free, Attention.row_by_row, "short rows on a CPU"
-    padding = 1 - sum(lengths) / (max(lengths) * len(lengths))
+    padding = padding_of(lengths)
     if asked is Choice.auto and padding < MUCH_PADDING:
         return False, Attention.causal, f"padding would be {padding:.0%} at most, and needs no mask"
     if padding_free:
@@ -262,8 +268,24 @@ def decide_attention(
     return False, Attention.causal, "right padding needs no mask"
 
 
+def padding_of(lengths: list[int]) -> float:
+    """The share of padding where rows of these `lengths` in tokens are padded to the longest of all."""
+    return 1 - sum(lengths) / (max(lengths) * len(lengths))
+
+
+def decide_for_unsloth(asked: Choice, lengths: list[int]) -> tuple[bool, Attention, str]:
+    """As decide_attention. Without these packages Unsloth attends over rows end to end with a mask of all pairs."""
+    kernels = [name for name in ("flash_attn", "xformers") if find_spec(name)]
+    worth = bool(kernels) and padding_of(lengths) >= MUCH_PADDING
+    padding_free = asked is Choice.always or (asked is Choice.auto and worth)
+    found = " and ".join(kernels) or "neither flash_attn nor xformers"
+    return padding_free, Attention.engine, f"Unsloth's choice; found {found}"
+
+
 def decide_compile(name: str, section: Training, hardware: Hardware, passes: int) -> tuple[bool, str]:
-    """Whether layers are compiled, and why."""
+    """Whether Graft compiles layers, and why."""
+    if section.engine is Engine.unsloth:
+        return False, "Unsloth compiles what it wants compiled"
     if section.torch_compile is Choice.always:
         if not hardware.compiler:
             raise UserError(
@@ -288,6 +310,7 @@ def decide_graphs(name: str, section: Training, hardware: Hardware, steps: int, 
     """Whether the decoder's passes are recorded and replayed (cuda_graphs.py), and why."""
     hindrances = {
         "there is no GPU": hardware.device == "cpu",
+        "Unsloth runs the decoder": section.engine is Engine.unsloth,
         "layers are recomputed": passes.checkpointing,
         "a step takes several passes": passes.rows < section.batch_size,
         "weights that are spread over processes come and go": hardware.sharded,

@@ -1,5 +1,6 @@
 """What every training stage does around its trainer: begin, decide, note what made the model, train, publish."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,11 +12,21 @@ from stages.lib.lineage import arguments_of, file_sha256, weights_sha256, write_
 from stages.lib.models.loading import load_for_training, load_tokenizer
 from stages.lib.models.precision import resolve_precision
 from stages.lib.publish import published
-from stages.lib.schema.choices import Method
+from stages.lib.schema.choices import Engine, Method
 from stages.lib.training.checkpoints import checkpoint_folder, train_with_checkpoints
+from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
 from stages.lib.training.plan import Plan, make_plan
 from stages.lib.training.processes import count, count_here, from_all, from_main, is_main, sharded
-from stages.lib.training.trainer import copy_tokenizer, keep_losses_in_float32, report_progress, save_adapter, write_log
+from stages.lib.training.trainer import (
+    copy_tokenizer,
+    keep_adapter_in_float32,
+    keep_losses_in_float32,
+    lora_config,
+    report_progress,
+    save_adapter,
+    write_log,
+)
+from stages.lib.training.unsloth_engine import UNLOGGED, add_adapter, load_for_unsloth, settle_trainer, start_engine
 
 
 @dataclass
@@ -31,6 +42,8 @@ class TrainingRun:
     precision: dict[str, str]  # in words
     tokenizer: Any
     model: Any
+    engine: dict[str, str]  # its name and version
+    compute_seconds: float = 0.0  # in steps of training
 
     def plan(self, lengths: list[int], **options: Any) -> Plan:
         """Decide how a step over rows of these `lengths` is computed, and say so; options as make_plan takes them."""
@@ -49,10 +62,25 @@ class TrainingRun:
             "rows": {"kept": kept, "dropped": dropped},
         }
 
+    def model_and_adapter(self, plan: Plan) -> dict[str, Any]:
+        """A trl trainer's `model` and `peft_config`, prepared for the steps that `plan` decided."""
+        if self.section.engine is Engine.unsloth:
+            return {"model": add_adapter(self.model, self.section, plan), "peft_config": None}
+        return {"model": speed_up_model(self.model, plan, self.dtype), "peft_config": lora_config(self.section)}
+
+    def prepared(self, trainer: Any, plan: Plan, rows: Any) -> Any:
+        """The `trainer`, which was given model_and_adapter and the data set `rows`, ready for the steps in `plan`."""
+        keep_adapter_in_float32(trainer.model)
+        if self.section.engine is Engine.unsloth:
+            settle_trainer(trainer, rows)
+        else:
+            speed_up_trainer(trainer, plan, self.dtype)
+        return trainer
+
     @contextmanager
     def checkpoints(self, plan: Plan, lineage: dict[str, Any]) -> Iterator[Path]:
         """The folder for checkpoints of exactly this run; see checkpoint_folder."""
-        same = {**lineage, **plan.decisions(), "threads": self.threads, **self.precision}
+        same = {**lineage, **plan.decisions(), "threads": self.threads, **self.precision, **self.engine}
         if is_main():
             with checkpoint_folder(self.name, same) as folder:
                 yield from_main(folder)
@@ -64,7 +92,9 @@ class TrainingRun:
         report_progress(trainer, self.section.logging_steps)
         if sharded():
             keep_losses_in_float32(trainer, self.dtype)
+        began = time.monotonic()
         train_with_checkpoints(trainer, folder, self.section.checkpoint_minutes)
+        self.compute_seconds = round(time.monotonic() - began, 1)
 
     def publish(self, trainer: Any, out: Path, lineage: dict[str, Any]) -> None:
         """Write the model directory `out`: adapter or whole model, tokenizer, lineage.json."""
@@ -81,24 +111,32 @@ class TrainingRun:
             write_lineage(directory, lineage)
 
     def publish_log(self, trainer: Any, out: Path, columns: dict[str, str]) -> None:
-        """Write the CSV file `out` with the trainer's figures; see write_log."""
+        """Write the CSV file `out` with the trainer's figures; see write_log. Unsloth's trainer has fewer."""
+        if self.section.engine is Engine.unsloth:
+            columns = {name: key for name, key in columns.items() if key not in UNLOGGED}
         with published(out) as path:
             write_log(trainer.state.log_history, path, columns, self.section.logging_steps)
 
     def facts(self, plan: Plan, **more: Any) -> dict[str, Any]:
         """For the run record: the hardware, and what was decided on it."""
-        return {**describe(), "threads": self.threads, **self.precision, "plan": plan.record(), **more}
+        decided = {"threads": self.threads, **self.precision, **self.engine, "plan": plan.record()}
+        return {**describe(), **decided, "compute_seconds": self.compute_seconds, **more}
 
 
 def begin(name: str, section: Any, base: Path) -> TrainingRun:
     """Set up this process and load the model in `base` to be trained as `section` asks."""
+    engine = start_engine(name, section)
     threads = set_up_cpu(section.threads, count_here())
     hardware = find_common_hardware()
     section, dtype, precision = resolve_precision(name, section, base, hardware)
     tokenizer = load_tokenizer(base)
-    model = load_for_training(base, section, dtype, sharded())
+    if section.engine is Engine.unsloth:
+        model = load_for_unsloth(base, section, dtype)
+    else:
+        model = load_for_training(base, section, dtype, sharded())
     # The GPU's memory that is free now is what training may take.
-    return TrainingRun(name, section, base, find_common_hardware(), threads, dtype, precision, tokenizer, model)
+    hardware = find_common_hardware()
+    return TrainingRun(name, section, base, hardware, threads, dtype, precision, tokenizer, model, engine)
 
 
 def find_common_hardware() -> Hardware:

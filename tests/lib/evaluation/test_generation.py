@@ -1,7 +1,10 @@
 """Batched answers and likelihoods are those of one row at a time."""
 
+import copy
+
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 import stages.lib.evaluation.generation
 from stages.lib.evaluation.generation import batches_by_length, generate_answers, padded_left
@@ -10,6 +13,8 @@ from stages.lib.models.chat import encode
 from stages.lib.models.loading import load_16bit, load_tokenizer
 
 QUESTIONS = ["주소는 어디인가요?", "층?", "여권 수수료는 얼마인지 자세히 알려주세요.", "What is the address?", "몇 시?"]
+BEGIN = 5
+"""A token that no template writes."""
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +29,42 @@ def test_answers_do_not_depend_on_the_batch(loaded):
     alone = [generate_answers(model, tokenizer, [prompt], 12)[0] for prompt in prompts]
     assert together == alone
     assert len({answer.text for answer in together}) > 1  # the tiny model does tell prompts apart
+
+
+def test_answers_are_those_of_the_plain_forward_on_the_templates_text(loaded):
+    """Word by word without a cache, by a tokenizer that begins every text with a token of its own if it is let; rows
+    end at different steps."""
+    model, tokenizer = loaded
+    tokenizer = copy.deepcopy(tokenizer)
+    begin = tokenizer.convert_ids_to_tokens(BEGIN)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(f"{begin} $A", special_tokens=[(begin, BEGIN)])
+    assert tokenizer("x").input_ids[0] == BEGIN
+    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
+
+    def plain(prompt, stops):
+        text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        ids, said = tokenizer(text, add_special_tokens=False).input_ids, []
+        while len(said) < 12:
+            with torch.inference_mode():
+                token = model(torch.tensor([ids + said]), use_cache=False).logits[0, -1].argmax().item()
+            if token in stops:
+                return said, True
+            said.append(token)
+        return said, False
+
+    unstopped = [plain(prompt, set())[0] for prompt in prompts]
+    stops = {said[2 * row + 1] for row, said in enumerate(unstopped[:4])}
+    wanted = [plain(prompt, stops) for prompt in prompts]
+    assert len({len(said) for said, _ in wanted}) > 2
+    config = copy.deepcopy(model.generation_config)
+    model.generation_config.eos_token_id = sorted(stops)
+    try:
+        answers = generate_answers(model, tokenizer, prompts, 12, batch_tokens=10_000)
+    finally:
+        model.generation_config = config
+    decoded = [tokenizer.decode(said, skip_special_tokens=True).strip() for said, _ in wanted]
+    assert [answer.text for answer in answers] == decoded
+    assert [(answer.tokens, answer.stopped) for answer in answers] == [(len(said), end) for said, end in wanted]
 
 
 def test_padded_on_the_right_they_would(loaded, monkeypatch):

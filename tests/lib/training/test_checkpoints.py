@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, tiny_training
+from conftest import ROOT, Project, stages_run, tiny_training
 
 from stages.lib.errors import UserError
 from stages.lib.lineage import arguments_of, file_sha256
@@ -23,6 +24,7 @@ from stages.lib.training.checkpoints import (
     checkpoint_folder,
     checkpoint_home,
     fingerprint,
+    is_complete,
     mark_complete,
     newest_complete,
 )
@@ -102,38 +104,82 @@ def start_sft(place: Path, **changes: object) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=place, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
-def steps_saved(place: Path) -> list[int]:
-    return [int(path.name.split("-")[1]) for path in place.glob("cache/graft/checkpoints/sft-*/checkpoint-*")]
+def saved(project: Project) -> dict[int, Path]:
+    """The checkpoints that there are, by step. One run at a time means one folder: a stage that had outlived its kill
+    would hold it, and the next run would take another."""
+    folders = list(project.cache.glob("graft/checkpoints/sft-*"))
+    assert len(folders) <= 1
+    return {int(path.name.split("-")[1]): path for folder in folders for path in folder.glob("checkpoint-*")}
 
 
-def wait_for_step(place: Path, step: int, running: subprocess.Popen) -> None:
-    deadline = time.time() + 120
-    while max(steps_saved(place), default=0) < step:
-        assert time.time() < deadline
-        assert running.poll() is None, running.stdout and running.stdout.read()
-        time.sleep(0.001)
+def kill_repro(project: Project, moment: Callable[[], bool]) -> None:
+    """Run `dvc repro sft`, and kill it and its stage by SIGKILL as soon as `moment` is there.
+
+    They are stopped for the last look, so that what `moment` saw is still so when they die.
+    """
+    command, log = ["dvc", "repro", "sft"], project.directory.with_suffix(".log")
+    with log.open("w") as output:
+        running = subprocess.Popen(
+            command,
+            cwd=project.directory,
+            env=project.environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.time() + 600
+    while True:
+        assert running.poll() is None, f"it ended before it could be killed\n{log.read_text()}"
+        assert time.time() < deadline, log.read_text()
+        if moment():
+            os.killpg(running.pid, signal.SIGSTOP)
+            if moment():
+                break
+            os.killpg(running.pid, signal.SIGCONT)
+        time.sleep(0.0005)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
 
 
 @pytest.mark.slow
-def test_killed_five_times_the_adapter_is_that_of_an_uninterrupted_run(place):
-    """Kills come at random moments between two checkpoints, some of them while one is being written."""
-    outputs = ("models/sft/adapter_model.safetensors", "models/sft/lineage.json", "metrics/sft_log.csv")
-    whole = start_sft(place)
-    assert whole.wait() == 0, whole.stdout.read()
-    wanted = {name: file_sha256(place / name) for name in outputs}
-    moments = random.Random(7)
-    for step in (1, 3, 5, 7, 9):
-        running = start_sft(place)
-        wait_for_step(place, step, running)
-        time.sleep(moments.uniform(0, 0.15))
-        running.kill()
-        running.wait()
-    last = start_sft(place)
-    output = last.communicate()[0]
-    assert last.returncode == 0, output
+def test_killed_five_times_the_adapter_is_that_of_an_uninterrupted_run(tiny_model, tmp_path):
+    """`dvc repro` and its stage die at four random moments of training and while a checkpoint is being written."""
+    project = Project(tmp_path / "project", tiny_model)
+    project.write("params.yaml", "sft: {max_steps: 4", "sft: {checkpoint_minutes: 0, max_steps: 24")
+    chance = random.Random(7)
+    for step in sorted(chance.sample(range(1, 20), 4)):
+        reached: list[float] = []
+        delay = chance.uniform(0, 0.15)
+
+        def some_time_after(step=step, reached=reached, delay=delay) -> bool:
+            if not reached and max(saved(project), default=0) >= step:
+                reached.append(time.monotonic())
+            return bool(reached) and time.monotonic() - reached[0] >= delay
+
+        kill_repro(project, some_time_after)
+        complete = [step for step, path in saved(project).items() if is_complete(path)]
+        assert max(complete, default=0) >= step - 1  # a kill costs a step, not the run
+        assert not (project.directory / "models/sft").exists()
+
+    before = max(saved(project))
+
+    def being_written() -> bool:
+        """Whether the newest checkpoint is this run's and lacks its marker."""
+        newest = max(saved(project), default=0)
+        return newest > before and not (saved(project)[newest] / COMPLETE).exists()
+
+    kill_repro(project, being_written)
+    assert being_written()
+    output = project.command("dvc", "repro", "sft")
+    assert stages_run(output) == ["sft"]
     assert "goes on from checkpoint-" in output
-    assert {name: file_sha256(place / name) for name in outputs} == wanted
-    assert steps_saved(place) == []
+    assert saved(project) == {}
+    outputs = ("models/sft/adapter_model.safetensors", "models/sft/lineage.json", "metrics/sft_log.csv")
+    ended = {name: file_sha256(project.directory / name) for name in outputs}
+    again = project.command("dvc", "repro", "--force", "--single-item", "sft")
+    assert stages_run(again) == ["sft"]
+    assert "goes on from" not in again
+    assert {name: file_sha256(project.directory / name) for name in outputs} == ended
 
 
 @pytest.mark.slow
