@@ -60,8 +60,8 @@ def test_a_judge_that_always_prefers_the_first_wins_nothing(predictions):
         figures = asked(predictions, model, pairs=["dpo:base"])
     found = figures["dpo:base"]
     assert (found["win"], found["tie"], found["loss"]) == (0, 20, 0)
-    assert found["inconsistent_rate"] == 1.0
-    assert found["first_position_rate"] == 1.0
+    assert found["inconsistent_rate"]["value"] == 1.0
+    assert found["first_position_rate"]["value"] == 1.0
     assert found["win_rate"]["value"] == 0.5
     assert any("prefers the first answer in 100%" in line for line in figures["warnings"])
     assert any("contradicts itself on 100%" in line for line in figures["warnings"])
@@ -74,7 +74,7 @@ def test_a_judge_that_prefers_long_answers_shows_it_among_those_of_like_length(p
     assert found["win"] == 10
     assert found["win_rate"]["value"] == 0.75
     assert (found["win_rate_like_length"]["value"], found["win_rate_like_length"]["n"]) == (0.5, 10)
-    assert found["longer_preferred_rate"] == 1.0
+    assert found["longer_preferred_rate"]["value"] == 1.0
     assert any("prefers the longer answer in 100%" in line for line in figures["warnings"])
 
 
@@ -83,7 +83,8 @@ def test_a_fair_judge_finds_the_better_model_without_a_warning(predictions):
         figures = asked(predictions, model, pairs=["dpo:base"])
     found = figures["dpo:base"]
     assert (found["win"], found["tie"], found["loss"]) == (15, 5, 0)
-    assert (found["inconsistent_rate"], found["first_position_rate"], found["parse_error_rate"]) == (0, 0.5, 0)
+    rates = [found[f"{name}_rate"]["value"] for name in ("inconsistent", "first_position", "parse_error")]
+    assert rates == [0, 0.5, 0]
     assert 0.7 < found["win_rate"]["low"] < found["win_rate"]["value"] == 0.875
     assert figures["warnings"] == []
 
@@ -93,7 +94,7 @@ def test_nonsense_is_counted_apart(predictions):
     with chatting(ChatModel(lambda prompt: next(answers))) as model:
         figures = asked(predictions, model, pairs=["dpo:base"])
     found = figures["dpo:base"]
-    assert found["parse_error_rate"] == 1.0
+    assert found["parse_error_rate"]["value"] == 1.0
     assert (found["win"], found["tie"], found["loss"], found["win_rate"]) == (0, 0, 0, None)
     assert any("100% of its answers hold no verdict" in line for line in figures["warnings"])
 
@@ -152,7 +153,7 @@ def test_a_local_model_judges(predictions, tiny_base):
         predictions,
     )
     figures = json.loads((predictions / JUDGE).read_text(encoding="utf-8"))
-    assert figures["dpo:base"]["parse_error_rate"] == 1.0  # random weights
+    assert figures["dpo:base"]["parse_error_rate"]["value"] == 1.0  # random weights
 
 
 def test_an_endpoint_that_fails_is_named(predictions):

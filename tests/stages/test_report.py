@@ -62,14 +62,18 @@ def measured(evaluated, tmp_path, monkeypatch):
     return tmp_path
 
 
+def rate(value):
+    return {"value": value, "low": max(0.0, value - 0.2), "high": min(1.0, value + 0.2), "n": 12, "groups": 6}
+
+
 def test_report_and_card_hold_what_was_measured(measured):
     (measured / module.JUDGE).write_text(json.dumps({"dpo:base": {
         "win": 3, "tie": 2, "loss": 1, "win_rate": {"value": 0.67, "low": 0.4, "high": 0.9, "n": 6, "groups": 6},
-        "win_rate_like_length": None, "inconsistent_rate": 0.5, "first_position_rate": 0.8,
-        "longer_preferred_rate": None, "parse_error_rate": 0.0, "questions": 6, "identical": 0,
+        "win_rate_like_length": None, "inconsistent_rate": rate(0.5), "first_position_rate": rate(0.8),
+        "longer_preferred_rate": None, "parse_error_rate": rate(0.0), "questions": 6, "identical": 0,
     }, "people": {"dpo@13eb9e7:sft": {
         "win": 30, "tie": 5, "loss": 15, "win_rate": {"value": 0.65, "low": 0.52, "high": 0.77, "n": 50, "groups": 50},
-        "win_rate_like_length": None, "first_position_rate": 0.47, "longer_preferred_rate": 0.6,
+        "win_rate_like_length": None, "first_position_rate": rate(0.47), "longer_preferred_rate": rate(0.6),
     }}, "warnings": ["judge, dpo:base: prefers the first answer in 80% of its decisions"]}))  # fmt: skip
     cell = {"value": 0.25, "low": 0.11, "high": 0.39, "n": 40}
     tasks = {name: {"figures": {"local_mmlu": {"acc": cell}}} for name in ("base", "sft", "dpo")}

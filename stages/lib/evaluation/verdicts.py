@@ -94,10 +94,18 @@ def judged(pair: tuple[str, str], verdicts: list[Row], resamples: int, seed: int
     uneven = [row for row in decisive if row["first_characters"] != row["second_characters"]]
     facts = {name: rows[0]["fact_id"] for name, rows in questions.items()}
 
-    def rate(points: dict[str, float]) -> dict[str, float] | None:
-        """Wins and half the ties, over questions, drawn by fact."""
-        values, groups = list(points.values()), [facts[name] for name in points]
+    def mean(values: list[float], names: list[str]) -> dict[str, float] | None:
+        """The mean of what was found for questions of these names, drawn by fact; None of none."""
+        groups = [facts[name] for name in names]
         return bootstrap_interval(values, [1.0] * len(values), groups, resamples, seed) if values else None
+
+    def rate(points: dict[str, float]) -> dict[str, float] | None:
+        """Wins and half the ties."""
+        return mean(list(points.values()), list(points))
+
+    def share(rows: list[Row], held: Callable[[Row], bool]) -> dict[str, float] | None:
+        """The share of verdicts for which something held."""
+        return mean([float(held(row)) for row in rows], [row["id"] for row in rows])
 
     return {
         "win": sum(point == 1 for point in points.values()),
@@ -105,12 +113,16 @@ def judged(pair: tuple[str, str], verdicts: list[Row], resamples: int, seed: int
         "loss": sum(point == 0 for point in points.values()),
         "win_rate": rate(points),
         "win_rate_like_length": rate(alike),
-        "inconsistent_rate": share(
-            [len(set(preferred[name])) > 1 for name, rows in readable.items() if rows[0]["by"] != IDENTICAL]
+        "inconsistent_rate": rate(
+            {
+                name: float(len(set(preferred[name])) > 1)
+                for name, rows in readable.items()
+                if rows[0]["by"] != IDENTICAL
+            }
         ),
-        "first_position_rate": share([row["verdict"] == "first" for row in decisive]),
-        "longer_preferred_rate": share([winner(row) == longer(row) for row in uneven]),
-        "parse_error_rate": share([row["verdict"] == "unreadable" for row in asked]),
+        "first_position_rate": share(decisive, lambda row: row["verdict"] == "first"),
+        "longer_preferred_rate": share(uneven, lambda row: winner(row) == longer(row)),
+        "parse_error_rate": share(asked, lambda row: row["verdict"] == "unreadable"),
         "questions": len(questions),
         "identical": sum(rows[0]["by"] == IDENTICAL for rows in questions.values()),
     }
@@ -137,22 +149,20 @@ def of_like_length(row: Row) -> bool:
     return long <= LIKE_LENGTH * short
 
 
-def share(flags: list[bool]) -> float | None:
-    """Share of the true ones; None of none."""
-    return round(sum(flags) / len(flags), 4) if flags else None
-
-
 def warnings_of(pair: tuple[str, str], figures: dict[str, Any]) -> list[str]:
     """Why a judge's figures may say more about the judge than about the models."""
     name, lines = ":".join(pair), []
-    first, longer_rate = figures["first_position_rate"], figures["longer_preferred_rate"]
+    first, longer_rate, inconsistent, unreadable = (
+        (figures[f"{rate}_rate"] or {}).get("value")
+        for rate in ("first_position", "longer_preferred", "inconsistent", "parse_error")
+    )
     if first is not None and not 1 - BIASED <= first <= BIASED:
         lines.append(
             f"judge, {name}: prefers the {'first' if first > 0.5 else 'second'} answer in "
             f"{max(first, 1 - first):.0%} of its decisions, whichever it is"
         )
-    if figures["inconsistent_rate"] is not None and figures["inconsistent_rate"] > 0.3:
-        lines.append(f"judge, {name}: contradicts itself on {figures['inconsistent_rate']:.0%} when the order changes")
+    if inconsistent is not None and inconsistent > 0.3:
+        lines.append(f"judge, {name}: contradicts itself on {inconsistent:.0%} when the order changes")
     overall, alike = figures["win_rate"], figures["win_rate_like_length"]
     if (
         longer_rate is not None
@@ -164,6 +174,6 @@ def warnings_of(pair: tuple[str, str], figures: dict[str, Any]) -> list[str]:
             f"judge, {name}: prefers the longer answer in {longer_rate:.0%} of its decisions; win rate "
             f"{overall['value']:.2f}, among answers of like length {among}"
         )
-    if figures["parse_error_rate"]:
-        lines.append(f"judge, {name}: {figures['parse_error_rate']:.0%} of its answers hold no verdict")
+    if unreadable:
+        lines.append(f"judge, {name}: {unreadable:.0%} of its answers hold no verdict")
     return lines

@@ -79,6 +79,11 @@ def figure(cell: dict[str, float] | None) -> str:
     return f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
 
 
+def counted(cell: dict[str, float] | None) -> str:
+    """A figure with its interval and its n, such as 0.62 [0.50, 0.73], n 40."""
+    return "-" if cell is None else f"{figure(cell)}, n {cell['n']}"
+
+
 def signed(cell: dict[str, float] | None) -> str:
     """A difference with its interval, such as +0.62 [+0.50, +0.73]."""
     if cell is None:
@@ -181,7 +186,7 @@ def judge_table(judge: dict[str, Any]) -> str:
     for pair, cells in judge.items():
         rates = [cells[f"{name}_rate"] for name in ("inconsistent", "first_position", "parse_error")]
         line = [pair, cells["win"], cells["tie"], cells["loss"], figure(cells["win_rate"])]
-        line += [figure(cells["win_rate_like_length"]), *("-" if rate is None else f"{rate:.2f}" for rate in rates)]
+        line += [figure(cells["win_rate_like_length"]), *map(counted, rates)]
         lines.append("| " + " | ".join(map(str, line)) + " |")
     return "\n".join(lines)
 
@@ -197,7 +202,7 @@ def people_rows(people: dict[str, Any]) -> list[list[str]]:
         rates = [cells["first_position_rate"], cells["longer_preferred_rate"]]
         counts = f"{cells['win']} / {cells['tie']} / {cells['loss']}"
         sure = [figure(cells["win_rate"]), figure(cells["win_rate_like_length"])]
-        rows.append([pair, counts, *sure, *("-" if rate is None else f"{rate:.2f}" for rate in rates)])
+        rows.append([pair, counts, *sure, *map(counted, rates)])
     return rows
 
 

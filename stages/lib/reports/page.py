@@ -11,6 +11,7 @@ from stages.lib.reports.evidence import (
     Evidence,
     benchmark_rows,
     benchmarked,
+    counted,
     figure,
     learned_answers,
     lost_answers,
@@ -241,7 +242,7 @@ def judge(figures: dict[str, Any]) -> str:
     rows = []
     for pair, cells in figures.items():
         names = ("inconsistent_rate", "first_position_rate", "longer_preferred_rate", "parse_error_rate")
-        rates = ["-" if cells[name] is None else f"{cells[name]:.2f}" for name in names]
+        rates = [counted(cells[name]) for name in names]
         counts = f"{cells['win']} / {cells['tie']} / {cells['loss']}"
         rows.append([pair, counts, figure(cells["win_rate"]), figure(cells["win_rate_like_length"]), *rates])
     header = ["pair", "win / tie / loss", "win rate", "of like length", "inconsistent", "prefers first"]

@@ -100,7 +100,7 @@ def test_a_name_is_no_version(tmp_path: Path) -> None:
     figures = judged(("dpo", "base"), by_pair["dpo", "base"], 50, 1)
     assert (figures["win"], figures["tie"], figures["loss"]) == (2, 1, 0)
     assert figures["win_rate"]["value"] == pytest.approx(2.5 / 3, abs=1e-3)
-    assert figures["first_position_rate"] == 0.5
+    assert figures["first_position_rate"]["value"] == 0.5
 
 
 def test_nobody_voted_yet(tmp_path: Path) -> None:
