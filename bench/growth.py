@@ -61,7 +61,7 @@ def run_point(place: Path, point: Point, steps: int) -> dict[str, Any]:
     with (
         patch("stages.lib.training.run.load_for_training", lambda *_: random_model(point["model"])),
         patch("stages.lib.training.run.report_progress", watch.attach),
-        patch("stages.lib.training.plan.COMPILE_PASSES", 0),  # what a plan takes for a long run
+        patch("stages.lib.training.decisions.COMPILE_PASSES", 0),  # what a plan takes for a long run
     ):
         facts = sft.sft(section, place / "out")
     plan = facts["plan"]

@@ -25,7 +25,8 @@ import psutil
 
 from bench.random_model import SHAPES, enter, write_base, write_data
 from bench.training import Watch, lengths_of, resident_peak, section_of, stand_in_for_a_merge
-from stages.lib.training.processes import environment, from_all, visible_gpus
+from stages.lib.training.launcher import environment, visible_gpus
+from stages.lib.training.processes import from_all
 
 ROWS: dict[str, dict[str, Any]] = {
     "sft-512": {"stage": "sft", "lengths": "chats", "common": {"max_length": 512, "batch_size": 8}},

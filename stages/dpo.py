@@ -14,9 +14,9 @@ from stages.lib.lineage import refuse_changed_weights
 from stages.lib.publish import published
 from stages.lib.records import write_json
 from stages.lib.schema.training import Dpo
+from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.plan import Plan
 from stages.lib.training.preference_start import refuse_wrong_reference
-from stages.lib.training.processes import on_all_gpus
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
 from stages.lib.training.trainer import rehearse, trainer_arguments

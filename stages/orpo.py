@@ -12,8 +12,8 @@ from stages.lib.entry import run
 from stages.lib.lineage import OFF, write_lineage
 from stages.lib.publish import published
 from stages.lib.schema.training import Orpo
+from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.plan import Plan
-from stages.lib.training.processes import on_all_gpus
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
 from stages.lib.training.trainer import rehearse, trainer_arguments, write_log

@@ -14,9 +14,9 @@ from stages.lib.models.chat import refuse_unlearnable, stop_ids
 from stages.lib.publish import published
 from stages.lib.schema.choices import LossOn
 from stages.lib.schema.training import Sft
+from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.plan import Plan
 from stages.lib.training.preview import render_supervision
-from stages.lib.training.processes import on_all_gpus
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import supervised_rows
 from stages.lib.training.trainer import rehearse, trainer_arguments

@@ -1,6 +1,7 @@
 """Loading models from model directories, the same way wherever it is done."""
 
 import logging
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,19 @@ def load_tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def copy_tokenizer(base: Path, out: Path) -> None:
+    """Copy the tokenizer and chat template of `base`: what trains, merges and talks reads the same files."""
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+    ):
+        if (base / name).is_file():
+            shutil.copyfile(base / name, out / name)
 
 
 def load_16bit(directory: Path, dtype: Any) -> Any:

@@ -16,13 +16,19 @@ from stages.lib.lineage import (
     write_lineage,
 )
 from stages.lib.models.chat import Messages
-from stages.lib.models.loading import load_16bit, load_quantized, load_strictly, load_tokenizer, quiet_libraries
+from stages.lib.models.loading import (
+    copy_tokenizer,
+    load_16bit,
+    load_quantized,
+    load_strictly,
+    load_tokenizer,
+    quiet_libraries,
+)
 from stages.lib.models.merge_check import compare, refuse_a_ruined_merge
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import Dtype, MergeBase, Quantization
 from stages.lib.schema.training import Merge
-from stages.lib.training.trainer import copy_tokenizer
 
 PROBE_TOKENS = 512
 

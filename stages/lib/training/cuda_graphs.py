@@ -10,6 +10,9 @@ from typing import Any
 BUCKET = 512
 """Tokens to whose multiple rows laid end to end are filled up, so that few shapes have to be recorded."""
 
+MOST_SHAPES = 8
+"""Shapes that are recorded; others are computed as ever. Each keeps the adapter's gradients in a place of its own."""
+
 
 def replay_decoder(model: Any, decoder: Any, dtype: Any) -> None:
     """Let `decoder`, that of `model` with its adapter, be replayed from now on; it computes in `dtype`.
@@ -38,12 +41,14 @@ def replay_decoder(model: Any, decoder: Any, dtype: Any) -> None:
             named = {} if position_ids is None else {"position_ids": position_ids, "cu_seq_lens_q": cu_seq_lens_q}
             return plain(input_ids=input_ids, use_cache=False, **named).last_hidden_state
 
-    def forward(input_ids: Any, position_ids: Any = None, cu_seq_lens_q: Any = None, **_: Any) -> Any:
-        given = (input_ids, position_ids, cu_seq_lens_q)
-        tensors = given if cu_seq_lens_q is not None else (input_ids,)
+    def forward(**given: Any) -> Any:
+        taken = ("input_ids", "position_ids", "cu_seq_lens_q") if "cu_seq_lens_q" in given else ("input_ids",)
+        tensors = tuple(given[name] for name in taken)
         learns = torch.is_grad_enabled()
         adapter_is_off = adapted is not None and adapted.disable_adapters  # as for DPO's reference
         key = (learns, adapter_is_off, *(each.shape for each in tensors))
+        if key not in recorded and len(recorded) >= MOST_SHAPES:
+            return plain(**given)
         if key not in recorded:
             record = record_with_gradients if learns else record_without
             with torch.random.fork_rng(), torch.autocast("cuda", dtype=dtype, cache_enabled=False):

@@ -6,8 +6,9 @@ from itertools import pairwise
 from typing import Any
 
 from stages.lib.training.cuda_graphs import BUCKET, fill_up, replay_decoder
+from stages.lib.training.decisions import Attention
 from stages.lib.training.memory import HEAD_ROWS
-from stages.lib.training.plan import Attention, Plan
+from stages.lib.training.plan import Plan
 
 CHANGED_LOGITS = (
     "final_logit_softcapping",

@@ -9,7 +9,7 @@ from typing import Any
 
 from stages.lib.hardware import Hardware, describe, find_hardware, set_up_cpu
 from stages.lib.lineage import arguments_of, file_sha256, weights_sha256, write_lineage
-from stages.lib.models.loading import load_for_training, load_tokenizer
+from stages.lib.models.loading import copy_tokenizer, load_for_training, load_tokenizer
 from stages.lib.models.precision import resolve_precision
 from stages.lib.publish import published
 from stages.lib.schema.choices import Engine, Method
@@ -18,7 +18,6 @@ from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
 from stages.lib.training.plan import Plan, make_plan
 from stages.lib.training.processes import count, count_here, from_all, from_main, is_main, sharded
 from stages.lib.training.trainer import (
-    copy_tokenizer,
     keep_adapter_in_float32,
     keep_losses_in_float32,
     lora_config,

@@ -1,7 +1,6 @@
 """What the training stages share around trl's trainers: arguments, adapter, a rehearsal, the log."""
 
 import csv
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,19 +97,6 @@ def save_adapter(model: Any, out: Path, weights: dict[str, Any] | None = None) -
         config.target_modules = sorted(config.target_modules)
     model.save_pretrained(out, state_dict=weights)
     (out / "README.md").unlink(missing_ok=True)
-
-
-def copy_tokenizer(base: Path, out: Path) -> None:
-    """Copy the tokenizer and chat template of `base`: what trains, merges and talks reads the same files."""
-    for name in (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "special_tokens_map.json",
-        "chat_template.jinja",
-    ):
-        if (base / name).is_file():
-            shutil.copyfile(base / name, out / name)
 
 
 def write_log(history: list[dict[str, float]], path: Path, columns: dict[str, str], every: int) -> None:

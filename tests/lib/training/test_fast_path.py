@@ -6,8 +6,9 @@ from transformers import AutoModelForCausalLM
 
 from stages.lib.models.loading import load_quantized
 from stages.lib.schema.choices import Quantization
+from stages.lib.training.decisions import Attention
 from stages.lib.training.fast_path import attend_without_mask, score_supervised_positions, speed_up_model
-from stages.lib.training.plan import Attention, Plan
+from stages.lib.training.plan import Plan
 
 
 @pytest.fixture

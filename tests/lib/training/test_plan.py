@@ -11,7 +11,8 @@ from stages.lib.errors import UserError
 from stages.lib.hardware import Hardware, resolve_dtype
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Method, Optim, Quantization
 from stages.lib.schema.training import Lora, Sft
-from stages.lib.training.plan import Attention, make_plan
+from stages.lib.training.decisions import Attention
+from stages.lib.training.plan import make_plan
 from stages.lib.training.sharing import share_out
 
 GIB = 2**30
@@ -161,6 +162,10 @@ def test_a_step_of_one_pass_is_replayed_on_a_gpu(tinyllama, model):
         ({"micro_batch_size": 8}, "a step takes several passes"),
         ({"gradient_checkpointing": Choice.always}, "layers are recomputed"),
         ({"quantization": Quantization.int8}, "8-bit weights ask the host in each layer"),
+        (
+            {"method": Method.full, "quantization": Quantization.none},
+            "each shape of a batch would keep gradients of all weights",
+        ),
     ],
 )
 def test_what_cannot_be_replayed_is_not_and_asking_for_it_is_refused(tinyllama, changes, hindrance):

@@ -23,7 +23,7 @@ from stages.lib.lineage import arguments_of
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Method, Quantization
 from stages.lib.schema.training import Dpo, Lora, Merge, Orpo, Sft
 from stages.lib.training.checkpoints import newest_complete
-from stages.lib.training.processes import count_processes, on_all_gpus
+from stages.lib.training.launcher import count_processes, on_all_gpus
 from stages.merge import merge
 from stages.sft import sft
 
@@ -176,7 +176,7 @@ def test_ctrl_c_and_sigterm_leave_one_complete_checkpoint_and_publish_nothing(se
 
 
 def start_spread(place: Path, section: Sft | Dpo) -> subprocess.Popen:
-    """The stage of `section` in two processes with FSDP, as stages/lib/training/processes.py launches it on GPUs."""
+    """The stage of `section` in two processes with FSDP, as stages/lib/training/launcher.py launches it on GPUs."""
     name = type(section).__name__.lower()
     told = {"stage": name, "section": arguments_of(section), "root": str(place)}
     scratch = place / "told"

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 import stages.lib.models.precision
 import stages.lib.schema.training
-import stages.lib.training.plan
+import stages.lib.training.decisions
 import stages.lib.training.unsloth_engine
 from stages.lib.errors import UserError
 from stages.lib.hardware import Hardware, nvidia_gpu
@@ -29,7 +29,8 @@ from stages.lib.lineage import arguments_of
 from stages.lib.models.precision import resolve_precision
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Engine, Method, Quantization
 from stages.lib.schema.training import Dpo, Orpo, Sft
-from stages.lib.training.plan import Attention, make_plan
+from stages.lib.training.decisions import Attention
+from stages.lib.training.plan import make_plan
 from stages.lib.training.run import TrainingRun
 from stages.lib.training.trainer import save_adapter
 from stages.lib.training.unsloth_engine import keep_one_adapter, refuse_changed_rows, start_engine
@@ -171,7 +172,7 @@ def plan_of(tiny_base, lengths, **changes):
 
 
 def test_the_plan_leaves_the_fast_path_to_it_and_says_so(installed, tiny_base, monkeypatch):
-    monkeypatch.setattr(stages.lib.training.plan, "find_spec", lambda name: None)
+    monkeypatch.setattr(stages.lib.training.decisions, "find_spec", lambda name: None)
     plan = plan_of(tiny_base, [512] * 8)
     assert (plan.attention, plan.padding_free, plan.pad_to_multiple_of) == (Attention.engine, False, None)
     assert (plan.torch_compile, plan.dequantize_once) == (False, False)
@@ -184,10 +185,10 @@ def test_the_plan_leaves_the_fast_path_to_it_and_says_so(installed, tiny_base, m
 
 def test_rows_lie_end_to_end_where_it_has_a_kernel_that_keeps_them_apart(installed, tiny_base, monkeypatch):
     uneven = [512, 50, 50, 50]
-    monkeypatch.setattr(stages.lib.training.plan, "find_spec", lambda name: None)
+    monkeypatch.setattr(stages.lib.training.decisions, "find_spec", lambda name: None)
     assert not plan_of(tiny_base, uneven).padding_free
     assert plan_of(tiny_base, uneven, padding_free=Choice.always).padding_free
-    monkeypatch.setattr(stages.lib.training.plan, "find_spec", lambda name: name == "xformers" or None)
+    monkeypatch.setattr(stages.lib.training.decisions, "find_spec", lambda name: name == "xformers" or None)
     assert plan_of(tiny_base, uneven).padding_free
     assert not plan_of(tiny_base, [512] * 4).padding_free
     assert not plan_of(tiny_base, uneven, padding_free=Choice.never).padding_free
