@@ -203,11 +203,16 @@ def draw(place: Path, rows: list[dict[str, Any]], metric: str) -> list[Path]:
     written = []
     if costly := [row for row in scored if row.get("seconds") is not None]:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+        middle = (min(row["seconds"] for row in costly) + max(row["seconds"] for row in costly)) / 2
         for row in costly:
             errors = [[row["score"] - row["low"]], [row["high"] - row["score"]]]
             axes.errorbar(row["seconds"], row["score"], yerr=errors, fmt="o", capsize=3)
-            axes.annotate(label(row), (row["seconds"], row["score"]), xytext=(6, 3), textcoords="offset points", size=7)
-        axes.set(xlabel="seconds of the stages that the point ran", ylabel=f"{metric}, 95 % interval")
+            left, at = row["seconds"] > middle, (row["seconds"], row["score"])
+            style: dict[str, Any] = {"xytext": (-6 if left else 6, 3), "ha": "right" if left else "left", "size": 7}
+            axes.annotate(label(row), at, textcoords="offset points", **style)
+        absent = len(scored) - len(costly)
+        note = f" (not drawn, since the cache had them: {absent})" if absent else ""
+        axes.set(xlabel=f"seconds of the stages that the point ran{note}", ylabel=f"{metric}, 95 % interval")
         axes.margins(x=0.25)
         written.append(save(figure, place / "cost.svg"))
     keys = varied(scored)
@@ -220,8 +225,8 @@ def draw(place: Path, rows: list[dict[str, Any]], metric: str) -> list[Path]:
                 x, y = across.index(row["overrides"].get(keys[0], "-")), down.index(row["overrides"].get(keys[1], "-"))
                 grid[y][x] = row["score"]
                 text = figure_text(row, "score").replace(" ", "\n", 1)
-                style = {"boxstyle": "round", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-                axes.text(x, y, text, ha="center", va="center", size=8, bbox=style)
+                box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+                axes.text(x, y, text, ha="center", va="center", size=8, bbox=box)
             figure.colorbar(axes.imshow(grid, aspect="auto", cmap="viridis"), label=metric)
             axes.set_xticks(range(len(across)), across)
             axes.set_yticks(range(len(down)), down)
