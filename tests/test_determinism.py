@@ -21,7 +21,8 @@ from pathlib import Path
 from conftest import tiny_training
 from stages.dpo import dpo
 from stages.evaluate import evaluate
-from stages.lib.schema import Dpo, Evaluate, Merge, MergeDpo, MergeOrpo, Orpo, Sft
+from stages.lib.schema.evaluation import Evaluate
+from stages.lib.schema.training import Dpo, Merge, MergeDpo, MergeOrpo, Orpo, Sft
 from stages.merge import merge
 from stages.merge_dpo import merge_dpo
 from stages.merge_orpo import merge_orpo

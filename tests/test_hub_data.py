@@ -102,7 +102,8 @@ def run_stage(
 ) -> subprocess.CompletedProcess[str]:
     """Run a stage function on a section, written as Python, in a process that takes `hub` for the Hub."""
     code = (
-        "from pathlib import Path\nfrom stages.lib.entry import exit_on_user_error\nfrom stages.lib.schema import *\n"
+        "from pathlib import Path\nfrom stages.lib.entry import exit_on_user_error\n"
+        "from stages.lib.schema.choices import *\nfrom stages.lib.schema.data import *\n"
         f"from stages.{stage} import {stage}\n"
         f"exit_on_user_error({stage!r}, lambda: {stage}({section}, Path()))"
     )
