@@ -17,11 +17,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 
-def chain(place: Path) -> dict[str, Any]:
-    """Seconds of `dvc repro` in a new clone under `place`, and of them what each stage computed."""
+def cloned(place: Path) -> Path:
+    """A new clone of HEAD under `place`."""
     clone = place / "clone"
     subprocess.run(["git", "clone", "--quiet", ".", str(clone)], check=True)
-    environment = os.environ | {"XDG_CACHE_HOME": str(place / "cache"), "DVC_NO_ANALYTICS": "1"}
+    return clone
+
+
+def chain(clone: Path) -> dict[str, Any]:
+    """Seconds of `dvc repro` in a clone, and of them what each stage computed."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(clone.with_name("cache")), "DVC_NO_ANALYTICS": "1"}
     began = time.monotonic()
     subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=clone, env=environment, check=True)
     wall = time.monotonic() - began
@@ -40,7 +45,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with TemporaryDirectory() as scratch:
-        result = chain(options.place or Path(scratch))
+        result = chain(cloned(options.place or Path(scratch)))
     print(json.dumps(result, indent=1))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

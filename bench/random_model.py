@@ -54,23 +54,28 @@ def train_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
-def write_base(place: Path, shape: str) -> None:
-    """Write `place`/models/base, as prepare-base's source `local` does it from a directory with random weights."""
+def write_source(directory: Path, shape: str) -> None:
+    """Write random weights of a shape in bfloat16 and a small tokenizer, as a repository of a model holds them."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    from stages.lib.schema.choices import BaseSource
-    from stages.lib.schema.data import PrepareBase
-    from stages.prepare_base import prepare_base
-
-    place.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(llama_config(shape))
     torch.set_default_dtype(torch.float32)
-    model.cpu().save_pretrained(place / "source")
-    train_tokenizer().save_pretrained(place / "source")
+    model.cpu().save_pretrained(directory)
+    train_tokenizer().save_pretrained(directory)
+
+
+def write_base(place: Path, shape: str) -> None:
+    """Write `place`/models/base, as prepare-base's source `local` does it from a directory with random weights."""
+    from stages.lib.schema.choices import BaseSource
+    from stages.lib.schema.data import PrepareBase
+    from stages.prepare_base import prepare_base
+
+    place.mkdir(parents=True, exist_ok=True)
+    write_source(place / "source", shape)
     section = PrepareBase(
         source=BaseSource.local,
         path=str(place / "source"),

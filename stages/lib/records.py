@@ -48,8 +48,11 @@ def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> int:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write readable JSON with sorted keys, so that equal content has equal bytes."""
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Write JSON with sorted keys, so that equal content has equal bytes, and ASCII alone.
+
+    DVC refuses metrics whose first 512 bytes are mostly others, as Hangul is, for a binary file.
+    """
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="ascii")
 
 
 def share_of(text: str) -> float:
