@@ -5,6 +5,7 @@ Weights are random: speed does not depend on their values. Losses of the same st
 
 Run     python -m bench.training ROW … [--shape TinyLlama-1.1B] [--only VARIANT …] [--out results.json]
         ROW is one of sft-512, sft-512-large, sft-2048, short, dpo
+        --profile: where the time of five steps goes, in place of speed
         on a CPU: sft-512 --shape SmolLM2-135M --only notebook "nf4, as planned"
 """
 
@@ -25,6 +26,7 @@ from bench.random_model import SHAPES, enter, write_base, write_data
 CPU_WARM_UP, CPU_TIMED = 1, 6
 WARM_UP, TIMED = 5, 20
 COMPILED_WARM_UP, COMPILED_TIMED = 40, 30
+PROFILED = 5
 """Steps. In the first ones layers are compiled and shapes of batches recorded, where that is done."""
 
 NOTEBOOK: dict[str, Any] = {
@@ -38,8 +40,8 @@ NOTEBOOK: dict[str, Any] = {
 }
 """What the notebook fixes beside batch 8, rank 64 and its learning rate. float16 where the hardware can."""
 
-PLAIN = ("notebook", "bf16, plain")
-"""Variants without stages/lib/training/fast_path.py; the second is what the losses of the others are held against."""
+PLAIN = ("notebook", "bf16, plain", "fp32, plain")
+"""Variants without stages/lib/training/fast_path.py; the losses of others are held against the last two."""
 
 OURS: dict[str, Any] = {
     "quantization": "none",
@@ -64,8 +66,9 @@ ROWS: dict[str, dict[str, Any]] = {
             "bf16": OURS,
             "bf16, no graphs": COMPILED,
             "bf16, not compiled": EAGER,
-            "nf4, as planned": {"quantization": "nf4"},
+            "nf4, as planned": {"quantization": "nf4", "optim": "adamw_torch_fused"},
             "bf16, plain": {**EAGER, "padding_free": "never"},
+            "fp32, plain": {**EAGER, "padding_free": "never", "dtype": "float32"},
             "unsloth nf4": {**UNSLOTH, "quantization": "nf4"},
             "unsloth bf16": {**UNSLOTH, "quantization": "none"},
         },
@@ -211,7 +214,41 @@ def tokens_of(row: dict[str, list[int]]) -> int:
     return 2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
 
 
-def run_variant(place: Path, name: str, variant: str) -> dict[str, Any]:
+class Profiled(Watch):
+    """Where the time of PROFILED steps after the warm-up goes: the GPU's kernels, and all that it waited for."""
+
+    def __init__(self, warm_up: int) -> None:
+        super().__init__()
+        self.warm_up = warm_up
+        self.found: dict[str, Any] = {}
+
+    def attach(self, trainer: Any, every: int) -> None:
+        """Stand in for report_progress on a trl trainer."""
+        import torch
+        from transformers import TrainerCallback
+
+        super().attach(trainer, every)
+        watch, profiler = self, torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+
+        class Window(TrainerCallback):
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                if len(watch.ends) == watch.warm_up:
+                    profiler.start()
+                if len(watch.ends) == watch.warm_up + PROFILED:
+                    profiler.stop()
+                    kernels = sorted(profiler.key_averages(), key=lambda each: -each.self_device_time_total)
+                    milliseconds = {each.key[:60]: each.self_device_time_total / 1000 / PROFILED for each in kernels}
+                    watch.found = {
+                        "step_ms": round((watch.ends[-1] - watch.ends[-1 - PROFILED]) * 1000 / PROFILED, 1),
+                        "gpu_busy_ms": round(sum(milliseconds.values()), 1),
+                        "kernels_a_step": sum(each.count for each in kernels) // PROFILED,
+                        "longest_ms": {name: round(value, 2) for name, value in list(milliseconds.items())[:12]},
+                    }
+
+        trainer.add_callback(Window())
+
+
+def run_variant(place: Path, name: str, variant: str, profile: bool = False) -> dict[str, Any]:
     """Train through the stage's own function in `place`; speed after the warm-up, memory, losses, the plan."""
     import torch
 
@@ -227,7 +264,7 @@ def run_variant(place: Path, name: str, variant: str) -> dict[str, Any]:
     warm_up, timed = span(values)
     section = section_of(row, values, warm_up + timed)
     module: Any = sft if row["stage"] == "sft" else dpo
-    watch = Watch()
+    watch = Profiled(warm_up) if profile else Watch()
     enter(place)
     if module is dpo:
         stand_in_for_a_merge(place)
@@ -247,6 +284,7 @@ def run_variant(place: Path, name: str, variant: str) -> dict[str, Any]:
         "peak_gib": round(peak, 1),
         "plan": {key: facts["plan"][key] for key in shown},
         "estimated_gib": round(facts["plan"]["estimated_mib"] / 1024, 1),
+        **(watch.found if isinstance(watch, Profiled) else {}),
     }
 
 
@@ -272,18 +310,19 @@ def notebook_model(model: Any, *_: Any) -> Any:
     return prepare_model_for_kbit_training(model)
 
 
-def differences(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """How far the losses of a row's bfloat16 variants are from those without a fast path.
+def differences(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How far the losses of a row's 16-bit variants are from those of each plain one that ran, by its name.
 
-    The largest difference of steps 1 to 10 and the mean one of 20; empty where that variant did not run.
+    The largest difference of steps 1 to 10 and the mean one of 20.
     """
     losses = {result["variant"]: result["losses"] for result in results}
-    plain = losses.pop("bf16, plain", [])
-    found = {}
-    for variant, own in losses.items():
-        apart = [abs(one - other) for one, other in zip(plain, own, strict=False)]
-        if apart and variant.startswith("bf16"):
-            found[variant] = {"steps_1_to_10": round(max(apart[:10]), 4), "mean": round(sum(apart) / len(apart), 4)}
+    found: dict[str, dict[str, Any]] = {}
+    for plain in PLAIN[1:]:
+        for variant in losses:
+            if plain in losses and variant != plain and variant.startswith("bf16"):
+                apart = [abs(one - other) for one, other in zip(losses[plain], losses[variant], strict=False)]
+                mean = sum(apart) / len(apart)
+                found.setdefault(plain, {})[variant] = {"1 to 10": round(max(apart[:10]), 4), "mean": round(mean, 4)}
     return found
 
 
@@ -309,12 +348,13 @@ if __name__ == "__main__":
     parser.add_argument("rows", nargs="+", choices=ROWS)
     parser.add_argument("--shape", default="TinyLlama-1.1B", choices=SHAPES)
     parser.add_argument("--only", nargs="*", help="variants; all unless given")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--variant", help="of one row: run it here and print its result as JSON")
     parser.add_argument("--place", type=Path)
     options = parser.parse_args()
     if options.variant:
-        print(json.dumps(run_variant(options.place, options.rows[0], options.variant)))
+        print(json.dumps(run_variant(options.place, options.rows[0], options.variant, options.profile)))
         sys.exit()
     results = []
     with TemporaryDirectory() as scratch:
@@ -331,7 +371,7 @@ if __name__ == "__main__":
                     print(f"{name} {variant}: skipped, {reason}", flush=True)
                     continue
                 command = [sys.executable, "-m", "bench.training", name, "--variant", variant]
-                command += ["--place", str(base)]
+                command += ["--place", str(base), *(["--profile"] if options.profile else [])]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     print(f"{name} {variant}: failed\n{done.stdout[-800:]}\n{done.stderr[-2500:]}", flush=True)
