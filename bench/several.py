@@ -4,8 +4,8 @@ The same rows, batch and random weights; each variant is launched by accelerate 
 the stage's own function. "by the stage" goes the whole way of a user: the stage launches itself.
 
 Run     python -m bench.several [ROW …] [--processes 2] [--sharing ddp|fsdp] [--weights none|nf4] [--graphs]
-                                [--shape TinyLlama-1.1B] [--warm-up 25] [--steps 20] [--out results.json]
-        ROW is one of sft-512, sft-512-large, dpo, stage (all unless given)
+                                [--shape TinyLlama-1.1B] [--warm-up 25] [--steps 20] [--keep FOLDER] [--out results.json]
+        ROW is one of sft-512, sft-512-large, dpo, dpo-large, stage (all unless given)
 On a CPU: --shape tiny --warm-up 2 --steps 4. Models that are spread: sft-512 dpo --shape Llama-3-8B --sharing fsdp
 --warm-up 5 --steps 10, once with --weights none, once with --weights nf4.
 """
@@ -32,6 +32,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "sft-512": {"stage": "sft", "lengths": "chats", "common": {"max_length": 512, "batch_size": 8}},
     "sft-512-large": {"stage": "sft", "lengths": "chats", "common": {"max_length": 512, "batch_size": 64}},
     "dpo": {"stage": "dpo", "lengths": "pairs", "common": {"max_length": 512, "batch_size": 8}},
+    "dpo-large": {"stage": "dpo", "lengths": "pairs", "common": {"max_length": 512, "batch_size": 32}},
     "stage": {"stage": "sft", "lengths": "chats", "common": {"max_length": 512, "batch_size": 8}},
 }
 BY_THE_STAGE = "stage"
@@ -175,8 +176,9 @@ def variants(row: str, processes: int, graphs: bool) -> list[tuple[str, int, boo
 def main(options: argparse.Namespace) -> None:
     results = []
     with TemporaryDirectory() as scratch:
-        place = Path(scratch) / options.shape
-        write_base(place, options.shape)
+        place = (options.keep or Path(scratch)).absolute() / options.shape
+        if not (place / "models/base").exists():
+            write_base(place, options.shape)
         for name in options.rows or ROWS:
             row, in_all = ROWS[name], options.warm_up + options.steps
             write_data(place, *lengths_of(row["lengths"], min(4096, row["common"]["batch_size"] * in_all)))
@@ -211,6 +213,7 @@ if __name__ == "__main__":
     parser.add_argument("--warm-up", type=int, default=25)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--timeout", type=float, default=300, help="seconds of one variant")
+    parser.add_argument("--keep", type=Path, help="where the base is written, or taken from if it is there")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--told", type=Path, help="one variant, run here")
     parser.add_argument("--place", type=Path)
