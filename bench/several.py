@@ -4,7 +4,8 @@ The same rows, batch and random weights; each variant is launched by accelerate 
 the stage's own function. "by the stage" goes the whole way of a user: the stage launches itself.
 
 Run     python -m bench.several [ROW …] [--processes 2] [--sharing ddp|fsdp] [--weights none|nf4] [--graphs]
-                                [--shape TinyLlama-1.1B] [--warm-up 25] [--steps 20] [--keep FOLDER] [--out results.json]
+                                [--shape TinyLlama-1.1B] [--warm-up 25] [--steps 20] [--out results.json]
+                                [--keep FOLDER]
         ROW is one of sft-512, sft-512-large, dpo, dpo-large, stage (all unless given)
 On a CPU: --shape tiny --warm-up 2 --steps 4. Models that are spread: sft-512 dpo --shape Llama-3-8B --sharing fsdp
 --warm-up 5 --steps 10, once with --weights none, once with --weights nf4.
