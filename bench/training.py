@@ -215,7 +215,7 @@ def tokens_of(row: dict[str, list[int]]) -> int:
 
 
 class Profiled(Watch):
-    """Where the time of PROFILED steps after the warm-up goes: the GPU's kernels, and all that it waited for."""
+    """Where the time of PROFILED steps after the warm-up goes: kernels of a GPU, operators of a CPU, and all of it."""
 
     def __init__(self, warm_up: int) -> None:
         super().__init__()
@@ -228,7 +228,12 @@ class Profiled(Watch):
         from transformers import TrainerCallback
 
         super().attach(trainer, every)
-        watch, profiler = self, torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+        on_gpu = torch.cuda.is_available()
+        activity = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
+        watch, profiler = self, torch.profiler.profile(activities=[activity])
+
+        def own_ms(event: Any) -> float:
+            return (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000 / PROFILED
 
         class Window(TrainerCallback):
             def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -236,11 +241,11 @@ class Profiled(Watch):
                     profiler.start()
                 if len(watch.ends) == watch.warm_up + PROFILED:
                     profiler.stop()
-                    kernels = sorted(profiler.key_averages(), key=lambda each: -each.self_device_time_total)
-                    milliseconds = {each.key[:60]: each.self_device_time_total / 1000 / PROFILED for each in kernels}
+                    kernels = sorted(profiler.key_averages(), key=own_ms, reverse=True)
+                    milliseconds = {each.key[:60]: own_ms(each) for each in kernels}
                     watch.found = {
                         "step_ms": round((watch.ends[-1] - watch.ends[-1 - PROFILED]) * 1000 / PROFILED, 1),
-                        "gpu_busy_ms": round(sum(milliseconds.values()), 1),
+                        "busy_ms": round(sum(milliseconds.values()), 1),
                         "kernels_a_step": sum(each.count for each in kernels) // PROFILED,
                         "longest_ms": {name: round(value, 2) for name, value in list(milliseconds.items())[:12]},
                     }
