@@ -21,7 +21,7 @@ COMPILE_PASSES = 500
 class Attention(Enum):
     """Causal attention without a mask over all pairs of tokens."""
 
-    row_by_row = "row_by_row"  # explicit, for short rows on a CPU
+    row_by_row = "row_by_row"  # explicit, on a CPU
     varlen = "varlen"  # flash attention over rows end to end
     causal = "causal"  # torch's fused attention over padded rows
     engine = "engine"  # whatever the engine has of its own
@@ -71,7 +71,7 @@ def decide_attention(
         )
     padding_free = able and asked is not Choice.never and sequences == 1
     if hardware.device == "cpu":
-        return padding_free, Attention.row_by_row, "short rows on a CPU"
+        return padding_free, Attention.row_by_row, "faster than fused attention on a CPU"
     padding = padding_of(lengths)
     if asked is Choice.auto and padding < MUCH_PADDING:
         return False, Attention.causal, f"padding would be {padding:.0%} at most, and needs no mask"

@@ -92,20 +92,21 @@ def drop_what_no_attention_reads(module: Any, arguments: Any, named: dict[str, A
 
 
 @lru_cache(maxsize=1)
-def later_up_to(length: int) -> Any:
+def later_up_to(length: int, dtype: Any) -> Any:
     """(length, length): 0 where a column's token is not after the row's, else minus infinity."""
     import torch
 
-    return torch.full((length, length), float("-inf")).triu(1)
+    return torch.full((length, length), float("-inf"), dtype=dtype).triu(1)
 
 
 def row_by_row_attention(
     module: Any, query: Any, key: Any, value: Any, mask: Any, *, scaling: float, cu_seq_lens_q: Any = None, **_: Any
 ) -> tuple[Any, None]:
-    """Attention for short rows on a CPU, one row at a time.
+    """Attention on a CPU, one row at a time.
 
     torch's fused attention would take a mask over all pairs of tokens for rows end to end, and its backward pass is
-    slow on short rows: bench/fast_path.py measures both.
+    slow: bench/attention.py measures both. Scores stay in 16 bit where the model computes in it, since passes over
+    them are what attention costs; softmax sums in float32 all the same.
     """
     import torch
 
@@ -113,11 +114,11 @@ def row_by_row_attention(
         """Softmax attention of (batch, heads, length, width); query heads share the fewer key heads in groups."""
         batch, heads, length, width = query.shape
         groups = key.shape[1]
-        query = query.reshape(batch, groups, heads // groups * length, width)
-        scores = (query @ key.transpose(2, 3)).float() * scaling
-        future = later_up_to(1 << (length - 1).bit_length())[:length, :length]  # a table that grows by powers of two
-        scores = scores.view(batch, groups, heads // groups, length, length) + future
-        weights = scores.softmax(-1).to(value.dtype).view(batch, groups, heads // groups * length, length)
+        query = (query * scaling).reshape(batch, groups, heads // groups * length, width)
+        scores = (query @ key.transpose(2, 3)).view(batch, groups, heads // groups, length, length)
+        future = later_up_to(1 << (length - 1).bit_length(), scores.dtype)  # a table that grows by powers of two
+        weights = (scores + future[:length, :length]).softmax(-1)
+        weights = weights.view(batch, groups, heads // groups * length, length)
         return (weights @ value).view(batch, heads, length, width)
 
     borders = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()

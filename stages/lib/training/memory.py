@@ -56,7 +56,7 @@ def estimate(
     `config` is a Llama-like model configuration; `parameters` the number of its weights. Activations are what the
     layers of transformers' Llama keep for the backward pass, in bytes a token and layer, of hidden width h, key and
     value width k, inner width i: two norms 16 h, attention 6 h + 4 k, MLP 8 i, the adapter's inner values 14 r, and
-    the weights of explicit attention 6 a s for a heads and s tokens in a row on a CPU (fused attention keeps none).
+    the weights of explicit attention 2 a s for a heads and s tokens in a row on a CPU (fused attention keeps none).
     With `all_logits` every position is projected onto the vocabulary at once, as trl's ORPO does.
     Checkpointing keeps a layer's input, 2 h, and one layer's values at a time. `shards` processes with FSDP hold a
     part each of the weights and of what is trained, and beside it two whole layers and the embeddings at a time.
@@ -79,7 +79,7 @@ def estimate(
     trained = layers * rank * sum(ins + outs for ins, outs in targets) if rank else parameters
     a_layer = tokens * (22 * hidden + 4 * key_value + 8 * inner + 2 * rank * len(targets))
     if on_cpu:
-        a_layer += 6 * heads * tokens * min(tokens, section.max_length)
+        a_layer += 2 * heads * tokens * min(tokens, section.max_length)
     activations = layers * 2 * tokens * hidden + a_layer if checkpointing else layers * a_layer
     scored = min(tokens, HEAD_ROWS) if on_cpu and not all_logits else tokens
     logits = 10 * scored * config.vocab_size  # in 16 bit, in float32, and their softmax
