@@ -5,7 +5,7 @@ the stage's own function. "by the stage" goes the whole way of a user: the stage
 
 Run     python -m bench.several [ROW …] [--processes 2] [--sharing ddp|fsdp] [--weights none|nf4] [--graphs]
                                 [--shape TinyLlama-1.1B] [--warm-up 25] [--steps 20] [--out results.json]
-                                [--keep FOLDER]
+                                [--keep FOLDER] [--profile]
         ROW is one of sft-512, sft-512-large, dpo, dpo-large, stage (all unless given)
 On a CPU: --shape tiny --warm-up 2 --steps 4. Models that are spread: sft-512 dpo --shape Llama-3-8B --sharing fsdp
 --warm-up 5 --steps 10, once with --weights none, once with --weights nf4.
@@ -25,7 +25,7 @@ from unittest.mock import patch
 import psutil
 
 from bench.random_model import SHAPES, enter, write_base, write_data
-from bench.training import Watch, lengths_of, resident_peak, section_of, stand_in_for_a_merge
+from bench.training import Profiled, Watch, lengths_of, resident_peak, section_of, stand_in_for_a_merge
 from stages.lib.training.launcher import environment, visible_gpus
 from stages.lib.training.processes import from_all
 
@@ -76,6 +76,10 @@ class WatchAll(Watch):
         trainer.add_callback(End())
 
 
+class ProfileAll(WatchAll, Profiled):
+    """What happens in a run, and where this process's time goes in some of its steps."""
+
+
 def peak_gib() -> float:
     """Peak memory of this process's GPU, else of the process, in GiB."""
     import torch
@@ -90,7 +94,7 @@ def run_variant(place: Path, told: dict[str, Any]) -> dict[str, Any]:
     row, warm_up, steps = ROWS[told["row"]], told["warm_up"], told["steps"]
     section = section_of(row, told["values"], warm_up + steps)
     module: Any = sft if row["stage"] == "sft" else dpo
-    watch = WatchAll()
+    watch = ProfileAll(warm_up) if told["profile"] else WatchAll()
     enter(place)
     if module is dpo:
         stand_in_for_a_merge(place)
@@ -106,6 +110,7 @@ def run_variant(place: Path, told: dict[str, Any]) -> dict[str, Any]:
         "peak_gib": [round(peak, 1) for _, peak in watch.everywhere],
         "estimated_gib": round(facts["plan"]["estimated_mib"] / 1024, 1),
         "plan": {key: value for key, value in facts["plan"].items() if key not in left_out},
+        **(watch.found if isinstance(watch, ProfileAll) else {}),
     }
 
 
@@ -190,7 +195,7 @@ def main(options: argparse.Namespace) -> None:
                     chosen = {"distributed": "auto", "processes": processes} if processes > 1 else {}
                     values |= {"torch_compile": "never", **chosen}
                 told = {"row": name, "variant": variant, "values": values}
-                told |= {"warm_up": options.warm_up, "steps": options.steps}
+                told |= {"warm_up": options.warm_up, "steps": options.steps, "profile": options.profile}
                 result = launched(Path(scratch), place, told, processes, options.sharing, options.timeout)
                 if result is None:
                     continue
@@ -214,6 +219,7 @@ if __name__ == "__main__":
     parser.add_argument("--warm-up", type=int, default=25)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--timeout", type=float, default=300, help="seconds of one variant")
+    parser.add_argument("--profile", action="store_true", help="of the first process, in place of speed")
     parser.add_argument("--keep", type=Path, help="where the base is written, or taken from if it is there")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--told", type=Path, help="one variant, run here")
