@@ -1,5 +1,9 @@
 """Every fast path gives the loss and gradients of the plain path."""
 
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -7,7 +11,12 @@ from transformers import AutoModelForCausalLM
 from stages.lib.models.loading import load_quantized
 from stages.lib.schema.choices import Quantization
 from stages.lib.training.decisions import Attention
-from stages.lib.training.fast_path import attend_without_mask, score_supervised_positions, speed_up_model
+from stages.lib.training.fast_path import (
+    attend_without_mask,
+    score_supervised_positions,
+    speed_up_model,
+    speed_up_trainer,
+)
 from stages.lib.training.plan import Plan
 
 
@@ -119,3 +128,16 @@ def test_right_padding_needs_no_mask(model, attention):
     unmasked = model(ids, attention_mask=mask, use_cache=False).logits
     torch.testing.assert_close(unmasked[mask.bool()], masked[mask.bool()])
     assert (unmasked - masked)[~mask.bool()].abs().max() > 1e-3  # what stands on padding differs: no mask was made
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for a CPU with g++")
+def test_compiled_layers_round_where_uncompiled_ones_do(tiny_base):
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16)
+    ids = torch.randint(3, 600, (2, 64))
+    plain = model(ids, use_cache=False).logits
+    trainer = SimpleNamespace(model=model, add_callback=lambda _: None)
+    speed_up_trainer(trainer, replace(plan(Attention.causal), torch_compile=True), torch.bfloat16)
+    torch._dynamo.utils.counters.clear()
+    assert torch.equal(model(ids, use_cache=False).logits, plain)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0  # they are compiled
