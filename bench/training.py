@@ -110,6 +110,7 @@ ROWS: dict[str, dict[str, Any]] = {
             "bf16, precomputed": {**OURS, "precompute_ref_log_probs": True},
             "bf16, no graphs": COMPILED,
             "bf16, plain": EAGER,
+            "bf16, not compiled, precomputed": {**EAGER, "precompute_ref_log_probs": True},
             "unsloth bf16": {**UNSLOTH, "quantization": "none"},
         },
     },
