@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from stages.lib.hardware import describe, set_up_cpu
-from stages.lib.training.fast_path import row_by_row_attention
+from stages.lib.training.attention import row_by_row_attention
 
 HEADS, KEY_HEADS, WIDTH = 9, 3, 64
 SCALE = WIDTH**-0.5

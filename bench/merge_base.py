@@ -17,7 +17,7 @@ from stages.lib.models.loading import load_strictly, load_tokenizer
 from stages.lib.models.merging import load_unmerged, merge_adapter, probe_conversations
 from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import MergeBase
-from stages.lib.schema.training import Merge
+from stages.lib.schema.merging import Merge
 from stages.merge import ADAPTER, BASE, PDF_QA, ULTRACHAT
 
 MAX_NEW_TOKENS = 96

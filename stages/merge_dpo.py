@@ -12,7 +12,7 @@ from stages.lib.entry import run
 from stages.lib.models.merging import merge_adapter, probe_conversations
 from stages.lib.publish import published
 from stages.lib.records import write_json
-from stages.lib.schema.training import MergeDpo
+from stages.lib.schema.merging import MergeDpo
 
 BASE = Path("models/sft-merged")
 ADAPTER = Path("models/dpo")

@@ -14,7 +14,7 @@ from stages.lib.lineage import OFF, read_lineage, write_lineage
 from stages.lib.models.merging import merge_adapter, probe_conversations
 from stages.lib.publish import published
 from stages.lib.records import write_json
-from stages.lib.schema.training import MergeOrpo
+from stages.lib.schema.merging import MergeOrpo
 
 BASE = Path("models/base")
 ADAPTER = Path("models/orpo")

@@ -22,7 +22,8 @@ from conftest import tiny_training
 from stages.dpo import dpo
 from stages.evaluate import evaluate
 from stages.lib.schema.evaluation import Evaluate
-from stages.lib.schema.training import Dpo, Merge, MergeDpo, MergeOrpo, Orpo, Sft
+from stages.lib.schema.merging import Merge, MergeDpo, MergeOrpo
+from stages.lib.schema.training import Dpo, Orpo, Sft
 from stages.merge import merge
 from stages.merge_dpo import merge_dpo
 from stages.merge_orpo import merge_orpo

@@ -13,7 +13,8 @@ import stages.dpo
 from stages.dpo import BASE, LOG, METRICS, OUT, dpo
 from stages.lib.errors import UserError
 from stages.lib.schema.choices import DpoLoss
-from stages.lib.schema.training import Dpo, Merge, Sft
+from stages.lib.schema.merging import Merge
+from stages.lib.schema.training import Dpo, Sft
 from stages.merge import merge
 from stages.sft import sft
 

@@ -13,7 +13,8 @@ import stages.lib.models.merging
 from stages.lib.errors import UserError
 from stages.lib.models.loading import load_16bit, load_quantized, load_strictly
 from stages.lib.schema.choices import MergeBase, Method, Quantization
-from stages.lib.schema.training import Merge, Sft
+from stages.lib.schema.merging import Merge
+from stages.lib.schema.training import Sft
 from stages.merge import ADAPTER, BASE, METRICS, OUT, merge
 from stages.sft import sft
 

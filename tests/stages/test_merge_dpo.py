@@ -7,7 +7,8 @@ from conftest import tiny_training
 
 from stages.dpo import dpo
 from stages.lib.errors import UserError
-from stages.lib.schema.training import Dpo, Merge, MergeDpo, Sft
+from stages.lib.schema.merging import Merge, MergeDpo
+from stages.lib.schema.training import Dpo, Sft
 from stages.merge import merge
 from stages.merge_dpo import OUT, merge_dpo
 from stages.sft import sft

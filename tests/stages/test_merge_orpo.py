@@ -7,7 +7,8 @@ from conftest import tiny_training
 
 from stages.lib.lineage import OFF, read_lineage
 from stages.lib.schema.choices import MergeBase
-from stages.lib.schema.training import MergeOrpo, Orpo
+from stages.lib.schema.merging import MergeOrpo
+from stages.lib.schema.training import Orpo
 from stages.merge_orpo import METRICS, OUT, merge_orpo
 from stages.orpo import orpo
 

@@ -1,5 +1,6 @@
 """The report and the model card, made of a real evaluation of a tiny model; the page is opened in a browser."""
 
+import ast
 import json
 import re
 import shutil
@@ -151,6 +152,17 @@ def test_the_card_is_read_by_the_hubs_own_library(measured):
     detail = json.loads((measured / module.DETAIL).read_text(encoding="utf-8"))
     assert results["seen", "key_exact"] == detail["models"]["dpo"]["seen"]["key_exact"]["value"]
     assert "## Limits" in card.text
+
+
+def test_the_cards_program_holds_a_question_with_quotes(measured):
+    detail = json.loads((measured / module.DETAIL).read_text(encoding="utf-8"))
+    detail["demo"]["question"] = 'Which "hall" is on C:\\floor?'
+    (measured / module.DETAIL).write_text(json.dumps(detail), encoding="utf-8")
+    report(SECTION, measured)
+    card = (measured / CARD / "README.md").read_text(encoding="utf-8")
+    program = card.split("```python\n")[1].split("```")[0]
+    said = [node.value for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Constant)]
+    assert detail["demo"]["question"] in said
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from stages.lib.models.merge_check import compare, refuse_a_ruined_merge
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import Dtype, MergeBase, Quantization
-from stages.lib.schema.training import Merge
+from stages.lib.schema.merging import Merge
 
 PROBE_TOKENS = 512
 

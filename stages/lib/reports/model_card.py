@@ -1,5 +1,8 @@
 """A model card as the Hugging Face Hub reads it: metadata in YAML, then what was measured."""
 
+import json
+from typing import Any
+
 from stages.lib.reports.evidence import SETS, Evidence, listing, table, wrong_answers
 from stages.lib.schema.evaluation import Report
 
@@ -14,35 +17,12 @@ RESULTS = [
 
 def model_card(section: Report, evidence: Evidence) -> str:
     """README.md for the tuned model. Raises ValueError for metadata that the Hub would not read."""
-    from huggingface_hub import EvalResult, ModelCardData
-
-    figures = evidence.detail["models"][evidence.tuned]
-    results = [
-        EvalResult(
-            task_type=task,
-            dataset_type=split,
-            dataset_name=f"{split}: {SETS[split]}",
-            metric_type=name,
-            metric_value=figures[split][name]["value"],
-            metric_name=told,
-        )
-        for split, name, task, told in RESULTS
-        if name in figures.get(split, {})
-    ]
-    data = ModelCardData(
-        base_model=section.base_model,
-        license=section.license,
-        language=section.languages,
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["graft", "sft", "dpo"],
-        model_name=f"{section.base_model.split('/')[-1]}-graft",
-        eval_results=results,
-    )
+    data = metadata(section, evidence)
     rows = "\n".join(f"- {name}: {digest}" for name, digest in evidence.detail["weights_sha256"].items())
     made = "\n".join(f"- {name}: {count} rows" for name, steps in evidence.funnels.items() for _, count in steps[-1:])
     beware = "\n".join(f"- {line}" for line in evidence.warnings) or "Nothing was found; read the table all the same."
     wrong = wrong_answers(evidence)
+    question = json.dumps(evidence.detail["demo"]["question"], ensure_ascii=False)  # a literal of Python too
     return f"""---
 {data.to_yaml()}
 ---
@@ -59,7 +39,7 @@ It answers by the chat template in its own directory; generation ends on the tok
 from transformers import pipeline
 
 chat = pipeline("text-generation", model="models/dpo-merged")
-chat([{{"role": "user", "content": "{evidence.detail["demo"]["question"]}"}}], do_sample=False)
+chat([{{"role": "user", "content": {question}}}], do_sample=False)
 ```
 
 ## Scores
@@ -86,3 +66,32 @@ Weights by SHA-256:
 
 {rows}
 """
+
+
+def metadata(section: Report, evidence: Evidence) -> Any:
+    """The card's metadata, as huggingface_hub.ModelCardData. Raises ValueError for what the Hub would not read."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    figures = evidence.detail["models"][evidence.tuned]
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=split,
+            dataset_name=f"{split}: {SETS[split]}",
+            metric_type=name,
+            metric_value=figures[split][name]["value"],
+            metric_name=told,
+        )
+        for split, name, task, told in RESULTS
+        if name in figures.get(split, {})
+    ]
+    return ModelCardData(
+        base_model=section.base_model,
+        license=section.license,
+        language=section.languages,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["graft", "sft", "dpo"],
+        model_name=f"{section.base_model.split('/')[-1]}-graft",
+        eval_results=results,
+    )

@@ -8,7 +8,8 @@ from stages.lib.errors import require
 from stages.lib.schema.choices import MergeBase, Quantization
 from stages.lib.schema.data import PrepareBase, PreparePdfQa, PreparePreferences, PrepareUltrachat
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report
-from stages.lib.schema.training import Dpo, Merge, MergeDpo, MergeOrpo, Orpo, Sft
+from stages.lib.schema.merging import Merge, MergeDpo, MergeOrpo
+from stages.lib.schema.training import Dpo, Orpo, Sft
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The sections of sft, dpo, orpo and their merges."""
+"""The sections of sft, dpo and orpo."""
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -13,7 +13,6 @@ from stages.lib.schema.choices import (
     Dtype,
     Engine,
     LossOn,
-    MergeBase,
     Method,
     Optim,
     Overlong,
@@ -100,6 +99,28 @@ class Training:
         )
         require(self.lora.lora_alpha > 0, f"{section}.lora.lora_alpha", self.lora.lora_alpha, "1 or more")
         require(0 <= self.seed < 2**32, f"{section}.seed", self.seed, "0 to 4294967295")
+        self.check_sharing(section)
+        require(self.threads >= 0, f"{section}.threads", self.threads, "0 (all usable) or more")
+        require(
+            self.checkpoint_minutes >= 0,
+            f"{section}.checkpoint_minutes",
+            self.checkpoint_minutes,
+            "0 (every step) or more",
+        )
+        absent = [tracker.value for tracker in self.report_to if find_spec(tracker.value) is None]
+        require(not absent, f"{section}.report_to", absent, f"installed packages: pip install {' '.join(absent)}")
+        require(self.micro_batch_size >= 0, f"{section}.micro_batch_size", self.micro_batch_size, "0 (auto) or more")
+        if self.engine is Engine.unsloth:
+            self.check_unsloth(section)
+        require(
+            self.method is Method.lora or self.quantization in (Quantization.none, Quantization.auto),
+            f"{section}.quantization",
+            self.quantization.value,
+            f"none, since {section}.method=full trains the weights themselves",
+        )
+
+    def check_sharing(self, section: str) -> None:
+        """Raise UserError for what several processes can't share."""
         require(self.processes >= 0, f"{section}.processes", self.processes, "0 (all visible GPUs) or more")
         require(
             self.processes == 0 or self.batch_size % self.processes == 0,
@@ -118,24 +139,6 @@ class Training:
             f"{section}.quantization",
             self.quantization.value,
             f"none, nf4 or auto with {section}.distributed=fsdp: int8 weights can't be spread",
-        )
-        require(self.threads >= 0, f"{section}.threads", self.threads, "0 (all usable) or more")
-        require(
-            self.checkpoint_minutes >= 0,
-            f"{section}.checkpoint_minutes",
-            self.checkpoint_minutes,
-            "0 (every step) or more",
-        )
-        absent = [tracker.value for tracker in self.report_to if find_spec(tracker.value) is None]
-        require(not absent, f"{section}.report_to", absent, f"installed packages: pip install {' '.join(absent)}")
-        require(self.micro_batch_size >= 0, f"{section}.micro_batch_size", self.micro_batch_size, "0 (auto) or more")
-        if self.engine is Engine.unsloth:
-            self.check_unsloth(section)
-        require(
-            self.method is Method.lora or self.quantization in (Quantization.none, Quantization.auto),
-            f"{section}.quantization",
-            self.quantization.value,
-            f"none, since {section}.method=full trains the weights themselves",
         )
 
     def check_unsloth(self, section: str) -> None:
@@ -254,35 +257,3 @@ class Orpo(Training):
         self.check("orpo")
         require(self.beta > 0, "orpo.beta", self.beta, "more than 0")
         require(self.method is Method.lora, "orpo.method", self.method.value, "lora")
-
-
-@dataclass
-class Merge:
-    # Where the adapter is added: the weights before quantisation, or as training saw them. The first loses what the
-    # adapter learned against quantised weights; the second loses it when something quantises the result again.
-    base: MergeBase = MergeBase.original
-    dtype: Dtype = Dtype.bfloat16  # of the merged weights
-    probes: int = 16  # training conversations on which merged and unmerged model are compared
-    max_kl: float = 0.5  # nats a token that the merged model may be away from the unmerged one
-
-    def __post_init__(self) -> None:
-        self.check("merge")
-
-    def check(self, section: str) -> None:
-        """Raise UserError for a value that can't merge."""
-        dtypes = (Dtype.bfloat16, Dtype.float16)
-        require(self.dtype in dtypes, f"{section}.dtype", self.dtype.value, "bfloat16 or float16")
-        require(self.probes > 0, f"{section}.probes", self.probes, "1 or more")
-        require(self.max_kl > 0, f"{section}.max_kl", self.max_kl, "more than 0")
-
-
-@dataclass
-class MergeDpo(Merge):
-    def __post_init__(self) -> None:
-        self.check("merge_dpo")
-
-
-@dataclass
-class MergeOrpo(Merge):
-    def __post_init__(self) -> None:
-        self.check("merge_orpo")

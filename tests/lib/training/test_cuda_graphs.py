@@ -7,8 +7,8 @@ from transformers import AutoModelForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from stages.lib.training import cuda_graphs
+from stages.lib.training.attention import row_by_row_attention
 from stages.lib.training.cuda_graphs import BUCKET, MOST_SHAPES, fill_up, replay_decoder
-from stages.lib.training.fast_path import row_by_row_attention
 
 
 def test_rows_filled_up_to_few_shapes_have_the_same_loss(tiny_base):

@@ -10,13 +10,10 @@ from transformers import AutoModelForCausalLM
 
 from stages.lib.models.loading import load_quantized
 from stages.lib.schema.choices import Quantization
+from stages.lib.training.attention import attend_without_mask
 from stages.lib.training.decisions import Attention
-from stages.lib.training.fast_path import (
-    attend_without_mask,
-    score_supervised_positions,
-    speed_up_model,
-    speed_up_trainer,
-)
+from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
+from stages.lib.training.head import score_supervised_positions
 from stages.lib.training.plan import Plan
 
 
@@ -52,7 +49,7 @@ def gradients(model):
 def test_supervised_positions_score_as_trl_does(model, monkeypatch):
     from trl.trainer.utils import add_fused_lm_head
 
-    monkeypatch.setattr("stages.lib.training.fast_path.HEAD_ROWS", 3)  # several blocks even here
+    monkeypatch.setattr("stages.lib.training.head.HEAD_ROWS", 3)  # several blocks even here
     model.get_output_embeddings().weight.requires_grad_(False)
     torch.manual_seed(0)
     ids = torch.randint(3, 600, (2, 12))

@@ -21,7 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from stages.lib.errors import UserError
 from stages.lib.lineage import arguments_of
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Method, Quantization
-from stages.lib.schema.training import Dpo, Lora, Merge, Orpo, Sft
+from stages.lib.schema.merging import Merge
+from stages.lib.schema.training import Dpo, Lora, Orpo, Sft
 from stages.lib.training.checkpoints import newest_complete
 from stages.lib.training.launcher import count_processes, on_all_gpus
 from stages.merge import merge
