@@ -20,7 +20,8 @@ from typing import Any
 from unittest.mock import patch
 
 from bench.random_model import SHAPES, enter, llama_config, write_base, write_data
-from bench.training import WARM_UP, Watch, resident_peak, section_of
+from bench.training import WARM_UP, section_of
+from bench.watch import Watch, resident_peak
 
 Point = dict[str, Any]
 

@@ -25,7 +25,8 @@ from unittest.mock import patch
 import psutil
 
 from bench.random_model import SHAPES, enter, write_base, write_data
-from bench.training import Profiled, Watch, lengths_of, resident_peak, section_of, stand_in_for_a_merge
+from bench.training import lengths_of, section_of, stand_in_for_a_merge
+from bench.watch import Profiled, Watch, resident_peak
 from stages.lib.training.launcher import environment, visible_gpus
 from stages.lib.training.processes import from_all
 
@@ -58,9 +59,9 @@ def values_of(sharing: str, weights: str, graphs: bool, processes: int) -> dict[
 
 
 class WatchAll(Watch):
-    """What happens in a run, in all of its processes: the tokens of each one's passes, its peak memory in GiB."""
+    """What happens in a run, in all of its processes: tokens of each pass, peak memory in GiB, a profile if taken."""
 
-    everywhere: list[tuple[list[int], float]]
+    everywhere: list[tuple[list[int], float, dict[str, Any]]]
 
     def attach(self, trainer: Any, every: int) -> None:
         """Stand in for report_progress on a trl trainer."""
@@ -71,13 +72,13 @@ class WatchAll(Watch):
 
         class End(TrainerCallback):
             def on_train_end(self, *_: Any, **__: Any) -> None:
-                watch.everywhere = from_all((watch.tokens, peak_gib()))
+                watch.everywhere = from_all((watch.tokens, peak_gib(), getattr(watch, "found", {})))
 
         trainer.add_callback(End())
 
 
 class ProfileAll(WatchAll, Profiled):
-    """What happens in a run, and where this process's time goes in some of its steps."""
+    """What happens in a run, and where the time of each process goes in some of its steps."""
 
 
 def peak_gib() -> float:
@@ -102,15 +103,15 @@ def run_variant(place: Path, told: dict[str, Any]) -> dict[str, Any]:
         facts = getattr(module, row["stage"])(section, place / "out" / told["variant"].replace(" ", "_"))
     own = watch.figures(warm_up, steps)
     passes = len(watch.tokens) // (warm_up + steps)
-    counted = sum(sum(tokens[passes * warm_up :][: passes * steps]) for tokens, _ in watch.everywhere)
+    counted = sum(sum(tokens[passes * warm_up :][: passes * steps]) for tokens, _, _ in watch.everywhere)
     left_out = ("why", "estimated_mib", "free_mib", "optim", "longest", "pad_to_multiple_of")
     return {
         **own,
         "tokens_per_second": round(counted / (own["seconds_per_step"] * steps)),
-        "peak_gib": [round(peak, 1) for _, peak in watch.everywhere],
+        "peak_gib": [round(peak, 1) for _, peak, _ in watch.everywhere],
         "estimated_gib": round(facts["plan"]["estimated_mib"] / 1024, 1),
         "plan": {key: value for key, value in facts["plan"].items() if key not in left_out},
-        **(watch.found if isinstance(watch, ProfileAll) else {}),
+        "profiles": [found for _, _, found in watch.everywhere if found],
     }
 
 
@@ -219,7 +220,7 @@ if __name__ == "__main__":
     parser.add_argument("--warm-up", type=int, default=25)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--timeout", type=float, default=300, help="seconds of one variant")
-    parser.add_argument("--profile", action="store_true", help="of the first process, in place of speed")
+    parser.add_argument("--profile", action="store_true", help="where the time of each process goes")
     parser.add_argument("--keep", type=Path, help="where the base is written, or taken from if it is there")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--told", type=Path, help="one variant, run here")

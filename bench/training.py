@@ -13,7 +13,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,11 +21,11 @@ from typing import Any
 from unittest.mock import patch
 
 from bench.random_model import SHAPES, enter, write_base, write_data
+from bench.watch import Profiled, Watch, resident_peak
 
 CPU_WARM_UP, CPU_TIMED = 1, 6
 WARM_UP, TIMED = 5, 20
 COMPILED_WARM_UP, COMPILED_TIMED = 40, 30
-PROFILED = 5
 """Steps. In the first ones layers are compiled and shapes of batches recorded, where that is done."""
 
 NOTEBOOK: dict[str, Any] = {
@@ -111,6 +110,8 @@ ROWS: dict[str, dict[str, Any]] = {
             "bf16, no graphs": COMPILED,
             "bf16, plain": EAGER,
             "bf16, not compiled, precomputed": {**EAGER, "precompute_ref_log_probs": True},
+            "fp32, plain": {**EAGER, "dtype": "float32"},
+            "fp32, not compiled, precomputed": {**EAGER, "dtype": "float32", "precompute_ref_log_probs": True},
             "unsloth bf16": {**UNSLOTH, "quantization": "none"},
         },
     },
@@ -161,97 +162,6 @@ def section_of(row: dict[str, Any], values: dict[str, Any], steps: int) -> Any:
     kind = Sft if row["stage"] == "sft" else Dpo
     merged = OmegaConf.merge(OmegaConf.structured(kind), {**fixed, **row["common"], **values})
     return OmegaConf.to_object(merged)
-
-
-class Watch:
-    """What happens in a run after its warm-up: the ends of steps, tokens of each pass, losses."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-        self.tokens: list[int] = []
-        self.losses: list[float] = []
-
-    def attach(self, trainer: Any, _: int) -> None:
-        """Stand in for report_progress on a trl trainer."""
-        import torch
-        from transformers import TrainerCallback
-
-        watch, collate = self, trainer.data_collator
-
-        class Steps(TrainerCallback):
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                watch.ends.append(time.perf_counter())
-
-            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-                if "loss" in logs:
-                    watch.losses.append(round(float(logs["loss"]), 4))
-
-        def counted(rows: list[dict[str, Any]]) -> Any:
-            watch.tokens.append(sum(map(tokens_of, rows)))
-            return collate(rows)
-
-        trainer.add_callback(Steps())
-        trainer.data_collator = counted
-
-    def figures(self, warm_up: int, steps: int) -> dict[str, Any]:
-        """Tokens a second and seconds a step in the `steps` after the warm-up."""
-        seconds = self.ends[-1] - self.ends[warm_up - 1]
-        passes = len(self.tokens) // (warm_up + steps)
-        counted = sum(self.tokens[passes * warm_up :][: passes * steps])
-        return {
-            "tokens_per_second": round(counted / seconds),
-            "seconds_per_step": round(seconds / steps, 4),
-            "warm_up_seconds": round(self.ends[warm_up - 1] - self.ends[0], 1),
-            "losses": self.losses[:20],
-        }
-
-
-def tokens_of(row: dict[str, list[int]]) -> int:
-    """Tokens that a row costs without padding; a pair's prompt is read once for each answer."""
-    if "input_ids" in row:
-        return len(row["input_ids"])
-    return 2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
-
-
-class Profiled(Watch):
-    """Where the time of PROFILED steps after the warm-up goes: kernels of a GPU, operators of a CPU, and all of it."""
-
-    def __init__(self, warm_up: int) -> None:
-        super().__init__()
-        self.warm_up = warm_up
-        self.found: dict[str, Any] = {}
-
-    def attach(self, trainer: Any, every: int) -> None:
-        """Stand in for report_progress on a trl trainer."""
-        import torch
-        from transformers import TrainerCallback
-
-        super().attach(trainer, every)
-        on_gpu = torch.cuda.is_available()
-        activity = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
-        watch, profiler = self, torch.profiler.profile(activities=[activity])
-
-        def own_ms(event: Any) -> float:
-            return (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000 / PROFILED
-
-        class Window(TrainerCallback):
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                if len(watch.ends) == watch.warm_up:
-                    profiler.start()
-                if len(watch.ends) == watch.warm_up + PROFILED:
-                    profiler.stop()
-                    kernels = sorted(profiler.key_averages(), key=own_ms, reverse=True)
-                    milliseconds = {each.key[:60]: own_ms(each) for each in kernels}
-                    watch.found = {
-                        "step_ms": round((watch.ends[-1] - watch.ends[-1 - PROFILED]) * 1000 / PROFILED, 1),
-                        "busy_ms": round(sum(milliseconds.values()), 1),
-                        "kernels_a_step": sum(each.count for each in kernels) // PROFILED,
-                        "longest_ms": {name: round(value, 2) for name, value in list(milliseconds.items())[:12]},
-                    }
-
-        trainer.add_callback(Window())
 
 
 def run_variant(place: Path, name: str, variant: str, profile: bool = False) -> dict[str, Any]:
@@ -317,7 +227,7 @@ def notebook_model(model: Any, *_: Any) -> Any:
 
 
 def differences(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """How far the losses of a row's 16-bit variants are from those of each plain one that ran, by its name.
+    """How far the losses of a row's variants are from those of each plain one that ran, by its name.
 
     The largest difference of steps 1 to 10 and the mean one of 20.
     """
@@ -325,7 +235,7 @@ def differences(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for plain in PLAIN[1:]:
         for variant in losses:
-            if plain in losses and variant != plain and variant.startswith("bf16"):
+            if plain in losses and variant != plain and variant.startswith(("bf16", "fp32")):
                 apart = [abs(one - other) for one, other in zip(losses[plain], losses[variant], strict=False)]
                 mean = sum(apart) / len(apart)
                 found.setdefault(plain, {})[variant] = {"1 to 10": round(max(apart[:10]), 4), "mean": round(mean, 4)}
@@ -340,13 +250,6 @@ def unable(values: dict[str, Any]) -> str:
         return ""
     absent = [package for package in ("unsloth", "unsloth_zoo") if find_spec(package) is None]
     return f"{', '.join(absent)} not installed" if absent else "" if nvidia_gpu() else "no NVIDIA GPU"
-
-
-def resident_peak() -> float:
-    """Peak resident memory of this process in GiB."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 if __name__ == "__main__":
