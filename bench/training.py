@@ -158,7 +158,7 @@ def section_of(row: dict[str, Any], values: dict[str, Any], steps: int) -> Any:
     if row["stage"] == "sft":
         fixed |= {"loss_on": "all", "overlong": "truncate", "mix": {"ultrachat": 1, "pdf_qa": 0}}
     else:
-        fixed |= {"beta": 0.1}
+        fixed |= {"beta": 0.1, "learning_rate": 1e-5}
     kind = Sft if row["stage"] == "sft" else Dpo
     merged = OmegaConf.merge(OmegaConf.structured(kind), {**fixed, **row["common"], **values})
     return OmegaConf.to_object(merged)

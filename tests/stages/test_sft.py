@@ -75,6 +75,24 @@ def test_effective_batch_does_not_depend_on_the_micro_batch(place):
     assert curves[0] == pytest.approx(curves[1], abs=2e-4)
 
 
+def test_a_loss_that_is_no_number_stops_the_run(place):
+    with pytest.raises(UserError, match=r"sft: found a loss of nan in step 2, needed a finite number.*learning_rate"):
+        sft(section(learning_rate=1e30), place)
+    assert not (place / OUT).exists()
+
+
+def test_a_gradient_that_is_no_number_stops_the_run(place, monkeypatch):
+    """Its step spoils the weights; the loss would show it in the next one, and there is none after the last."""
+
+    def spoil(trainer, every):
+        next(each for each in trainer.model.parameters() if each.requires_grad).register_hook(lambda it: it / 0)
+
+    monkeypatch.setattr("stages.lib.training.run.report_progress", spoil)
+    with pytest.raises(UserError, match=r"sft: found a norm of the gradient of (nan|inf) in step 1"):
+        sft(section(max_steps=1), place)
+    assert not (place / OUT).exists()
+
+
 def test_float16_on_a_cpu_is_refused(place):
     with pytest.raises(UserError, match="float16 on a CPU"):
         sft(section(dtype=Dtype.float16), place)

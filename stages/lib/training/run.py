@@ -21,6 +21,7 @@ from stages.lib.training.trainer import (
     keep_adapter_in_float32,
     keep_losses_in_float32,
     lora_config,
+    refuse_broken_steps,
     report_progress,
     save_adapter,
     write_log,
@@ -87,7 +88,8 @@ class TrainingRun:
             yield from_main(None)
 
     def train(self, trainer: Any, folder: Path) -> None:
-        """Train to the end, with progress printed and checkpoints in `folder`."""
+        """Train to the end, with progress printed and checkpoints in `folder`. Raises UserError if a step is broken."""
+        refuse_broken_steps(self.name, trainer)
         report_progress(trainer, self.section.logging_steps)
         if sharded():
             keep_losses_in_float32(trainer, self.dtype)

@@ -1,6 +1,7 @@
 """What the training stages share around trl's trainers: arguments, adapter, a rehearsal, the log."""
 
 import csv
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ def trainer_arguments(name: str, section: Training, plan: Plan, dtype: Any, fold
         "adam_beta2": section.adam_beta2,
         "weight_decay": section.weight_decay,
         "max_grad_norm": section.max_grad_norm,
+        "logging_nan_inf_filter": False,  # it would log a broken loss as 0, and wait for the GPU to know
         "logging_steps": 1,  # write_log makes means of section.logging_steps: a resumed run gives the same ones
         "seed": section.seed,
         "bf16": dtype is torch.bfloat16,
@@ -41,6 +43,7 @@ def trainer_arguments(name: str, section: Training, plan: Plan, dtype: Any, fold
         "use_cpu": device() == "cpu",
         "dataloader_pin_memory": device() == "cuda",
         "ddp_find_unused_parameters": False,  # an adapter's are all used; looking for others costs a pass
+        "ddp_broadcast_buffers": False,  # a language model's never change
         "disable_tqdm": True,  # report_progress prints a line now and then
         "save_strategy": "no",  # checkpoints.py saves by time
         "save_total_limit": 2,
@@ -130,6 +133,30 @@ def report_progress(trainer: Any, every: int) -> None:
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Report())
+
+
+def refuse_broken_steps(name: str, trainer: Any) -> None:
+    """Stop a trl trainer with a UserError after a step whose loss or gradient is no finite number.
+
+    From there on every weight that is trained is lost. A gradient that overflows in float16 is none of these: the
+    scaler leaves such a step out.
+    """
+    from transformers import TrainerCallback
+
+    class Refuse(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            figures = {"loss": logs.get("loss", 0.0), "norm of the gradient": logs.get("grad_norm", 0.0)}
+            if args.fp16:
+                del figures["norm of the gradient"]
+            for what, value in figures.items():
+                if not math.isfinite(value):
+                    precision = f", or set {name}.dtype=bfloat16 or float32" if args.fp16 else ""
+                    raise UserError(
+                        f"{name}: found a {what} of {value} in step {state.global_step}, needed a finite number; "
+                        f"nothing was published. Lower {name}.learning_rate (it is {args.learning_rate:g}){precision}"
+                    )
+
+    trainer.add_callback(Refuse())
 
 
 def rehearse(
