@@ -1,5 +1,7 @@
 """The same loss with less work: how the training stages carry out what plan.py decided."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from stages.lib.training.attention import attend_without_mask
@@ -67,19 +69,37 @@ def spare_the_host(trainer: Any) -> None:
     """Leave out walks over all modules that a trl trainer takes in every step; a fast GPU waits for each.
 
     With an adapter a model of 22 layers has some 1,500 modules. What is left out counts floating-point operations,
-    which nobody reads, and sets a mode that is set; what needs the parameters gets those that are trained.
+    which nobody reads, and sets a mode that is set; what needs the parameters gets those that are trained. DPO's
+    reference has the adapter off: peft would describe and freeze each layer of it first, and thaw it afterwards.
     """
+    from peft.tuners.lora import LoraLayer
     from transformers import TrainerCallback
 
     model = trainer.model
+    adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
 
     class SpareInTheWrapper(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             trainer.model_wrapped.parameters = model.parameters  # what several processes (DDP) put around the model
 
+    @contextmanager
+    def disable_adapter() -> Iterator[None]:
+        before = [layer._disable_adapters for layer in adapted]
+        try:
+            for layer in adapted:
+                layer._disable_adapters = True
+            yield
+        finally:
+            for layer, was in zip(adapted, before, strict=True):
+                layer._disable_adapters = was
+
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     set_mode = model.train
     trainer.floating_point_ops = lambda inputs: 0
     model.parameters = lambda recurse=True: iter(trained)  # clip_grad_norm_ and zero_grad ask for them
+    for walked in (model, causal_lm_of(model)):  # looked through for compiled and for checkpointed ones
+        modules = list(walked.modules())
+        walked.modules = lambda *_, modules=modules, **__: iter(modules)
+    model.disable_adapter = disable_adapter
     model.train = lambda mode=True: model if model.training is mode else set_mode(mode)
     trainer.add_callback(SpareInTheWrapper())

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from stages.lib.models.loading import load_quantized
@@ -125,6 +126,21 @@ def test_right_padding_needs_no_mask(model, attention):
     unmasked = model(ids, attention_mask=mask, use_cache=False).logits
     torch.testing.assert_close(unmasked[mask.bool()], masked[mask.bool()])
     assert (unmasked - masked)[~mask.bool()].abs().max() > 1e-3  # what stands on padding differs: no mask was made
+
+
+def test_dpos_reference_has_the_adapter_off_and_only_while_it_is_asked(model):
+    ids = torch.randint(3, 600, (2, 8))
+    base = model(ids).logits
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    tuned = adapted(ids).logits
+    assert (tuned - base).abs().max() > 1e-3
+    speed_up_trainer(SimpleNamespace(model=adapted, add_callback=lambda _: None), plan(Attention.causal), torch.float32)
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    with pytest.raises(KeyboardInterrupt), adapted.disable_adapter():
+        assert torch.equal(adapted(ids).logits, base)
+        raise KeyboardInterrupt
+    assert torch.equal(adapted(ids).logits, tuned)
+    assert [name for name, parameter in adapted.named_parameters() if parameter.requires_grad] == trained
 
 
 @pytest.mark.slow

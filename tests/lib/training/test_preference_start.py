@@ -20,7 +20,7 @@ def test_rounding_is_no_other_model(margin, compiled):
     assert start["step0_margin"] == margin
 
 
-@pytest.mark.parametrize(("margin", "compiled"), [(0.0004, False), (0.05, True), (-0.05, True)])
+@pytest.mark.parametrize(("margin", "compiled"), [(0.0004, False), (0.05, True), (-0.05, True), (math.nan, True)])
 def test_another_reference_is_refused(margin, compiled):
     with pytest.raises(UserError, match="before the first step the reward margin"):
         refuse_wrong_reference(Dpo(**tiny_training(beta=0.1)), figures(margin), compiled)
