@@ -12,7 +12,7 @@ from typing import Any
 from stages.lib.entry import run
 from stages.lib.models.chat import refuse_unlearnable, stop_ids
 from stages.lib.publish import published
-from stages.lib.schema.choices import LossOn
+from stages.lib.schema.choices import Engine, LossOn
 from stages.lib.schema.training import Sft
 from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.plan import Plan
@@ -71,7 +71,8 @@ def make_trainer(tuning: TrainingRun, plan: Plan, rows: list[dict[str, Any]], fo
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     dataset = Dataset.from_list([{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows])
-    dataset = dataset.with_format("numpy")  # a batch of Python's numbers takes five times as long: the GPU waits for it
+    if tuning.section.engine is Engine.trl:
+        dataset = dataset.with_format("numpy")  # batches of Python's numbers take five times as long: a GPU waits
     trainer = SFTTrainer(
         **tuning.model_and_adapter(plan),
         args=arguments,

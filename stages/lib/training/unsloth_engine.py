@@ -116,8 +116,7 @@ def refuse_changed_rows(given: Any, kept: Any) -> None:
         return
     if len(kept) != len(given):
         raise UserError(f"engine=unsloth: its trainer holds {len(kept)} rows, needed {len(given)}; set engine=trl")
-    plain = given.with_format(None), kept.with_format(None)
-    for number, (row, found) in enumerate(zip(*plain, strict=True)):
+    for number, (row, found) in enumerate(zip(given, kept, strict=True)):
         changed = [key for key in row if found.get(key) != row[key]]
         if changed:
             raise UserError(
