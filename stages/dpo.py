@@ -17,9 +17,10 @@ from stages.lib.schema.training import Dpo
 from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.plan import Plan
 from stages.lib.training.preference_start import refuse_wrong_reference
+from stages.lib.training.rehearsal import rehearse
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
-from stages.lib.training.trainer import rehearse, trainer_arguments
+from stages.lib.training.trainer import trainer_arguments
 
 BASE = Path("models/sft-merged")
 PREFERENCES = Path("data/prepared/preferences")

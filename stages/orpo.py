@@ -14,9 +14,11 @@ from stages.lib.publish import published
 from stages.lib.schema.training import Orpo
 from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.plan import Plan
+from stages.lib.training.progress import write_log
+from stages.lib.training.rehearsal import rehearse
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
-from stages.lib.training.trainer import rehearse, trainer_arguments, write_log
+from stages.lib.training.trainer import trainer_arguments
 
 BASE = Path("models/base")
 PREFERENCES = Path("data/prepared/preferences")

@@ -17,9 +17,10 @@ from stages.lib.schema.training import Sft
 from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.plan import Plan
 from stages.lib.training.preview import render_supervision
+from stages.lib.training.rehearsal import rehearse
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import supervised_rows
-from stages.lib.training.trainer import rehearse, trainer_arguments
+from stages.lib.training.trainer import trainer_arguments
 
 BASE = Path("models/base")
 ULTRACHAT = Path("data/prepared/ultrachat")

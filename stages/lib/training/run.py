@@ -17,15 +17,8 @@ from stages.lib.training.checkpoints import checkpoint_folder, train_with_checkp
 from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
 from stages.lib.training.plan import Plan, make_plan
 from stages.lib.training.processes import count, count_here, from_all, from_main, is_main, sharded
-from stages.lib.training.trainer import (
-    keep_adapter_in_float32,
-    keep_losses_in_float32,
-    lora_config,
-    refuse_broken_steps,
-    report_progress,
-    save_adapter,
-    write_log,
-)
+from stages.lib.training.progress import refuse_broken_steps, report_progress, write_log
+from stages.lib.training.trainer import keep_adapter_in_float32, keep_losses_in_float32, lora_config, save_adapter
 from stages.lib.training.unsloth_engine import UNLOGGED, add_adapter, load_for_unsloth, settle_trainer, start_engine
 
 
