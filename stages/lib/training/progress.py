@@ -8,6 +8,9 @@ from typing import Any
 
 from stages.lib.errors import UserError
 
+MOST_OVERFLOWS = 32
+"""Steps in a row. torch scales float16's gradients by 2**16 at first and by half as much after each: by 2**-16 then."""
+
 
 def write_log(history: list[dict[str, float]], path: Path, columns: dict[str, str], every: int) -> None:
     """Write the trainer's log as CSV for `dvc plots`: a row for each `every` steps, the means over them.
@@ -45,22 +48,30 @@ def report_progress(trainer: Any, every: int) -> None:
 def refuse_broken_steps(name: str, trainer: Any) -> None:
     """Stop a trl trainer with a UserError after a step whose loss or gradient is no finite number.
 
-    From there on every weight that is trained is lost. A gradient that overflows in float16 is none of these: the
-    scaler leaves such a step out.
+    From there on every weight that is trained is lost. In float16 a gradient may overflow: the scaler leaves such a
+    step out and scales less. Where that doesn't end, no weight changes at all, which stops the run too.
     """
     from transformers import TrainerCallback
 
     class Refuse(TrainerCallback):
+        overflows = 0  # in a row
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            figures = {"loss": logs.get("loss", 0.0), "norm of the gradient": logs.get("grad_norm", 0.0)}
-            if args.fp16:
-                del figures["norm of the gradient"]
-            for what, value in figures.items():
-                if not math.isfinite(value):
-                    precision = f", or set {name}.dtype=bfloat16 or float32" if args.fp16 else ""
-                    raise UserError(
-                        f"{name}: found a {what} of {value} in step {state.global_step}, needed a finite number; "
-                        f"nothing was published. Lower {name}.learning_rate (it is {args.learning_rate:g}){precision}"
-                    )
+            if "loss" not in logs:
+                return
+            loss, norm, step = float(logs["loss"]), float(logs.get("grad_norm", 0.0)), state.global_step
+            self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
+            lower = f"Lower {name}.learning_rate (it is {args.learning_rate:g})"
+            wider = f"set {name}.dtype=bfloat16 or float32"
+            if not math.isfinite(loss):
+                mend = f"{lower}, or {wider}" if args.fp16 else lower
+                raise UserError(f"{name}: found a loss of {loss} in step {step}, needed a finite number. {mend}")
+            if self.overflows and not args.fp16:
+                raise UserError(f"{name}: found a gradient of {norm} in step {step}, needed a finite one. {lower}")
+            if self.overflows == MOST_OVERFLOWS or self.overflows == step == state.max_steps:
+                raise UserError(
+                    f"{name}: found no finite gradient in {self.overflows} steps in a row up to step {step}: float16 "
+                    f"overflows and no weight changes. To mend it, {wider}"
+                )
 
     trainer.add_callback(Refuse())
