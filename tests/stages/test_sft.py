@@ -76,7 +76,7 @@ def test_effective_batch_does_not_depend_on_the_micro_batch(place):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(place):
-    with pytest.raises(UserError, match=r"sft: found a loss of nan in step 2, needed a finite number.*learning_rate"):
+    with pytest.raises(UserError, match=r"found a loss of nan in step 2, needed a finite number.*learning_rate"):
         sft(section(learning_rate=1e30), place)
     assert not (place / OUT).exists()
 

@@ -47,7 +47,7 @@ def refuse_a_ruined_merge(name: str, figures: dict[str, float], max_kl: float) -
     """Raise UserError if the merged model is further than `max_kl` nats a token from what was trained."""
     if not figures["kl"] <= max_kl:  # not a number is refused too
         raise UserError(
-            f"{name}: the merged model is {figures['kl']} nats a token away from the adapter on the weights it was "
+            f"the merged model is {figures['kl']} nats a token away from the adapter on the weights it was "
             f"trained on; needed at most {name.replace('-', '_')}.max_kl={max_kl}. Perplexity on "
             f"{figures['probe_tokens']:.0f} probe tokens: {figures['perplexity_unmerged']} before, "
             f"{figures['perplexity_merged']} after. Merge with base=dequantized if nothing quantises the result "

@@ -103,7 +103,7 @@ def launch(section: Training, root: Path, processes: int, configs: Path) -> dict
             *("-m", "stages.lib.training.processes", scratch),
         ]
         status = wait_for(subprocess.Popen(command, env=environment(), start_new_session=True, preexec_fn=end_with_us))
-        return result(name, Path(scratch), status)
+        return result(Path(scratch), status)
 
 
 def environment() -> dict[str, str]:
@@ -138,7 +138,7 @@ def wait_for(launcher: "subprocess.Popen[bytes]") -> int:
     return -caught[0] if status and caught else status
 
 
-def result(name: str, scratch: Path, status: int) -> dict[str, Any]:
+def result(scratch: Path, status: int) -> dict[str, Any]:
     """What the processes left in `scratch`: the main one's facts, or what went wrong in the first one that says so."""
     said = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(scratch.glob("said-*.json"))]
     for words in said:
@@ -154,7 +154,7 @@ def result(name: str, scratch: Path, status: int) -> dict[str, Any]:
     facts = next((words["facts"] for words in said if "facts" in words), None)
     if status or facts is None:
         raise UserError(
-            f"{name}: accelerate ended with status {status} since one of its processes did; its reason stands above. "
+            f"accelerate ended with status {status} since one of its processes did; its reason stands above. "
             "Checkpoints are kept: mend it and run again"
         )
     return facts

@@ -98,7 +98,7 @@ def estimate(
     )
 
 
-def too_large(name: str, found: Estimate, free: int, remedies: dict[str, Estimate]) -> UserError:
+def too_large(found: Estimate, free: int, remedies: dict[str, Estimate]) -> UserError:
     """The error for a step that takes more than `free` bytes; it names two settings that would make it fit.
 
     `remedies` maps a setting, such as "sft.max_length=512", to the estimate with it.
@@ -108,7 +108,7 @@ def too_large(name: str, found: Estimate, free: int, remedies: dict[str, Estimat
     smallest = sorted(remedies, key=lambda setting: remedies[setting].total())
     named = fitting[:2] or smallest[:2]
     return UserError(
-        f"{name}: training needs about {found.total() / GIB:.1f} GiB beyond the model ({parts}), but "
+        f"training needs about {found.total() / GIB:.1f} GiB beyond the model ({parts}), but "
         f"{free / GIB:.1f} GiB are free. "
         + (f"Set {' or '.join(named)}" if fitting else f"Set {' and '.join(named)}, and free memory")
     )

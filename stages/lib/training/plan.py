@@ -183,7 +183,7 @@ def decide_passes(
     choices = [Passes(rows, checkpointing) for checkpointing in checkpoints for rows in sizes]
     passes = next((each for each in choices if needed(each).total() <= room), None)
     if passes is None:
-        raise too_large(name, needed(choices[-1]), room, remedies(name, section, choices[-1], longest, needed))
+        raise too_large(needed(choices[-1]), room, remedies(name, section, choices[-1], longest, needed))
     checkpointing_why = "as asked" if not auto else "it fits only so" if passes.checkpointing else "it fits"
     fits = needed(replace(passes, dequantize=True)).total() <= room
     dequantize, dequantize_why = decide_dequantize(section, hardware, fits)

@@ -65,12 +65,12 @@ def refuse_broken_steps(name: str, trainer: Any) -> None:
             wider = f"set {name}.dtype=bfloat16 or float32"
             if not math.isfinite(loss):
                 mend = f"{lower}, or {wider}" if args.fp16 else lower
-                raise UserError(f"{name}: found a loss of {loss} in step {step}, needed a finite number. {mend}")
+                raise UserError(f"found a loss of {loss} in step {step}, needed a finite number. {mend}")
             if self.overflows and not args.fp16:
-                raise UserError(f"{name}: found a gradient of {norm} in step {step}, needed a finite one. {lower}")
+                raise UserError(f"found a gradient of {norm} in step {step}, needed a finite one. {lower}")
             if self.overflows == MOST_OVERFLOWS or self.overflows == step == state.max_steps:
                 raise UserError(
-                    f"{name}: found no finite gradient in {self.overflows} steps in a row up to step {step}: float16 "
+                    f"found no finite gradient in {self.overflows} steps in a row up to step {step}: float16 "
                     f"overflows and no weight changes. To mend it, {wider}"
                 )
 

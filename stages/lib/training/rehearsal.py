@@ -38,7 +38,7 @@ def rehearse(
             loss.backward()
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"{name}: a step on the longest rows ({max(lengths)} tokens) does not fit into the GPU's memory. "
+            f"a step on the longest rows ({max(lengths)} tokens) does not fit into the GPU's memory. "
             f"Set {name}.micro_batch_size={max(1, plan.micro_batch_size // 2)} or {name}.gradient_checkpointing=always"
         ) from error
     model.zero_grad(set_to_none=True)
