@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 PROFILED = 5
-"""Steps."""
+"""Steps that a profile is of."""
 
 
 class Watch:
@@ -102,6 +102,7 @@ class Profiled(Watch):
                     profiler.stop()
                     spent = kernels(profiler, step_ms) if on_gpu else operators(profiler)
                     watch.found = {"step_ms": round(step_ms, 1), **spent}
+                if past == PROFILED and on_gpu:
                     host.enable()
                 if past == 2 * PROFILED and on_gpu:
                     host.disable()
