@@ -40,7 +40,7 @@ def seconds_per_step(steps: int, without: list[str]) -> float:
         section.padding_free = Choice.never
     ends: list[float] = []
 
-    def watch(trainer: Any, _: int) -> None:
+    def watch(trainer: Any) -> None:
         from transformers import TrainerCallback
 
         class Watch(TrainerCallback):

@@ -57,7 +57,7 @@ def run_point(place: Path, point: Point, steps: int) -> dict[str, Any]:
     row = {"stage": "sft", "common": {"max_length": point["length"], "batch_size": point["batch"]}}
     lora = {"r": point["rank"], "lora_alpha": 2 * point["rank"], "lora_dropout": 0.0}
     section = section_of(row, {"quantization": "none", "optim": "adamw_torch_fused", "lora": lora}, steps)
-    watch = Watch()
+    watch = Watch(WARM_UP)
     enter(place)
     with (
         patch("stages.lib.training.run.load_for_training", lambda *_: random_model(point["model"])),

@@ -54,7 +54,6 @@ def values_of(sharing: str, weights: str, graphs: bool, processes: int) -> dict[
         # FSDP keeps 4-bit weights as they are: so does the one process that it is compared with
         "dequantize_once": "never" if sharing == "fsdp" else "auto",
         "distributed": ("fsdp" if sharded else "ddp") if processes > 1 else "none",
-        "logging_steps": 1,
     }
 
 
@@ -63,11 +62,11 @@ class WatchAll(Watch):
 
     everywhere: list[tuple[list[int], float, dict[str, Any]]]
 
-    def attach(self, trainer: Any, every: int) -> None:
+    def attach(self, trainer: Any) -> None:
         """Stand in for report_progress on a trl trainer."""
         from transformers import TrainerCallback
 
-        super().attach(trainer, every)
+        super().attach(trainer)
         watch = self
 
         class End(TrainerCallback):
@@ -95,7 +94,7 @@ def run_variant(place: Path, told: dict[str, Any]) -> dict[str, Any]:
     row, warm_up, steps = ROWS[told["row"]], told["warm_up"], told["steps"]
     section = section_of(row, told["values"], warm_up + steps)
     module: Any = sft if row["stage"] == "sft" else dpo
-    watch = ProfileAll(warm_up) if told["profile"] else WatchAll()
+    watch = ProfileAll(warm_up) if told["profile"] else WatchAll(warm_up)
     enter(place)
     if module is dpo:
         stand_in_for_a_merge(place)
@@ -194,7 +193,7 @@ def main(options: argparse.Namespace) -> None:
                 values = values_of(options.sharing, options.weights, graphs, processes)
                 if name == BY_THE_STAGE:
                     chosen = {"distributed": "auto", "processes": processes} if processes > 1 else {}
-                    values |= {"torch_compile": "never", **chosen}
+                    values |= {"torch_compile": "never", "logging_steps": 1, **chosen}
                 told = {"row": name, "variant": variant, "values": values}
                 told |= {"warm_up": options.warm_up, "steps": options.steps, "profile": options.profile}
                 result = launched(Path(scratch), place, told, processes, options.sharing, options.timeout)

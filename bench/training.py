@@ -180,7 +180,7 @@ def run_variant(place: Path, name: str, variant: str, profile: bool = False) -> 
     warm_up, timed = span(values)
     section = section_of(row, values, warm_up + timed)
     module: Any = sft if row["stage"] == "sft" else dpo
-    watch = Profiled(warm_up) if profile else Watch()
+    watch = Profiled(warm_up) if profile else Watch(warm_up)
     enter(place)
     if module is dpo:
         stand_in_for_a_merge(place)

@@ -10,41 +10,58 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from stages.lib.training.processes import from_all
+
 PROFILED = 5
 """Steps that a profile is of."""
 
 
 class Watch:
-    """What happens in a run after its warm-up: the ends of steps, tokens of each pass, losses."""
+    """What happens in a run: the ends of steps, tokens of each pass, losses.
 
-    def __init__(self) -> None:
+    A GPU may be a step behind, as in any run: it is waited for at the steps in `borders` and at the first and the last
+    one alone.
+    """
+
+    def __init__(self, *borders: int) -> None:
+        self.borders = {1, *borders}
         self.ends: list[float] = []
         self.tokens: list[int] = []
         self.losses: list[float] = []
 
-    def attach(self, trainer: Any, _: int) -> None:
+    def attach(self, trainer: Any) -> None:
         """Stand in for report_progress on a trl trainer."""
         import torch
         from transformers import TrainerCallback
 
-        watch, collate = self, trainer.data_collator
+        watch, collate, train = self, trainer.data_collator, trainer.training_step
+        passes: list[Any] = []
+        steps: list[Any] = []
 
         class Steps(TrainerCallback):
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                if torch.cuda.is_available():
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                steps.append(sum(passes))
+                passes.clear()
+                if torch.cuda.is_available() and state.global_step in {*watch.borders, state.max_steps}:
                     torch.cuda.synchronize()
                 watch.ends.append(time.perf_counter())
 
-            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-                if "loss" in logs:
-                    watch.losses.append(round(float(logs["loss"]), 4))
+            def on_train_end(self, *_: Any, **__: Any) -> None:
+                of_each = from_all([float(loss) for loss in steps])
+                watch.losses = [round(sum(losses) / len(losses), 4) for losses in zip(*of_each, strict=True)]
 
         def counted(rows: list[dict[str, Any]]) -> Any:
             watch.tokens.append(sum(map(tokens_of, rows)))
             return collate(rows)
 
+        def kept(*given: Any) -> Any:
+            loss = train(*given)
+            passes.append(loss.clone())
+            return loss
+
         trainer.add_callback(Steps())
         trainer.data_collator = counted
+        trainer.training_step = kept
 
     def figures(self, warm_up: int, steps: int) -> dict[str, Any]:
         """Tokens a second and seconds a step in the `steps` after the warm-up."""
@@ -77,16 +94,16 @@ class Profiled(Watch):
     """Where the time of PROFILED steps after the warm-up goes; then, on a GPU, what the host does in as many."""
 
     def __init__(self, warm_up: int) -> None:
-        super().__init__()
+        super().__init__(warm_up, warm_up + PROFILED, warm_up + 2 * PROFILED)
         self.warm_up = warm_up
         self.found: dict[str, Any] = {}
 
-    def attach(self, trainer: Any, every: int) -> None:
+    def attach(self, trainer: Any) -> None:
         """Stand in for report_progress on a trl trainer."""
         import torch
         from transformers import TrainerCallback
 
-        super().attach(trainer, every)
+        super().attach(trainer)
         on_gpu = torch.cuda.is_available()
         activity = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
         watch, profiler, host = self, torch.profiler.profile(activities=[activity]), cProfile.Profile()

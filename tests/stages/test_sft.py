@@ -81,10 +81,32 @@ def test_a_loss_that_is_no_number_stops_the_run(place):
     assert not (place / OUT).exists()
 
 
+def test_it_stops_where_steps_are_logged_together_too(place):
+    with pytest.raises(UserError, match=r"found a loss of nan in steps 1 to 3, needed a finite number"):
+        sft(section(learning_rate=1e30, logging_steps=10, max_steps=3), place)
+    assert not (place / OUT).exists()
+
+
+def test_the_log_has_means_over_its_steps_and_the_last_step(place):
+    logs = {}
+    for every in (1, 2):
+        sft(section(max_steps=5, logging_steps=every), place / str(every))
+        with (place / str(every) / "metrics/sft_log.csv").open(encoding="utf-8") as file:
+            logs[every] = list(csv.DictReader(file))
+    assert [row["step"] for row in logs[2]] == ["2", "4", "5"]
+    for number, row in enumerate(logs[2]):
+        steps = logs[1][2 * number : 2 * number + 2]
+        for name in ("loss", "token_accuracy"):
+            mean = sum(float(step[name]) for step in steps) / len(steps)
+            assert float(row[name]) == pytest.approx(mean, abs=2e-6), name
+        assert row["learning_rate"] == steps[-1]["learning_rate"]
+        assert row["grad_norm"] == steps[-1]["grad_norm"]
+
+
 def test_a_gradient_that_is_no_number_stops_the_run(place, monkeypatch):
     """Its step spoils the weights; the loss would show it in the next one, and there is none after the last."""
 
-    def spoil(trainer, every):
+    def spoil(trainer):
         next(each for each in trainer.model.parameters() if each.requires_grad).register_hook(lambda it: it / 0)
 
     monkeypatch.setattr("stages.lib.training.run.report_progress", spoil)

@@ -58,7 +58,7 @@ class Training:
     adam_beta2: float = 0.999
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    logging_steps: int = 10
+    logging_steps: int = 10  # each logged loss is the mean over so many
     seed: int = MISSING
     micro_batch_size: int = 0  # at most so many rows per forward pass; 0: decided from the hardware found
     gradient_checkpointing: Choice = Choice.auto
@@ -68,7 +68,7 @@ class Training:
     distributed: Distributed = Distributed.none  # over several GPUs, by accelerate; the batch_size stays what it is
     processes: int = 0  # of distributed; 0: all visible GPUs, as far as the batch divides; on a CPU a number
     threads: int = 0  # CPU threads; 0: all that this process may use
-    checkpoint_minutes: float = 5.0  # how much a crash may cost; 0: a checkpoint after every step
+    checkpoint_minutes: float = 5.0  # a crash may cost so much and logging_steps; 0: only those
     report_to: list[Tracker] = field(default_factory=list)
 
     def check(self, section: str) -> None:

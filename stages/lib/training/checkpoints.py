@@ -115,8 +115,9 @@ def mark_complete(checkpoint: Path) -> None:
 def train_with_checkpoints(trainer: Any, folder: Path, minutes: float) -> None:
     """Train to the end, from the newest complete checkpoint in `folder` if there is one.
 
-    Saves every `minutes` (0: after every step). Ctrl-C and SIGTERM finish the step, save, and end the process with
-    status 128 + the signal's number; a second one ends it at once. Raises UserError if the disk is full.
+    Saves where the trainer logs and `minutes` have passed, so that a resumed run logs the same means. Ctrl-C and
+    SIGTERM finish the step, save, and end the process with status 128 + the signal's number; a second one ends it at
+    once. Raises UserError if the disk is full.
     """
     from transformers import TrainerCallback
 
@@ -129,10 +130,10 @@ def train_with_checkpoints(trainer: Any, folder: Path, minutes: float) -> None:
             # Signals and clocks differ between processes: all save, and all stop, where one of them would.
             everywhere = from_all((list(caught), time.monotonic() - self.saved >= 60 * minutes))
             caught[:] = next((signals for signals, _ in everywhere if signals), caught)
-            if caught or any(due for _, due in everywhere):
+            if control.should_log and any(due for _, due in everywhere):
                 control.should_save = True
             if caught:
-                control.should_training_stop = True
+                control.should_log = control.should_save = control.should_training_stop = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             from_all(None)  # each process has written its part

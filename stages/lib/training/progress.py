@@ -3,6 +3,7 @@
 import csv
 import math
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,39 @@ from stages.lib.errors import UserError
 MOST_OVERFLOWS = 32
 """Steps in a row. torch scales float16's gradients by 2**16 at first and by half as much after each: by 2**-16 then."""
 
+OF_ONE_STEP = ("learning_rate", "grad_norm")
+"""What the trainer logs of the last step alone; the rest are means over the steps since it logged before."""
+
 
 def write_log(history: list[dict[str, float]], path: Path, columns: dict[str, str], every: int) -> None:
-    """Write the trainer's log as CSV for `dvc plots`: a row for each `every` steps, the means over them.
+    """Write the trainer's log as CSV for `dvc plots`: a row for each `every` steps.
 
-    `columns` maps the file's names to the log's keys.
+    `columns` maps the file's names to the log's keys. A run that was interrupted has logged there too, and its row is
+    that of the steps before and after.
     """
-    rows = [entry for entry in history if "loss" in entry]
+    windows: dict[int, list[tuple[int, dict[str, float]]]] = defaultdict(list)
+    before = 0
+    for entry in (entry for entry in history if "loss" in entry):
+        step = int(entry["step"])
+        windows[(step - 1) // every].append((step - before, entry))
+        before = step
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", *columns])
-        for start in range(0, len(rows), every):
-            window = rows[start : start + every]
-            means = (sum(float(row[key]) for row in window) / len(window) for key in columns.values())
-            writer.writerow([int(window[-1]["step"]), *(round(mean, 6) for mean in means)])
+        for window in windows.values():
+            _, last = window[-1]
+            writer.writerow([int(last["step"]), *(round(figure(window, key), 6) for key in columns.values())])
 
 
-def report_progress(trainer: Any, every: int) -> None:
-    """Print the loss and the pace each `every` steps, instead of the trainer's dictionary at every step."""
+def figure(window: list[tuple[int, dict[str, float]]], key: str) -> float:
+    """What was logged as `key` in a window, given as entries of the log, each with the steps that it is of."""
+    if key in OF_ONE_STEP:
+        return float(window[-1][1][key])
+    return sum(steps * float(entry[key]) for steps, entry in window) / sum(steps for steps, _ in window)
+
+
+def report_progress(trainer: Any) -> None:
+    """Print the loss and the pace whenever the trainer logs, instead of its dictionary."""
     from transformers import PrinterCallback, TrainerCallback
 
     class Report(TrainerCallback):
@@ -36,7 +52,7 @@ def report_progress(trainer: Any, every: int) -> None:
             self.began, self.first = time.monotonic(), state.global_step
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if "loss" in logs and (state.global_step % every == 0 or state.global_step == state.max_steps):
+            if "loss" in logs:
                 pace = (time.monotonic() - self.began) / (state.global_step - self.first)
                 loss = f"loss {float(logs['loss']):.4f}, {pace:.2f} s a step"
                 print(f"{args.run_name}: step {state.global_step} of {state.max_steps}, {loss}", flush=True)
@@ -46,32 +62,43 @@ def report_progress(trainer: Any, every: int) -> None:
 
 
 def refuse_broken_steps(name: str, trainer: Any) -> None:
-    """Stop a trl trainer with a UserError after a step whose loss or gradient is no finite number.
+    """Stop a trl trainer with a UserError where it logs a loss or a gradient that is no finite number.
 
-    From there on every weight that is trained is lost. In float16 a gradient may overflow: the scaler leaves such a
-    step out and scales less. Where that doesn't end, no weight changes at all, which stops the run too.
+    From there on every weight that is trained is lost: a later step shows it too, and the last one is always logged.
+    In float16 a gradient may overflow: the scaler leaves such a step out and scales less. Where that doesn't end, no
+    weight changes at all, which stops the run too.
     """
     from transformers import TrainerCallback
 
+    wider = f"set {name}.dtype=bfloat16 or float32"
+
     class Refuse(TrainerCallback):
         overflows = 0  # in a row
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.logged = state.global_step
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            step = state.global_step
+            control.should_log = control.should_log or step == state.max_steps
+            self.overflows = self.overflows + 1 if trainer.accelerator.optimizer_step_was_skipped else 0
+            if self.overflows == MOST_OVERFLOWS or 0 < self.overflows == step == state.max_steps:
+                raise UserError(
+                    f"found no finite gradient in {self.overflows} steps in a row up to step {step}: float16 "
+                    f"overflows and no weight changes. To mend it, {wider}"
+                )
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" not in logs:
                 return
             loss, norm, step = float(logs["loss"]), float(logs.get("grad_norm", 0.0)), state.global_step
-            self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
+            steps = f"step {step}" if step - self.logged == 1 else f"steps {self.logged + 1} to {step}"
+            self.logged = step
             lower = f"Lower {name}.learning_rate (it is {args.learning_rate:g})"
-            wider = f"set {name}.dtype=bfloat16 or float32"
             if not math.isfinite(loss):
                 mend = f"{lower}, or {wider}" if args.fp16 else lower
-                raise UserError(f"found a loss of {loss} in step {step}, needed a finite number. {mend}")
-            if self.overflows and not args.fp16:
+                raise UserError(f"found a loss of {loss} in {steps}, needed a finite number. {mend}")
+            if not math.isfinite(norm) and not args.fp16:
                 raise UserError(f"found a gradient of {norm} in step {step}, needed a finite one. {lower}")
-            if self.overflows == MOST_OVERFLOWS or self.overflows == step == state.max_steps:
-                raise UserError(
-                    f"found no finite gradient in {self.overflows} steps in a row up to step {step}: float16 "
-                    f"overflows and no weight changes. To mend it, {wider}"
-                )
 
     trainer.add_callback(Refuse())

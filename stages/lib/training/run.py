@@ -83,7 +83,7 @@ class TrainingRun:
     def train(self, trainer: Any, folder: Path) -> None:
         """Train to the end, with progress printed and checkpoints in `folder`. Raises UserError if a step is broken."""
         refuse_broken_steps(self.name, trainer)
-        report_progress(trainer, self.section.logging_steps)
+        report_progress(trainer)
         if sharded():
             keep_losses_in_float32(trainer, self.dtype)
         began = time.monotonic()

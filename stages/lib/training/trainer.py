@@ -31,12 +31,14 @@ def trainer_arguments(name: str, section: Training, plan: Plan, dtype: Any, fold
         "weight_decay": section.weight_decay,
         "max_grad_norm": section.max_grad_norm,
         "logging_nan_inf_filter": False,  # it would log a broken loss as 0, and wait for the GPU to know
-        "logging_steps": 1,  # write_log makes means of section.logging_steps: a resumed run gives the same ones
+        "logging_steps": section.logging_steps,  # a loss is read from the GPU then alone: else it runs ahead
+        "logging_first_step": plan.sharded,  # rehearse has it looked at
         "seed": section.seed,
         "bf16": dtype is torch.bfloat16,
         "fp16": dtype is torch.float16,
         "use_cpu": device() == "cpu",
         "dataloader_pin_memory": device() == "cuda",
+        "accelerator_config": {"non_blocking": device() == "cuda"},  # the next batch doesn't wait for this step
         "ddp_find_unused_parameters": False,  # an adapter's are all used; looking for others costs a pass
         "ddp_broadcast_buffers": False,  # a language model's never change
         "disable_tqdm": True,  # report_progress prints a line now and then

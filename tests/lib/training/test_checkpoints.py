@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -28,6 +29,7 @@ from stages.lib.training.checkpoints import (
     mark_complete,
     newest_complete,
 )
+from stages.sft import sft
 
 
 def a_checkpoint(folder: Path, step: int, complete: bool = True) -> Path:
@@ -89,6 +91,39 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path, monkeypatch
         pass
 
 
+def test_a_run_stopped_between_two_logged_steps_ends_in_the_same_bytes_and_log(place, monkeypatch):
+    """SIGTERM after step 2 and after step 5, where each third step is logged; nothing else is saved."""
+
+    def stop(trainer: Any) -> None:
+        from transformers import TrainerCallback
+
+        class Stop(TrainerCallback):
+            def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if state.global_step in stops:
+                    stops.remove(state.global_step)
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        trainer.add_callback(Stop())
+
+    monkeypatch.setattr("stages.lib.training.run.report_progress", stop)
+    section = Sft(**tiny_training(max_steps=7, logging_steps=3, checkpoint_minutes=1000.0))
+    stops = {1, 4}
+    for saved_step in (2, 5):
+        with pytest.raises(SystemExit) as end:
+            sft(section, place / "stopped")
+        assert end.value.code == 128 + signal.SIGTERM
+        (folder,) = checkpoint_home().glob("sft-*")
+        assert newest_complete(folder).name == f"checkpoint-{saved_step}"
+    for name in ("stopped", "whole"):
+        sft(section, place / name)
+    adapters = [place / name / "models/sft/adapter_model.safetensors" for name in ("stopped", "whole")]
+    assert file_sha256(adapters[0]) == file_sha256(adapters[1])
+    logs = [(place / name / "metrics/sft_log.csv").read_text().splitlines() for name in ("stopped", "whole")]
+    assert [line.split(",")[0] for line in logs[0]] == ["step", "3", "6", "7"]
+    for stopped, whole in zip(logs[0][1:], logs[1][1:], strict=True):
+        assert [float(x) for x in stopped.split(",")] == pytest.approx([float(x) for x in whole.split(",")], abs=2e-6)
+
+
 def lock(place: Path, **changes: object) -> dict[str, str]:
     """Write params.lock.yaml with an sft section for the tiny model; the environment that DVC would give the stage."""
     arguments = arguments_of(Sft(**tiny_training(**changes)))
@@ -145,7 +180,7 @@ def kill_repro(project: Project, moment: Callable[[], bool]) -> None:
 def test_killed_five_times_the_adapter_is_that_of_an_uninterrupted_run(tiny_model, tmp_path):
     """`dvc repro` and its stage die at four random moments of training and while a checkpoint is being written."""
     project = Project(tmp_path / "project", tiny_model)
-    project.write("params.yaml", "sft: {max_steps: 4", "sft: {checkpoint_minutes: 0, max_steps: 24")
+    project.write("params.yaml", "sft: {max_steps: 4", "sft: {checkpoint_minutes: 0, logging_steps: 1, max_steps: 24")
     chance = random.Random(7)
     for step in sorted(chance.sample(range(1, 20), 4)):
         reached: list[float] = []

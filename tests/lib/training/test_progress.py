@@ -1,29 +1,56 @@
-"""A run in which nothing can be learned any more ends, and one that is only scaling its gradients does not."""
+"""A run in which nothing can be learned any more ends; the log of an interrupted run is that of one that was not."""
 
+import csv
 from types import SimpleNamespace
 
 import pytest
 
 from stages.lib.errors import UserError
-from stages.lib.training.progress import MOST_OVERFLOWS, refuse_broken_steps
+from stages.lib.training.progress import MOST_OVERFLOWS, refuse_broken_steps, write_log
 
 
-def told(norms, last=1000):
-    """What becomes of a run in float16 whose trainer logs these norms of its gradient, a step each."""
+def train_in_float16(overflows, last=1000):
+    """What becomes of a run whose optimizer leaves out the steps of which `overflows` is true."""
     callbacks = []
-    refuse_broken_steps("sft", SimpleNamespace(add_callback=callbacks.append))
+    accelerator = SimpleNamespace()
+    refuse_broken_steps("sft", SimpleNamespace(add_callback=callbacks.append, accelerator=accelerator))
     arguments = SimpleNamespace(fp16=True, learning_rate=1e-4)
-    for step, norm in enumerate(norms, 1):
+    control = SimpleNamespace(should_log=False)
+    callbacks[0].on_train_begin(arguments, SimpleNamespace(global_step=0), control)
+    for step, overflow in enumerate(overflows, 1):
         state = SimpleNamespace(global_step=step, max_steps=last)
-        callbacks[0].on_log(arguments, state, None, logs={"loss": 2.0, "grad_norm": norm})
-    callbacks[0].on_log(arguments, state, None, logs={"train_runtime": 1.0})
+        accelerator.optimizer_step_was_skipped = overflow
+        callbacks[0].on_step_end(arguments, state, control)
+        norm = float("inf") if overflow else 1.0
+        callbacks[0].on_log(arguments, state, control, logs={"loss": 2.0, "grad_norm": norm})
+    callbacks[0].on_log(arguments, state, control, logs={"train_runtime": 1.0})
 
 
 def test_float16_may_overflow_until_its_scale_fits():
-    told([float("inf")] * (MOST_OVERFLOWS - 1) + [1.0] + [float("nan")] * (MOST_OVERFLOWS - 1))
+    train_in_float16([True] * (MOST_OVERFLOWS - 1) + [False] + [True] * (MOST_OVERFLOWS - 1))
 
 
 @pytest.mark.parametrize(("overflows", "last"), [(MOST_OVERFLOWS, 1000), (3, 3)])
 def test_a_run_in_float16_that_changes_no_weight_is_stopped(overflows, last):
     with pytest.raises(UserError, match=f"no finite gradient in {overflows} steps in a row .*dtype=bfloat16"):
-        told([float("nan")] * overflows, last)
+        train_in_float16([True] * overflows, last)
+
+
+def entry(step, loss):
+    return {"step": step, "loss": loss, "grad_norm": float(step), "learning_rate": 1 / step}
+
+
+def test_an_interrupted_run_has_the_log_of_one_that_was_not(tmp_path):
+    """Steps with losses 1 to 7, each third one logged, and an interruption after the second and the fifth."""
+    whole = [entry(3, 2.0), entry(6, 5.0), entry(7, 7.0)]
+    parts = [entry(2, 1.5), entry(3, 3.0), entry(5, 4.5), entry(6, 6.0), entry(7, 7.0)]
+    columns = {"loss": "loss", "grad_norm": "grad_norm", "lr": "learning_rate"}
+    written = []
+    for history in (whole, parts):
+        write_log([*history, {"step": 7, "train_runtime": 1.0}], tmp_path / "log.csv", columns, 3)
+        with (tmp_path / "log.csv").open(encoding="utf-8") as file:
+            written.append(list(csv.DictReader(file)))
+    assert written[0] == written[1]
+    assert [(row["step"], row["loss"], row["grad_norm"]) for row in written[0]] == [
+        ("3", "2.0", "3.0"), ("6", "5.0", "6.0"), ("7", "7.0", "7.0"),
+    ]  # fmt: skip
