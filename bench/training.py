@@ -111,6 +111,7 @@ ROWS: dict[str, dict[str, Any]] = {
             "bf16, plain": EAGER,
             "bf16, not compiled, precomputed": {**EAGER, "precompute_ref_log_probs": True},
             "fp32, plain": {**EAGER, "dtype": "float32"},
+            "fp32": {**OURS, "dtype": "float32"},
             "fp32, not compiled, precomputed": {**EAGER, "dtype": "float32", "precompute_ref_log_probs": True},
             "unsloth bf16": {**UNSLOTH, "quantization": "none"},
         },
