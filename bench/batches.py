@@ -15,6 +15,7 @@ from typing import Any
 
 from stages.evaluate import PDF_QA, PREFERENCES, ULTRACHAT
 from stages.lib.evaluation import generation, likelihood
+from stages.lib.evaluation.batches import BatchTokens
 from stages.lib.evaluation.figures import figures_of, values_alone
 from stages.lib.evaluation.scoring import score_model
 from stages.lib.hardware import describe, set_up_cpu
@@ -40,7 +41,7 @@ def scored(model: Any, tokenizer: Any, names: list[str], size: int) -> tuple[dic
 
     generation.batches_by_length = likelihood.batches_by_length = batches
     records = {name: list(read_jsonl(path)) if name in names else [] for name, path in SETS.items()}
-    rows, _ = score_model(model, tokenizer, "model", records, "?", SECTION)
+    rows, _ = score_model(model, tokenizer, "model", records, "?", SECTION, BatchTokens(1, 1))
     values = values_alone({"model": figures_of(rows, SECTION.bootstrap_resamples, SECTION.seed)})["model"]
     figures = {f"{split} {name}": value for split, cells in values.items() for name, value in cells.items()}
     return {f"{row['split']}/{row['id']}": row["prediction"] for row in rows if "prediction" in row}, figures

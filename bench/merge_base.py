@@ -21,12 +21,13 @@ from stages.lib.schema.merging import Merge
 from stages.merge import ADAPTER, BASE, PDF_QA, ULTRACHAT
 
 MAX_NEW_TOKENS = 96
+BATCH_TOKENS = 16384
 
 
 def share_right(model: Any, records: list[dict[str, Any]]) -> float:
     """The share of questions whose answer holds the key."""
     prompts = [record["messages"][:-1] for record in records]
-    answers = generate_answers(model, load_tokenizer(BASE), prompts, MAX_NEW_TOKENS)
+    answers = generate_answers(model, load_tokenizer(BASE), prompts, MAX_NEW_TOKENS, BATCH_TOKENS)
     right = [key_exact(record["key"], answer.text) for record, answer in zip(records, answers, strict=True)]
     return sum(right) / len(right)
 

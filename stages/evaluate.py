@@ -13,13 +13,14 @@ from typing import Any
 
 from stages.lib.entry import run
 from stages.lib.errors import UserError
+from stages.lib.evaluation.batches import BatchTokens, explain_full_memory, fitting_batches
 from stages.lib.evaluation.bertscore import add_bert_scores, bertscore_signature
 from stages.lib.evaluation.figures import differences, figures_of, values_alone, warnings_of
 from stages.lib.evaluation.generation import DECODING
 from stages.lib.evaluation.metric_checks import refuse_blurred_prompts, refuse_broken_metrics
 from stages.lib.evaluation.scoring import score_model
 from stages.lib.evaluation.text_scores import signatures
-from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
+from stages.lib.hardware import describe, find_hardware, resolve_dtype, set_up_cpu
 from stages.lib.lineage import OFF, file_sha256, read_lineage, weights_sha256
 from stages.lib.models.loading import load_16bit, load_tokenizer
 from stages.lib.publish import published
@@ -64,13 +65,17 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
     rows: dict[str, list[dict[str, Any]]] = {}
     demo = {}
     compute_seconds = 0.0
+    batch: BatchTokens | None = None
     for name, directory in models.items():
         print(f"evaluate: {name}", flush=True)
         tokenizer = load_tokenizer(directory)
         refuse_blurred_prompts(tokenizer, [record["messages"] for record in asked])
         model = load_16bit(directory, dtype)
+        # The same for all: in 16 bit a model's answers depend on their batches.
+        batch = batch or fitting_batches(model, find_hardware(), section.max_new_tokens, section.batch_tokens)
         began = time.monotonic()
-        rows[name], demo[name] = score_model(model, tokenizer, name, records, question, section)
+        with explain_full_memory(batch):
+            rows[name], demo[name] = score_model(model, tokenizer, name, records, question, section, batch)
         compute_seconds += time.monotonic() - began
         del model
     if section.bertscore_model:
@@ -84,7 +89,13 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
             name: differences(rows[against], held, **options) for name, held in rows.items() if name != against
         },
         "demo": {"question": question, "answers": demo},
-        "settings": {**DECODING, "max_new_tokens": section.max_new_tokens, "dtype": str(dtype), **options},
+        "settings": {
+            **DECODING,
+            "padding": "none" if section.continuous_batching else "left",
+            "max_new_tokens": section.max_new_tokens,
+            "dtype": str(dtype),
+            **options,
+        },
         "signatures": signatures() | bertscore_signature(section.bertscore_model),
         "sets_sha256": {name: file_sha256(path) for name, path in sets.items()},
         "weights_sha256": {path.name: weights_sha256(path) for path in models.values()},
@@ -99,7 +110,7 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         write_json(path, detail)
     with published(root / EVAL) as path:
         write_json(path, values_alone(figures))
-    facts = {"threads": threads, "compute_seconds": round(compute_seconds, 1)}
+    facts = {"threads": threads, "compute_seconds": round(compute_seconds, 1), "batch_tokens": vars(batch)}
     return {**describe(), **facts, "rows": sum(len(held) for held in rows.values())}
 
 

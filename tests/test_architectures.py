@@ -261,7 +261,7 @@ def test_generation_ends_on_each_stop_token_and_on_no_other(chain: Chain) -> Non
             return logits
 
         handle = model.lm_head.register_forward_hook(say)
-        (answer,) = generate_answers(model, tokenizer, [prompt], 5)
+        (answer,) = generate_answers(model, tokenizer, [prompt], 5, 1000)
         handle.remove()
         return answer
 

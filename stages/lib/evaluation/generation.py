@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from stages.lib.hardware import device
+from stages.lib.errors import UserError
+from stages.lib.evaluation.batches import batches_by_length
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 
-CPU_BATCH_TOKENS = 16384
-GPU_BATCH_TOKENS = 262144
-DECODING = {"decoding": "greedy", "penalties": "none", "padding": "left"}
+DECODING = {"decoding": "greedy", "penalties": "none"}
 """How answers are generated, for the record."""
 
 
@@ -22,18 +21,17 @@ class Answer:
 
 
 def generate_answers(
-    model: Any, tokenizer: Any, prompts: list[Messages], max_new_tokens: int, batch_tokens: int = 0
+    model: Any, tokenizer: Any, prompts: list[Messages], max_new_tokens: int, batch_tokens: int
 ) -> list[Answer]:
     """Greedy answers to `prompts`, in their order.
 
     Prompts are sorted by length and batched so that prompt and answer positions of a batch stay within
-    `batch_tokens` (0: by the hardware found). They are padded on the left: padded on the right, a model continues
-    padding and gives garbage without an error.
+    `batch_tokens` (see batches.py). They are padded on the left: padded on the right, a model continues padding and
+    gives garbage without an error.
     """
-    budget = batch_tokens or (GPU_BATCH_TOKENS if device() == "cuda" else CPU_BATCH_TOKENS)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     answers: dict[int, Answer] = {}
-    for batch in batches_by_length([len(ids) + max_new_tokens for ids in encoded], budget):
+    for batch in batches_by_length([len(ids) + max_new_tokens for ids in encoded], batch_tokens):
         answers |= zip(
             batch, generate_batch(model, tokenizer, [encoded[i] for i in batch], max_new_tokens), strict=True
         )
@@ -83,6 +81,45 @@ def generate_batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_new
     return [Answer(text.strip(), end, len(row)) for text, end, row in zip(texts, stopped, said, strict=True)]
 
 
+def generate_continuously(
+    model: Any, tokenizer: Any, prompts: list[Messages], max_new_tokens: int, batch_tokens: int
+) -> list[Answer]:
+    """Greedy answers to `prompts`, in their order, by transformers' continuous batching: no row waits for another.
+
+    Its cache lies in pages for `batch_tokens` tokens (see batches.py); left to itself it takes nearly all free memory.
+    Raises UserError where an answer is missing: transformers logs that, and returns the others.
+    """
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    stops = stop_ids(model.generation_config)
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(stops),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    longest = max(map(len, encoded)) + max_new_tokens
+    pages = ContinuousBatchingConfig(
+        num_blocks=-(-max(batch_tokens, 2 * longest) // ContinuousBatchingConfig.page_size)
+    )
+    found = list(model.generate_batch(encoded, generation_config=config, continuous_batching_config=pages).values())
+    failed = [str(each.error) for each in found if each.error]
+    if failed or [each.prompt_ids for each in found] != encoded:
+        raise UserError(
+            f"continuous batching: {len(found) - len(failed)} of {len(encoded)} prompts were answered"
+            f"{': ' + failed[0] if failed else ''}. Set evaluate.continuous_batching=false"
+        )
+    answers = []
+    for each in found:
+        said = each.generated_tokens
+        stopped = said[-1] in stops
+        said = said[: len(said) - stopped]
+        answers.append(Answer(tokenizer.decode(said, skip_special_tokens=True).strip(), stopped, len(said)))
+    return answers
+
+
 def padded_left(prompts: list[list[int]], pad: int) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids and attention mask of equal width, padding first."""
     width = max(len(ids) for ids in prompts)
@@ -90,18 +127,3 @@ def padded_left(prompts: list[list[int]], pad: int) -> tuple[list[list[int]], li
         [[pad] * (width - len(ids)) + ids for ids in prompts],
         [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts],
     )
-
-
-def batches_by_length(lengths: list[int], budget: int) -> list[list[int]]:
-    """Indices of rows in batches of like length, longest first, each of at most `budget` padded positions.
-
-    A row longer than the budget is a batch of its own.
-    """
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    batches: list[list[int]] = []
-    for index in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches

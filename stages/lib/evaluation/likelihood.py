@@ -2,25 +2,23 @@
 
 from typing import Any
 
-from stages.lib.evaluation.generation import batches_by_length
-from stages.lib.hardware import device
-from stages.lib.models.chat import encode
-
-CPU_BATCH_TOKENS = 4096
-GPU_BATCH_TOKENS = 65536
+from stages.lib.evaluation.batches import batches_by_length
+from stages.lib.models.chat import Messages, encode
 
 
-def answer_log_probs(model: Any, tokenizer: Any, conversations: list[list[dict[str, str]]]) -> list[tuple[float, int]]:
+def answer_log_probs(
+    model: Any, tokenizer: Any, conversations: list[Messages], batch_tokens: int
+) -> list[tuple[float, int]]:
     """Summed log-probability (natural) and number of the assistant's tokens, for each conversation.
 
-    Stop tokens count as the assistant's. Only the assistant's positions are projected onto the vocabulary.
+    Stop tokens count as the assistant's. Only the assistant's positions are projected onto the vocabulary. Padded
+    positions of a batch stay within `batch_tokens` (see batches.py).
     """
     import torch
 
     encoded = [encode(tokenizer, messages) for messages in conversations]
-    budget = GPU_BATCH_TOKENS if device() == "cuda" else CPU_BATCH_TOKENS
     results: dict[int, tuple[float, int]] = {}
-    for batch in batches_by_length([len(row.input_ids) for row in encoded], budget):
+    for batch in batches_by_length([len(row.input_ids) for row in encoded], batch_tokens):
         width = max(len(encoded[index].input_ids) for index in batch)
         ids = torch.full((len(batch), width), tokenizer.pad_token_id)
         said = torch.zeros((len(batch), width), dtype=torch.bool)

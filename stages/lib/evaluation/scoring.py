@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from stages.lib.evaluation.generation import Answer, generate_answers
+from stages.lib.evaluation.batches import BatchTokens
+from stages.lib.evaluation.generation import Answer, generate_answers, generate_continuously
 from stages.lib.evaluation.key_facts import key_exact, key_of, key_recall
 from stages.lib.evaluation.likelihood import answer_log_probs
 from stages.lib.evaluation.text_scores import OVERLAP, refusal, repetition
@@ -15,14 +16,23 @@ ANSWERED = ("seen", "unseen", "control")
 
 
 def score_model(
-    model: Any, tokenizer: Any, name: str, records: dict[str, list[Record]], question: str, section: Evaluate
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    records: dict[str, list[Record]],
+    question: str,
+    section: Evaluate,
+    batch: BatchTokens,
 ) -> tuple[list[Record], str]:
     """Scored rows of every set, and the answer to the demo question. All answers are generated together."""
     asked = [(split, record) for split in ANSWERED for record in records[split]]
     prompts = [record["messages"][:-1] for _, record in asked]
     prompts.append([{"role": "user", "content": question}])
-    *answers, demo = generate_answers(model, tokenizer, prompts, section.max_new_tokens, section.batch_tokens)
-    likely = likelihoods(model, tokenizer, [record for _, record in asked])
+    if section.continuous_batching:
+        *answers, demo = generate_continuously(model, tokenizer, prompts, section.max_new_tokens, batch.generated)
+    else:
+        *answers, demo = generate_answers(model, tokenizer, prompts, section.max_new_tokens, batch.generated)
+    likely = likelihoods(model, tokenizer, [record for _, record in asked], batch)
     rows = [
         {
             "id": record["id"],
@@ -39,7 +49,7 @@ def score_model(
         }
         for (split, record), answer, likelihood in zip(asked, answers, likely, strict=True)
     ]
-    return rows + preferences(model, tokenizer, name, records["preferences"]), demo.text
+    return rows + preferences(model, tokenizer, name, records["preferences"], batch), demo.text
 
 
 def score(record: Record, answer: Answer) -> dict[str, float]:
@@ -64,9 +74,9 @@ def score(record: Record, answer: Answer) -> dict[str, float]:
     }
 
 
-def likelihoods(model: Any, tokenizer: Any, records: list[Record]) -> list[dict[str, float]]:
+def likelihoods(model: Any, tokenizer: Any, records: list[Record], batch: BatchTokens) -> list[dict[str, float]]:
     """How surprising the assistant's tokens are: negative log-probability in nats, tokens and characters."""
-    scored = answer_log_probs(model, tokenizer, [record["messages"] for record in records])
+    scored = answer_log_probs(model, tokenizer, [record["messages"] for record in records], batch.scored)
     return [
         {
             "nats": round(-log_prob, 4),
@@ -77,14 +87,14 @@ def likelihoods(model: Any, tokenizer: Any, records: list[Record]) -> list[dict[
     ]
 
 
-def preferences(model: Any, tokenizer: Any, name: str, pairs: list[Record]) -> list[Record]:
+def preferences(model: Any, tokenizer: Any, name: str, pairs: list[Record], batch: BatchTokens) -> list[Record]:
     """A row for each held-out pair: does the model find the better answer likelier, and by how many nats in sum?"""
     sides = [
         [*pair["prompt"], {"role": "assistant", "content": pair[side]}]
         for side in ("chosen", "rejected")
         for pair in pairs
     ]
-    log_probs = [log_prob for log_prob, _ in answer_log_probs(model, tokenizer, sides)]
+    log_probs = [log_prob for log_prob, _ in answer_log_probs(model, tokenizer, sides, batch.scored)]
     margins = [log_probs[index] - log_probs[index + len(pairs)] for index in range(len(pairs))]
     return [
         {

@@ -11,7 +11,8 @@ from stages.lib.schema.choices import Dtype, JudgeBackend
 @dataclass
 class Evaluate:
     max_new_tokens: int = MISSING
-    batch_tokens: int = 0  # padded tokens in one generation batch; 0: decided from the hardware found
+    batch_tokens: int = 0  # padded tokens in one batch of answers; 0: as many as fit into memory, to a limit
+    continuous_batching: bool = False  # transformers' own, for many questions on a GPU; in 16 bit answers may differ
     dtype: Dtype = Dtype.auto  # to compute in; answers in float32 don't depend on how they are batched
     demo_question: str = ""  # shown before and after tuning; empty: the first of the seen questions
     bertscore_model: str = ""  # a directory with an encoder; empty: no BERTScore

@@ -1,13 +1,15 @@
 """Batched answers and likelihoods are those of one row at a time."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
 import stages.lib.evaluation.generation
-from stages.lib.evaluation.generation import batches_by_length, generate_answers, padded_left
+from stages.lib.errors import UserError
+from stages.lib.evaluation.generation import generate_answers, generate_continuously, padded_left
 from stages.lib.evaluation.likelihood import answer_log_probs
 from stages.lib.models.chat import encode
 from stages.lib.models.loading import load_16bit, load_tokenizer
@@ -22,11 +24,38 @@ def loaded(tiny_base):
     return load_16bit(tiny_base, torch.float32), load_tokenizer(tiny_base)
 
 
+def plain(model, tokenizer, prompt, stops):
+    """The tokens of an answer, of at most 12, without a cache; whether it ended by one of `stops`."""
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    ids, said = tokenizer(text, add_special_tokens=False).input_ids, []
+    while len(said) < 12:
+        with torch.inference_mode():
+            token = model(torch.tensor([ids + said]), use_cache=False).logits[0, -1].argmax().item()
+        if token in stops:
+            return said, True
+        said.append(token)
+    return said, False
+
+
+def stops_of_answers(model, tokenizer, prompts):
+    """Tokens at which these answers, taken for stop tokens, end after different lengths."""
+    unstopped = [plain(model, tokenizer, prompt, set())[0] for prompt in prompts]
+    return {said[2 * row + 1] for row, said in enumerate(unstopped[:4])}
+
+
+@contextmanager
+def stopping_at(model, stops):
+    config = copy.deepcopy(model.generation_config)
+    model.generation_config.eos_token_id = sorted(stops)
+    yield
+    model.generation_config = config
+
+
 def test_answers_do_not_depend_on_the_batch(loaded):
     model, tokenizer = loaded
     prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
     together = generate_answers(model, tokenizer, prompts, 12, batch_tokens=10_000)
-    alone = [generate_answers(model, tokenizer, [prompt], 12)[0] for prompt in prompts]
+    alone = [generate_answers(model, tokenizer, [prompt], 12, batch_tokens=1)[0] for prompt in prompts]
     assert together == alone
     assert len({answer.text for answer in together}) > 1  # the tiny model does tell prompts apart
 
@@ -40,28 +69,11 @@ def test_answers_are_those_of_the_plain_forward_on_the_templates_text(loaded):
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(f"{begin} $A", special_tokens=[(begin, BEGIN)])
     assert tokenizer("x").input_ids[0] == BEGIN
     prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
-
-    def plain(prompt, stops):
-        text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        ids, said = tokenizer(text, add_special_tokens=False).input_ids, []
-        while len(said) < 12:
-            with torch.inference_mode():
-                token = model(torch.tensor([ids + said]), use_cache=False).logits[0, -1].argmax().item()
-            if token in stops:
-                return said, True
-            said.append(token)
-        return said, False
-
-    unstopped = [plain(prompt, set())[0] for prompt in prompts]
-    stops = {said[2 * row + 1] for row, said in enumerate(unstopped[:4])}
-    wanted = [plain(prompt, stops) for prompt in prompts]
+    stops = stops_of_answers(model, tokenizer, prompts)
+    wanted = [plain(model, tokenizer, prompt, stops) for prompt in prompts]
     assert len({len(said) for said, _ in wanted}) > 2
-    config = copy.deepcopy(model.generation_config)
-    model.generation_config.eos_token_id = sorted(stops)
-    try:
+    with stopping_at(model, stops):
         answers = generate_answers(model, tokenizer, prompts, 12, batch_tokens=10_000)
-    finally:
-        model.generation_config = config
     decoded = [tokenizer.decode(said, skip_special_tokens=True).strip() for said, _ in wanted]
     assert [answer.text for answer in answers] == decoded
     assert [(answer.tokens, answer.stopped) for answer in answers] == [(len(said), end) for said, end in wanted]
@@ -88,7 +100,7 @@ def test_likelihood_is_that_of_the_plain_forward(loaded):
         for index, question in enumerate(QUESTIONS)
     ]
     for (log_prob, count), messages in zip(
-        answer_log_probs(model, tokenizer, conversations), conversations, strict=True
+        answer_log_probs(model, tokenizer, conversations, 10_000), conversations, strict=True
     ):
         encoded = encode(tokenizer, messages)
         with torch.inference_mode():
@@ -98,9 +110,29 @@ def test_likelihood_is_that_of_the_plain_forward(loaded):
         assert log_prob == pytest.approx(sum(picked), abs=1e-3)
 
 
-def test_batches_stay_within_the_budget():
-    lengths = [5, 100, 7, 50, 6, 60]
-    batches = batches_by_length(lengths, 120)
-    assert sorted(index for batch in batches for index in batch) == list(range(6))
-    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 120 for batch in batches)
-    assert batches_by_length([500], 120) == [[0]]
+def test_continuous_batching_gives_the_same_answers_and_leaves_the_model_as_it_was(loaded):
+    """Rows that end at different steps, some by a stop token, some at the limit."""
+    model, tokenizer = loaded
+    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    with stopping_at(model, stops_of_answers(model, tokenizer, prompts)):
+        wanted = generate_answers(model, tokenizer, prompts, 12, 10_000)
+        assert len({(answer.stopped, answer.tokens) for answer in wanted}) > 2
+        for room in (10_000, 1):  # all at once, and a few of them
+            assert generate_continuously(model, tokenizer, prompts, 12, room) == wanted
+        assert generate_answers(model, tokenizer, prompts, 12, 10_000) == wanted
+
+
+def test_an_answer_that_continuous_batching_loses_is_an_error(loaded, monkeypatch):
+    """The planted defect: transformers logs a request that failed, and returns the others."""
+    model, tokenizer = loaded
+    generate_batch = type(model).generate_batch
+
+    def lose_one(self, *given, **named):
+        found = generate_batch(self, *given, **named)
+        found.pop("req_1")
+        return found
+
+    monkeypatch.setattr(type(model), "generate_batch", lose_one)
+    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    with pytest.raises(UserError, match=r"4 of 5 prompts were answered.*continuous_batching=false"):
+        generate_continuously(model, tokenizer, prompts, 2, 10_000)

@@ -32,7 +32,7 @@ def test_a_conversation_is_answered_as_without_a_cache(model: ChatModel) -> None
     for question in QUESTIONS:
         messages.append({"role": "user", "content": question})
         answer = said(model, messages)
-        wanted = generate_answers(model.model, model.tokenizer, [messages], 12)[0].text
+        wanted = generate_answers(model.model, model.tokenizer, [messages], 12, 1000)[0].text
         assert wanted.startswith(answer.strip().rstrip("\ufffd"))
         model_cache = len(model.seen)
         assert model_cache > 0
