@@ -22,7 +22,10 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens > 0, "evaluate.max_new_tokens", self.max_new_tokens, "1 or more")
+        require(self.batch_tokens >= 0, "evaluate.batch_tokens", self.batch_tokens, "0 or more")
         require(self.bootstrap_resamples > 0, "evaluate.bootstrap_resamples", self.bootstrap_resamples, "1 or more")
+        require(self.seed >= 0, "evaluate.seed", self.seed, "0 or more")
+        require(self.threads >= 0, "evaluate.threads", self.threads, "0 (all usable cores) or more")
 
 
 @dataclass
@@ -47,6 +50,9 @@ class Judge:
             fits = len(sides) == 2 and set(sides) <= models and sides[0] != sides[1]
             require(fits, "judge.pairs", pair, "two different ones of base, sft, dpo, orpo, such as dpo:base")
         require(self.questions > 0, "judge.questions", self.questions, "1 or more")
+        require(self.max_new_tokens > 0, "judge.max_new_tokens", self.max_new_tokens, "1 or more")
+        require(self.bootstrap_resamples > 0, "judge.bootstrap_resamples", self.bootstrap_resamples, "1 or more")
+        require(self.seed >= 0, "judge.seed", self.seed, "0 or more")
 
 
 @dataclass
@@ -62,6 +68,8 @@ class Benchmark:
     def __post_init__(self) -> None:
         require(self.limit >= 0, "benchmark.limit", self.limit, "0 (all rows) or more")
         require(self.batch_size > 0, "benchmark.batch_size", self.batch_size, "1 or more")
+        require(self.seed >= 0, "benchmark.seed", self.seed, "0 or more")
+        require(self.threads >= 0, "benchmark.threads", self.threads, "0 (all usable cores) or more")
 
 
 @dataclass
