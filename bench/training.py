@@ -39,6 +39,9 @@ NOTEBOOK: dict[str, Any] = {
 }
 """What the notebook fixes beside batch 8, rank 64 and its learning rate. float16 where the hardware can."""
 
+GATE = 0.01
+"""How far a fast path's losses may be from those of the plain one in the same arithmetic."""
+
 PLAIN = ("notebook", "bf16, plain", "fp32, plain")
 """Variants without stages/lib/training/fast_path.py; the losses of others are held against the last two."""
 
@@ -230,7 +233,7 @@ def notebook_model(model: Any, *_: Any) -> Any:
 def differences(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """How far the losses of a row's variants are from those of each plain one that ran, by its name.
 
-    The largest difference of steps 1 to 10 and the mean one of 20.
+    The largest difference of steps 1 to 10, the mean one of 20, and whether both are within GATE.
     """
     losses = {result["variant"]: result["losses"] for result in results}
     found: dict[str, dict[str, Any]] = {}
@@ -238,8 +241,9 @@ def differences(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for variant in losses:
             if plain in losses and variant != plain and variant.startswith(("bf16", "fp32")):
                 apart = [abs(one - other) for one, other in zip(losses[plain], losses[variant], strict=False)]
-                mean = sum(apart) / len(apart)
-                found.setdefault(plain, {})[variant] = {"1 to 10": round(max(apart[:10]), 4), "mean": round(mean, 4)}
+                most, mean = max(apart[:10]), sum(apart) / len(apart)
+                figures = {"1 to 10": round(most, 4), "mean": round(mean, 4), "holds": max(most, mean) <= GATE}
+                found.setdefault(plain, {})[variant] = figures
     return found
 
 
