@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from transformers import BertConfig, BertModel
@@ -64,6 +65,18 @@ def test_three_equal_models_score_equally(three_models):
     predictions = list(read_jsonl(three_models / PREDICTIONS))
     assert {row["model"] for row in predictions} == {"base", "sft", "dpo"}
     assert {row["split"] for row in predictions} == {"seen", "unseen", "control", "preferences"}
+
+
+def test_all_models_are_scored_in_batches_of_one_size(three_models, monkeypatch):
+    """Less memory is free by the time that the second one is there."""
+    free = iter([8 * 2**30, 2**20, 2**20])
+    machine = module.find_hardware
+    monkeypatch.setattr(module, "find_hardware", lambda: replace(machine(), free_memory=next(free)))
+    facts = evaluate(section(), three_models)
+    assert facts["batch_tokens"] == {"generated": 16384, "scored": 4096}
+    found = figures(three_models)
+    assert found["base"] == found["sft"] == found["dpo"]
+    assert next(free) == 2**20  # it was looked at once
 
 
 @pytest.mark.slow

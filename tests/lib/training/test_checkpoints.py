@@ -124,6 +124,15 @@ def test_a_run_stopped_between_two_logged_steps_ends_in_the_same_bytes_and_log(p
         assert [float(x) for x in stopped.split(",")] == pytest.approx([float(x) for x in whole.split(",")], abs=2e-6)
 
 
+def test_checkpoints_by_time_fall_on_logged_steps(place, monkeypatch):
+    """A step between two would cut a mean in two; each is due at every step here."""
+    saved: list[str] = []
+    mark = checkpoints.mark_complete
+    monkeypatch.setattr(checkpoints, "mark_complete", lambda path: [saved.append(path.name), mark(path)])
+    sft(Sft(**tiny_training(max_steps=7, logging_steps=3, checkpoint_minutes=0.0)), place)
+    assert saved == ["checkpoint-3", "checkpoint-6", "checkpoint-7"]
+
+
 def lock(place: Path, **changes: object) -> dict[str, str]:
     """Write params.lock.yaml with an sft section for the tiny model; the environment that DVC would give the stage."""
     arguments = arguments_of(Sft(**tiny_training(**changes)))

@@ -177,8 +177,14 @@ def test_ctrl_c_and_sigterm_leave_one_complete_checkpoint_and_publish_nothing(se
 
 
 def start_spread(place: Path, section: Sft | Dpo) -> subprocess.Popen:
-    """The stage of `section` in two processes with FSDP, as stages/lib/training/launcher.py launches it on GPUs."""
+    """The stage of `section` in two processes with FSDP, as stages/lib/training/launcher.py launches it on GPUs.
+
+    What an earlier run wrote is removed: processes that fail alike leave their error to the launcher and end well.
+    """
     name = type(section).__name__.lower()
+    shutil.rmtree(place / "models" / name, ignore_errors=True)
+    for written_before in place.glob(f"metrics/{name}*"):
+        written_before.unlink()
     told = {"stage": name, "section": arguments_of(section), "root": str(place)}
     scratch = place / "told"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -245,7 +251,7 @@ def test_sft_on_spread_weights_is_sft_on_whole_ones(several, values, within, tie
 def test_dpo_on_spread_weights_starts_at_ln_2_and_is_dpo_on_whole_ones(several):
     sft(Sft(**tiny_training(max_steps=1)), several)
     merge(Merge(), several)
-    section = Dpo(**tiny_training(beta=0.5, batch_size=4, learning_rate=0.02, **EXACT))
+    section = Dpo(**tiny_training(beta=0.5, batch_size=4, learning_rate=0.02, logging_steps=3, **EXACT))
     finish(start(several, section, processes=1))
     one, started = written(several, "dpo"), (several / "metrics/dpo.json").read_bytes()
     finish(start_spread(several, section))
