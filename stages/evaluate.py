@@ -6,23 +6,20 @@ Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals
 Run     python -m stages.evaluate
 """
 
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from stages.lib.entry import run
 from stages.lib.errors import UserError
-from stages.lib.evaluation.batches import BatchTokens, explain_full_memory, fitting_batches
 from stages.lib.evaluation.bertscore import add_bert_scores, bertscore_signature
 from stages.lib.evaluation.figures import differences, figures_of, values_alone, warnings_of
-from stages.lib.evaluation.generation import DECODING
-from stages.lib.evaluation.metric_checks import refuse_blurred_prompts, refuse_broken_metrics
-from stages.lib.evaluation.scoring import score_model
+from stages.lib.evaluation.generation import decoding
+from stages.lib.evaluation.metric_checks import refuse_broken_metrics, refuse_other_templates
+from stages.lib.evaluation.scoring import score_models
 from stages.lib.evaluation.text_scores import signatures
-from stages.lib.hardware import describe, find_hardware, resolve_dtype, set_up_cpu
+from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
 from stages.lib.lineage import OFF, file_sha256, read_lineage, weights_sha256
-from stages.lib.models.loading import load_16bit, load_tokenizer
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, write_json, write_jsonl
 from stages.lib.schema.evaluation import Evaluate
@@ -60,24 +57,9 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
             "prepare_pdf_qa.held_out_facts, or give prepare_ultrachat.evaluation rows"
         )
     refuse_broken_metrics([*records["seen"], *records["unseen"]])
-    refuse_other_templates(list(models.values()))
+    refuse_other_templates(list(models.values()), BASE)
     question = section.demo_question or asked[0]["messages"][0]["content"]
-    rows: dict[str, list[dict[str, Any]]] = {}
-    demo = {}
-    compute_seconds = 0.0
-    batch: BatchTokens | None = None
-    for name, directory in models.items():
-        print(f"evaluate: {name}", flush=True)
-        tokenizer = load_tokenizer(directory)
-        refuse_blurred_prompts(tokenizer, [record["messages"] for record in asked])
-        model = load_16bit(directory, dtype)
-        # The same for all: in 16 bit a model's answers depend on their batches.
-        batch = batch or fitting_batches(model, find_hardware(), section.max_new_tokens, section.batch_tokens)
-        began = time.monotonic()
-        with explain_full_memory(batch):
-            rows[name], demo[name] = score_model(model, tokenizer, name, records, question, section, batch)
-        compute_seconds += time.monotonic() - began
-        del model
+    rows, demo, facts = score_models(models, records, question, section, dtype)
     if section.bertscore_model:
         add_bert_scores(Path(section.bertscore_model), rows)
     options = {"resamples": section.bootstrap_resamples, "seed": section.seed}
@@ -90,8 +72,7 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         },
         "demo": {"question": question, "answers": demo},
         "settings": {
-            **DECODING,
-            "padding": "none" if section.continuous_batching else "left",
+            **decoding(section.continuous_batching),
             "max_new_tokens": section.max_new_tokens,
             "dtype": str(dtype),
             **options,
@@ -110,19 +91,7 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         write_json(path, detail)
     with published(root / EVAL) as path:
         write_json(path, values_alone(figures))
-    facts = {"threads": threads, "compute_seconds": round(compute_seconds, 1), "batch_tokens": vars(batch)}
-    return {**describe(), **facts, "rows": sum(len(held) for held in rows.values())}
-
-
-def refuse_other_templates(models: list[Path]) -> None:
-    """Raise UserError unless all `models` talk by the same chat template: scores would compare prompts, not models."""
-    found = {directory: file_sha256(directory / "chat_template.jinja") for directory in models}
-    others = [str(directory) for directory, digest in found.items() if digest != found[BASE]]
-    if others:
-        raise UserError(
-            f"{', '.join(others)}: found a chat_template.jinja that is not {BASE}'s; needed the one it was trained "
-            "with. Rebuild with `dvc repro`"
-        )
+    return {**describe(), **facts, "threads": threads, "rows": sum(len(held) for held in rows.values())}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 from stages import evaluate as module
 from stages.evaluate import DETAIL, EVAL, PREDICTIONS, evaluate
 from stages.lib.errors import UserError
-from stages.lib.evaluation import generation, likelihood, metric_checks
+from stages.lib.evaluation import generation, likelihood, metric_checks, scoring
 from stages.lib.evaluation.generation import Answer
 from stages.lib.evaluation.scoring import score
 from stages.lib.lineage import OFF, write_lineage
@@ -70,8 +70,8 @@ def test_three_equal_models_score_equally(three_models):
 def test_all_models_are_scored_in_batches_of_one_size(three_models, monkeypatch):
     """Less memory is free by the time that the second one is there."""
     free = iter([8 * 2**30, 2**20, 2**20])
-    machine = module.find_hardware
-    monkeypatch.setattr(module, "find_hardware", lambda: replace(machine(), free_memory=next(free)))
+    machine = scoring.find_hardware
+    monkeypatch.setattr(scoring, "find_hardware", lambda: replace(machine(), free_memory=next(free)))
     facts = evaluate(section(), three_models)
     assert facts["batch_tokens"] == {"generated": 16384, "scored": 4096}
     found = figures(three_models)
@@ -138,6 +138,23 @@ def test_a_model_with_another_template_is_refused(three_models):
     template.write_text(template.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"models/dpo-merged: found a chat_template.jinja that is not models/base's"):
         evaluate(section(), three_models)
+
+
+def test_prompts_that_no_model_was_trained_on_are_refused(three_models):
+    """The same template for all three, whose prompt is not the beginning of prompt and answer."""
+    base = three_models / "models/base"
+    shared = base.resolve()
+    base.unlink()
+    shutil.copytree(shared, base)
+    for name in ("base", "sft-merged", "dpo-merged"):
+        template = three_models / "models" / name / "chat_template.jinja"
+        right = template.read_text(encoding="utf-8")
+        wrong = right.replace("assistant\\n' }}\n{%- endif", "bot\\n' }}\n{%- endif")
+        assert wrong != right
+        template.write_text(wrong, encoding="utf-8")
+    with pytest.raises(UserError, match="not the beginning"):
+        evaluate(section(), three_models)
+    assert not (three_models / EVAL).exists()
 
 
 def test_bertscore_is_added_where_a_model_is_given(three_models, tiny_model, tmp_path):

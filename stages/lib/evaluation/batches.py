@@ -28,16 +28,14 @@ def fitting_batches(model: Any, hardware: Hardware, max_new_tokens: int, most: i
     """Batches that fit into the memory that is free beside `model`, each of at most `most` tokens (0: as many as fit).
 
     They are powers of 2, so that a little more or less free memory doesn't change what 16-bit sums round to. In bytes
-    a token, of b bytes each, l layers, hidden width h, inner width i, key and value width k, vocabulary v: the cache
-    2 l k b, what passes through one layer (6 h + 3 i) b, the logits of an answer's next token v b once a row, those of
-    a scored token v (b + 8), in float32 and their softmax.
+    a token of a Llama-like model, with b bytes each, l layers, hidden width h, inner width i, key and value width k,
+    vocabulary v: the cache 2 l k b, what passes through one layer (6 h + 3 i) b, the logits of an answer's next token
+    v b once a row, those of a scored token v (b + 8), in float32 and their softmax.
     """
     config = model.config.get_text_config()
     hidden, heads, size = config.hidden_size, config.num_attention_heads, model.dtype.itemsize
-    key_value = (getattr(config, "head_dim", None) or hidden // heads) * (
-        getattr(config, "num_key_value_heads", None) or heads
-    )
-    passing = (6 * hidden + 3 * (getattr(config, "intermediate_size", None) or 4 * hidden)) * size
+    key_value = (getattr(config, "head_dim", None) or hidden // heads) * config.num_key_value_heads
+    passing = (6 * hidden + 3 * config.intermediate_size) * size
     generated = 2 * config.num_hidden_layers * key_value * size + passing + config.vocab_size * size // max_new_tokens
     scored = passing + config.vocab_size * (size + 8)
 
@@ -59,7 +57,7 @@ def explain_full_memory(batch: BatchTokens) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"batches of {batch.generated} padded tokens for answers and {batch.scored} for likelihoods don't fit into "
-            f"the GPU's memory. Set evaluate.batch_tokens={min(batch.generated, batch.scored) // 2}, or free memory"
+            f"the GPU's memory. Set evaluate.batch_tokens={max(1, min(vars(batch).values()) // 2)}, or free memory"
         ) from error
 
 

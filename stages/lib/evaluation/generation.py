@@ -7,9 +7,6 @@ from stages.lib.errors import UserError
 from stages.lib.evaluation.batches import batches_by_length
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 
-DECODING = {"decoding": "greedy", "penalties": "none"}
-"""How answers are generated, for the record."""
-
 
 @dataclass
 class Answer:
@@ -18,6 +15,11 @@ class Answer:
     text: str
     stopped: bool
     tokens: int
+
+
+def decoding(continuous: bool) -> dict[str, str]:
+    """How answers are generated, for the record."""
+    return {"decoding": "greedy", "penalties": "none", "padding": "none" if continuous else "left"}
 
 
 def generate_answers(

@@ -1,14 +1,16 @@
-"""Every metric is tried on texts whose score is known, before any model is asked.
+"""Every metric is tried on texts whose score is known, and every prompt looked at, before any model is asked.
 
 A metric that drops Hangul gives equal sentences 0 and different addresses 1, without an error.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from stages.lib.errors import UserError
 from stages.lib.evaluation.key_facts import key_exact, key_of, key_recall
 from stages.lib.evaluation.text_scores import OVERLAP, refusal, repetition
+from stages.lib.lineage import file_sha256
 
 Overlap = Mapping[str, Callable[[str, str], float]]
 
@@ -79,3 +81,14 @@ def refuse_blurred_prompts(tokenizer: Any, conversations: list[list[dict[str, st
                 "template writes one and the tokenizer adds another. Take it out of chat_template.jinja or set "
                 "add_bos_token to false in tokenizer_config.json"
             )
+
+
+def refuse_other_templates(models: list[Path], base: Path) -> None:
+    """Raise UserError unless all `models` talk by the template of `base`: scores would compare prompts, not models."""
+    found = {directory: file_sha256(directory / "chat_template.jinja") for directory in models}
+    others = [str(directory) for directory, digest in found.items() if digest != found[base]]
+    if others:
+        raise UserError(
+            f"{', '.join(others)}: found a chat_template.jinja that is not {base}'s; needed the one it was trained "
+            "with. Rebuild with `dvc repro`"
+        )

@@ -1,18 +1,50 @@
 """Scored rows of one model on the evaluation sets: questions in, answers, scores and likelihoods out."""
 
+import time
+from pathlib import Path
 from typing import Any
 
-from stages.lib.evaluation.batches import BatchTokens
+from stages.lib.evaluation.batches import BatchTokens, explain_full_memory, fitting_batches
 from stages.lib.evaluation.generation import Answer, generate_answers, generate_continuously
 from stages.lib.evaluation.key_facts import key_exact, key_of, key_recall
 from stages.lib.evaluation.likelihood import answer_log_probs
+from stages.lib.evaluation.metric_checks import refuse_blurred_prompts
 from stages.lib.evaluation.text_scores import OVERLAP, refusal, repetition
+from stages.lib.hardware import find_hardware
+from stages.lib.models.loading import load_16bit, load_tokenizer
 from stages.lib.schema.evaluation import Evaluate
 
 Record = dict[str, Any]
 
 ANSWERED = ("seen", "unseen", "control")
 """Sets whose questions are answered; of a dialogue, the last question."""
+
+
+def score_models(
+    models: dict[str, Path], records: dict[str, list[Record]], question: str, section: Evaluate, dtype: Any
+) -> tuple[dict[str, list[Record]], dict[str, str], dict[str, Any]]:
+    """Scored rows, and the answer to the demo question, of the model in each directory, by its name.
+
+    `records` are the rows of each set. The third is for the run record: seconds of computing, and how large batches
+    were. Raises UserError if a prompt is not what a model was trained on, or a batch doesn't fit into the GPU's memory.
+    """
+    rows: dict[str, list[Record]] = {}
+    demo: dict[str, str] = {}
+    compute_seconds = 0.0
+    batch: BatchTokens | None = None
+    for name, directory in models.items():
+        print(f"evaluate: {name}", flush=True)
+        tokenizer = load_tokenizer(directory)
+        refuse_blurred_prompts(tokenizer, [record["messages"] for split in ANSWERED for record in records[split]])
+        model = load_16bit(directory, dtype)
+        # The same for all: in 16 bit a model's answers depend on their batches.
+        batch = batch or fitting_batches(model, find_hardware(), section.max_new_tokens, section.batch_tokens)
+        began = time.monotonic()
+        with explain_full_memory(batch):
+            rows[name], demo[name] = score_model(model, tokenizer, name, records, question, section, batch)
+        compute_seconds += time.monotonic() - began
+        del model
+    return rows, demo, {"compute_seconds": round(compute_seconds, 1), "batch_tokens": vars(batch)}
 
 
 def score_model(

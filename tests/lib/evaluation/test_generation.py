@@ -47,8 +47,10 @@ def stops_of_answers(model, tokenizer, prompts):
 def stopping_at(model, stops):
     config = copy.deepcopy(model.generation_config)
     model.generation_config.eos_token_id = sorted(stops)
-    yield
-    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = config
 
 
 def test_answers_do_not_depend_on_the_batch(loaded):
