@@ -16,13 +16,14 @@ from stages.lib.schema import choices, data, evaluation, training
 from stages.lib.schema.config import Config
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-SCHEMA = ["choices", "data", "training", "evaluation", "config"]
+SCHEMA = ["choices", "data", "training", "evaluation", "probe", "config"]
 EXEMPT = {*(f"stages/lib/schema/{part}.py" for part in SCHEMA), "stages/lib/configuration.py"}
 """Tracked by their values: all that they decide is in params.lock.yaml."""
 
 ORDER = [
     "config",
     "prepare-base",
+    "probe-base",
     "prepare-ultrachat",
     "prepare-pdf-qa",
     "prepare-preferences",

@@ -9,6 +9,7 @@ from stages.lib.schema.choices import MergeBase, Quantization
 from stages.lib.schema.data import PrepareBase, PreparePdfQa, PreparePreferences, PrepareUltrachat
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report
 from stages.lib.schema.merging import Merge, MergeDpo, MergeOrpo
+from stages.lib.schema.probe import ProbeBase
 from stages.lib.schema.training import Dpo, Orpo, Sft
 
 
@@ -18,6 +19,7 @@ class Config:
 
     seed: int = 42
     prepare_base: PrepareBase = MISSING
+    probe_base: ProbeBase = MISSING
     prepare_ultrachat: PrepareUltrachat = MISSING
     prepare_pdf_qa: PreparePdfQa = MISSING
     prepare_preferences: PreparePreferences = MISSING
