@@ -54,11 +54,7 @@ def steps(section: ProbeBase) -> list[tuple[str, Callable[[Path], Any], str]]:
     """What is tried, in order: its name, a function of the root, and the settings that may help where it fails."""
     tuning = Sft(mix=Mix(ultrachat=0), **training_values(section.sft))
     found: list[tuple[str, Callable[[Path], Any], str]] = [
-        (
-            "SFT",
-            partial(sft, Sft(mix=Mix(ultrachat=0), **training_values(section.sft))),
-            "sft.quantization, sft.lora.target_modules",
-        ),
+        ("SFT", partial(sft, tuning), "sft.quantization, sft.lora.target_modules"),
         ("the merge of SFT", partial(merge, Merge(base=section.merge_base)), "merge.base=original"),
         ("DPO", partial(dpo, Dpo(beta=0.1, **training_values(section.dpo))), "dpo.quantization=none"),
         ("DPO's merge", partial(merge_dpo, MergeDpo()), "dpo.quantization=none"),
