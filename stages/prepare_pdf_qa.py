@@ -9,6 +9,7 @@ Run     python -m stages.prepare_pdf_qa
 
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -80,7 +81,9 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
                       "unread": unread_files(section, [*files, *pdfs])}  # fmt: skip
             if section.reword.backend is not Rewording.none:
                 translate = ask if section.reword.backend is Rewording.back_translation else None
-                report["reworded"] = add_rewordings(out, ["seen", "unseen"], section.reword.wordings, translate)
+                fits = partial(renderer.fits, section.max_tokens)
+                wordings = section.reword.wordings
+                report["reworded"] = add_rewordings(out, ["seen", "unseen"], wordings, translate, fits)
             write_jsonl(out / "pages.jsonl", pdf_report.pages)
             histogram = token_histogram(store.token_counts(), section.max_tokens)
             card = data_card("Questions and answers", report, ledger, histogram, beware(report, section))

@@ -90,6 +90,13 @@ class RowRenderer:
         """The tokens of one conversation. Raises Unfit if the template can't hold it."""
         return self.counted([self.template.checked(messages)])[0]
 
+    def fits(self, max_tokens: int, messages: Messages) -> bool:
+        """Whether the template can hold a conversation, in at most `max_tokens` tokens."""
+        try:
+            return self.tokens(messages) <= max_tokens
+        except Unfit:
+            return False
+
     def counted(self, texts: list[str]) -> list[int]:
         """The tokens of rendered texts: the ids that training sees, which the tokenizer adds none to."""
         return [len(found.ids) for found in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]

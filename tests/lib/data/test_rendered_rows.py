@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from stages.lib.models.chat import encode
 from stages.lib.models.chat_template import UNFIT
 from stages.lib.models.loading import load_tokenizer
 from stages.lib.records import read_jsonl, write_jsonl
-from stages.lib.schema.choices import Overlap, PairSource, RowSource, SystemMessages
-from stages.lib.schema.data import PreparePdfQa, PreparePreferences, PrepareUltrachat, Rows
+from stages.lib.schema.choices import Overlap, PairSource, Rewording, RowSource, SystemMessages
+from stages.lib.schema.data import PreparePdfQa, PreparePreferences, PrepareUltrachat, Reword, Rows
 from stages.lib.training.token_rows import preference_rows
 from stages.prepare_pdf_qa import prepare_pdf_qa
 from stages.prepare_preferences import prepare_preferences
@@ -168,6 +169,18 @@ def test_questions_of_pdfs_are_rendered_too(workspace: Path) -> None:
     section = PreparePdfQa(files=["data/raw/pdf_qa/office-guide.jsonl"], max_tokens=4096, max_reject_rate=0.0)
     with pytest.raises(UserError, match=r"office-guide.jsonl:\d+: altered_by_template: message 2 of 2 \(assistant\)"):
         prepare_pdf_qa(section, Path())
+
+
+def test_rewordings_are_rendered_too(workspace: Path) -> None:
+    base("refuses")
+    write_jsonl(Path("q.jsonl"), [{"instruction": "시민청 주소는 어디인가요?", "output": "초롱돌로 417입니다."}])
+    counts = []
+    for max_tokens in (400, 100):
+        section = PreparePdfQa(files=["q.jsonl"], max_tokens=max_tokens, reword=Reword(Rewording.templates, wordings=9))
+        prepare_pdf_qa(replace(section, held_out_facts=0.0), Path())
+        counts.append(report(Path("data/prepared/pdf_qa"))["reworded"])
+    assert counts[0]["unfit"] == 0 and counts[0]["added"] == counts[1]["added"] + counts[1]["unfit"]
+    assert counts[1]["unfit"] > 0
 
 
 @pytest.mark.parametrize("max_tokens", range(60, 130, 3))
