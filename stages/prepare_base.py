@@ -14,6 +14,7 @@ from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.lineage import file_sha256, weights_sha256, write_lineage
 from stages.lib.models.base_sources import load_from_directory, load_from_hub, load_from_wheel
+from stages.lib.models.chat_template import ChatTemplate
 from stages.lib.models.target_modules import all_linear
 from stages.lib.models.template_checks import refuse_endless_answers, refuse_untrained_tokens
 from stages.lib.publish import published
@@ -38,6 +39,7 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
         model, tokenizer = load(section, Path(scratch))
     set_special_tokens(model, tokenizer, section.pad_token, section.stop_tokens)
     tokenizer.chat_template = template.read_text(encoding="utf-8")
+    ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens_map, str(template))
     refuse_endless_answers(tokenizer, section.stop_tokens)
     refuse_untrained_tokens(model, tokenizer)
     with published(root / OUT) as out:

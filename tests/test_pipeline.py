@@ -78,7 +78,7 @@ def test_stage_module_section_and_test_share_a_name():
     names = {stage.replace("-", "_") for stage in PIPELINE}
     assert modules == names
     assert set(SECTIONS) == names - {"config"}
-    assert {field.name for field in dataclasses.fields(Config)} == {*SECTIONS, "seed"}
+    assert {field.name for field in dataclasses.fields(Config)} == {*SECTIONS, "seed", "system_messages"}
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/stages").glob("test_*.py")}
     assert tests == names
 

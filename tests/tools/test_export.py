@@ -40,6 +40,10 @@ def test_every_shipped_template_has_its_go_template(tiny_base: Path, template: s
     [
         ("{% for m in messages %}{{ loop.index }}{{ m.role }}{{ m.content }}{% endfor %}", "more than a constant text"),
         ("{% for m in messages if m.role != 'system' %}{{ m.role }}:{{ m.content }}{% endfor %}", "what system says"),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}",
+            "refuses a conversation of system: No system; needed one that .* Write the TEMPLATE by hand",
+        ),
         ("Rules! {% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}", "before all turns"),
         ("{% for m in messages %}{{ '{{' }}{{ m.role }}:{{ m.content }}{% endfor %}", "needed texts without"),
     ],

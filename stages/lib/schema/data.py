@@ -15,6 +15,7 @@ from stages.lib.schema.choices import (
     PersonalData,
     Rewording,
     RowSource,
+    SystemMessages,
 )
 
 
@@ -77,6 +78,7 @@ class PrepareUltrachat:
     train: Rows = MISSING
     evaluation: Rows = MISSING
     max_tokens: int = 0  # longer conversations lose whole last turns; 0: left to SFT, which cuts at its max_length
+    system_messages: SystemMessages = MISSING
     overlap: Overlap = Overlap.error  # a training conversation whose first question is an evaluation one's
     max_reject_rate: float = 0.1  # share of rows that may be unfit before the stage fails
 
@@ -157,6 +159,7 @@ class PreparePdfQa:
 class PreparePreferences:
     sources: list[PairSource] = field(default_factory=lambda: [PairSource.rows, PairSource.votes])
     rows: Rows = MISSING
+    system_messages: SystemMessages = MISSING
     min_chosen_score: float = 8.0  # pairs whose chosen answer is rated lower are left out
     held_out_pairs: float = 0.2  # share of pairs kept for evaluation
     max_reject_rate: float = 0.1  # share of rows that may be defective before the stage fails; filtered ones aren't
