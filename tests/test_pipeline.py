@@ -12,6 +12,7 @@ import yaml
 from conftest import ROOT
 
 from stages.lib.configuration import FILES, GROUPS, SECTIONS, WATCHED, compose_config, typed_sections
+from stages.lib.errors import UserError
 from stages.lib.schema import choices, data, evaluation, training
 from stages.lib.schema.config import Config
 
@@ -139,8 +140,12 @@ def test_every_group_has_files():
 @pytest.mark.parametrize(("group", "choice"), group_files())
 def test_every_conf_file_composes(group, choice, monkeypatch):
     monkeypatch.chdir(ROOT)
-    sections = typed_sections(compose_config({group: choice}, {}))
-    assert set(sections) == set(SECTIONS)
+    composed = compose_config({group: choice}, {})
+    if terms := composed.prepare_base.terms:  # a model that must be accepted first
+        with pytest.raises(UserError, match=f"accept_license={terms.license}"):
+            typed_sections(composed)
+        composed.prepare_base.accept_license = terms.license
+    assert set(typed_sections(composed)) == set(SECTIONS)
 
 
 def test_no_secret_can_reach_the_lock():
