@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import stages.sft
 from stages.lib.errors import UserError
+from stages.lib.lineage import read_lineage, write_lineage
 from stages.lib.schema.choices import Dtype, Method, Quantization
 from stages.lib.schema.training import Sft
 from stages.sft import OUT, sft
@@ -130,6 +131,7 @@ def test_a_template_that_leaves_the_stop_token_unlearned_is_refused(place):
     (place / "models/base").unlink()
     shutil.copytree(place.joinpath("data").resolve().parent / "models/base", place / "models/base")
     template.write_text(unlearned, encoding="utf-8")
+    write_lineage(template.parent, read_lineage(template.parent))
     with pytest.raises(UserError, match=r"\d+ of \d+ training rows can't be learned from: .* is not supervised"):
         sft(section(), place)
     assert not (place / OUT).exists()

@@ -33,7 +33,7 @@ def decide_sharing(section: Training, base: Path, processes: int) -> tuple[Distr
     if section.distributed is not Distributed.auto:
         return section.distributed, "as asked"
     memory = min(torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus)
-    config = AutoConfig.from_pretrained(base, local_files_only=True).get_text_config()
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False).get_text_config()
     return share_out(section, config, count_weights(base), memory)
 
 
