@@ -12,9 +12,11 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	python -m tools.repair
 	touch $@
 
 repro: $(READY)  ## run what is out of date of the chain and show the scores
+	python -m tools.repair
 	dvc repro
 	python -m tools.scores
 
