@@ -32,7 +32,14 @@ def on_one_line(text: str) -> str:
 MARKUP = re.compile(r"[\\`*\[\]<>|~&$]|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|^[#+=-]|(?<=^\d)[.)]|(?<=^\d\d)[.)]")
 """What Markdown takes for markup: raw HTML, links, code, emphasis, formulas, and what begins a heading or a list."""
 
+HTML_AND_LINKS = re.compile(r"[\[\]<>]|(?<=:)/(?=/)")
+
 
 def in_markdown(text: str) -> str:
     """A text as Markdown shows it, on one line: no HTML, no link, no image in it is one."""
     return MARKUP.sub(lambda found: f"\\{found[0]}", " ".join(shown(text).split()))
+
+
+def sentence_in_markdown(sentence: str) -> str:
+    """A sentence of ours in Markdown that names what came from outside: HTML and links in it are none, `code` is."""
+    return HTML_AND_LINKS.sub(lambda found: f"\\{found[0]}", on_one_line(sentence))

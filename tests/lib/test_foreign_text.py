@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from stages.lib.foreign_text import in_markdown, on_one_line, shown
+from stages.lib.foreign_text import in_markdown, on_one_line, sentence_in_markdown, shown
 from tools.review import review
 
 PLANTED = "빨강\x1b[31m\x1b]52;c;YQ==\x07\x9b2J\r\u202e되돌림\u2066\u200b\u2028\ud800"
@@ -94,3 +94,8 @@ MARKDOWN = {
 @pytest.mark.parametrize("text", MARKDOWN)
 def test_nothing_in_markdown_is_markup(text):
     assert in_markdown(text) == MARKDOWN[text]
+
+
+def test_a_sentence_keeps_its_own_markup():
+    found = sentence_in_markdown("`seen` of a<b>.pdf [x](http://evil.example)\x1b was not read: neither *.jsonl")
+    assert found == r"`seen` of a\<b\>.pdf \[x\](http:\//evil.example)\x1b was not read: neither *.jsonl"

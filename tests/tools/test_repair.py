@@ -65,6 +65,19 @@ def test_dvcs_own_cache_is_private_from_the_set_up_on(tmp_path, monkeypatch):
     assert chain.run("git", "status", "--porcelain", ".dvc") == ""
 
 
+def test_keys_of_a_remote_keep_their_mode_in_a_points_clone(tmp_path, monkeypatch):
+    from tools.lib.points import clone
+
+    chain = ShortChain(tmp_path / "chain")
+    local = chain.directory / ".dvc/config.local"
+    local.write_text("['remote \"r\"']\n    url = /tmp/r\n    password = secret\n")
+    local.chmod(0o600)
+    monkeypatch.chdir(chain.directory)
+    with clone("point") as directory:
+        copied = directory / ".dvc/config.local"
+        assert "secret" in copied.read_text() and copied.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_set_up_does_it_before_dvc_runs():
     from conftest import ROOT
 

@@ -304,7 +304,7 @@ def share_cache(directory: Path) -> None:
     with Repo() as repository:
         cache = repository.cache.local_cache_dir
     if (local := Path(".dvc/config.local")).is_file():
-        shutil.copyfile(local, directory / local)
+        shutil.copy2(local, directory / local)  # with its mode: it may hold keys of a remote
     with Config(str(directory / ".dvc")).edit("local") as settings:
         settings["cache"] = {**settings.get("cache", {}), "dir": str(Path(cache).resolve())}
         settings["core"] = {**settings.get("core", {}), "site_cache_dir": str((directory / ".dvc/tmp/site").resolve())}

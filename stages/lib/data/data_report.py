@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.data.ledger import REJECTS, Ledger
-from stages.lib.foreign_text import in_markdown
+from stages.lib.foreign_text import in_markdown, sentence_in_markdown
 from stages.lib.publish import published
 from stages.lib.records import write_json
 
@@ -84,7 +84,7 @@ def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dic
     ])]  # fmt: skip
     parts += ["## Length", table(("up to tokens", "rows"), histogram.items())]
     if notes:
-        parts += ["## Beware", "\n".join(f"- {in_markdown(note)}" for note in notes)]
+        parts += ["## Beware", "\n".join(f"- {sentence_in_markdown(note)}" for note in notes)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -232,7 +232,9 @@ def benchmarked(evidence: Evidence) -> list[str]:
 def benchmark_table(evidence: Evidence) -> str:
     """lm-evaluation-harness's figures in Markdown."""
     header = ["task", "figure", "n", *benchmarked(evidence)]
-    lines = [header, ["---"] * len(header), *([in_markdown(cell) for cell in row] for row in benchmark_rows(evidence))]
+    lines = [header, ["---"] * len(header), *benchmark_rows(evidence)]
+    for row in lines[2:]:
+        row[:2] = map(in_markdown, row[:2])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
