@@ -131,6 +131,16 @@ def test_the_page_is_one_file_that_asks_for_nothing(measured):
     assert "default-src 'none'" in page
 
 
+def test_answers_are_no_markup_in_report_and_card(measured):
+    """The planted answer is among the wrong ones, in both."""
+    report(SECTION, measured)
+    for name in (TEXT, CARD / "README.md"):
+        text = (measured / name).read_text(encoding="utf-8")
+        assert not re.search(r"(?<!\\)<(script|img)", text)
+        assert "http://example.com" not in text
+    assert r"\<script\>fetch" in (measured / TEXT).read_text(encoding="utf-8")
+
+
 def test_equal_measurements_give_equal_bytes(measured):
     report(SECTION, measured)
     before = [(measured / path).read_bytes() for path in (PAGE, TEXT, CARD / "README.md")]
@@ -152,6 +162,18 @@ def test_the_card_is_read_by_the_hubs_own_library(measured):
     detail = json.loads((measured / module.DETAIL).read_text(encoding="utf-8"))
     assert results["seen", "key_exact"] == detail["models"]["dpo"]["seen"]["key_exact"]["value"]
     assert "## Limits" in card.text
+
+
+def test_the_card_passes_on_the_base_models_terms(measured):
+    report(SECTION, measured)
+    assert "## Terms" not in (measured / CARD / "README.md").read_text(encoding="utf-8")
+    lineage = json.loads((measured / "models/base/lineage.json").read_text(encoding="utf-8"))
+    lineage["source"]["terms"] = {"notice": "Be kind", "url": "https://terms.example"}
+    (measured / "models/base/lineage.json").write_text(json.dumps(lineage), encoding="utf-8")
+    report(SECTION, measured)
+    card = (measured / CARD / "README.md").read_text(encoding="utf-8")
+    assert "## Terms\n\nBe kind. This model" in card
+    assert "(https://terms.example)" in card
 
 
 def test_the_cards_program_holds_a_question_with_quotes(measured):
