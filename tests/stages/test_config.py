@@ -14,7 +14,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.config import config
+from stages.config import BASE_LINK, config, link_base
 from stages.lib.configuration import compose_config, typed_sections
 from stages.lib.errors import UserError
 from stages.lib.schema.config import Config
@@ -240,3 +240,20 @@ def test_a_word_where_a_number_belongs_is_refused_by_its_key(monkeypatch, sectio
     key = "max_kl" if section.startswith("merge") else "learning_rate"
     with pytest.raises(UserError, match=rf"'small'.*full_key: {section}\.{key}"):
         compose_config({}, {}, [f"{section}.{key}=small"])
+
+
+def test_a_local_base_is_linked_where_dvc_looks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    link_base({"source": "wheel", "path": ""})
+    assert BASE_LINK.read_text(encoding="utf-8") == (ROOT / BASE_LINK).read_text(encoding="utf-8")
+    for target in (tmp_path / "one", tmp_path / "two", "one"):
+        link_base({"source": "local", "path": str(target)})
+        assert BASE_LINK.is_symlink()
+        assert BASE_LINK.resolve() == tmp_path / target
+    with pytest.raises(UserError, match="prepare_base.path: found nothing at nowhere"):
+        link_base({"source": "local", "path": "nowhere"})
+    link_base({"source": "hub", "path": "one"})
+    assert not BASE_LINK.is_symlink()
+    assert BASE_LINK.is_file()

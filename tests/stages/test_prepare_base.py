@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trl
-from conftest import ROOT
+from conftest import ROOT, Project
 from safetensors.torch import load_file, save_file
 
 from stages.lib.configuration import compose_config, typed_sections
@@ -235,3 +235,24 @@ def test_offline_hub_says_which_file_and_what_to_do(tmp_path, monkeypatch):
     hub = section(source=BaseSource.hub, id="TinyLlama/none", revision="a" * 40)
     with pytest.raises(UserError, match=r"TinyLlama/none/config.json at a+: can't be reached. Offline, choose model="):
         prepare_base(hub, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_local_base_that_changed_in_place_is_noticed(tiny_model, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    project = Project(tmp_path / "project", model)
+    assert project.repro("prepare-base") == ["config", "prepare-base"]
+    weights = model / "model.safetensors"
+    os.utime(weights)
+    assert "up to date" in project.command("dvc", "status", "prepare-base")
+    assert project.repro("prepare-base") == []
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    assert "data/raw/base" in project.command("dvc", "status", "prepare-base")
+    assert project.repro("prepare-base") == ["prepare-base"]
+    assert project.repro("prepare-base") == []
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    project.write("params.yaml", str(model), str(other))
+    assert project.repro("prepare-base") == ["config", "prepare-base"]
+    assert "up to date" in project.command("dvc", "status", "prepare-base")
