@@ -14,7 +14,7 @@ from conftest import ROOT, Project
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.config import config
+from stages.config import BASE_LINK, config, link_base
 from stages.lib.configuration import compose_config, typed_sections
 from stages.lib.errors import UserError
 from stages.lib.schema.config import Config
@@ -51,6 +51,11 @@ def run_config(place, *overrides):
         ("dpo.beta=0", ["dpo.beta: found 0"]),
         ("sft.lora.r=0", ["sft.lora.r: found 0"]),
         ("sft.lora.target_modules=[]", ["sft.lora.target_modules"]),
+        (
+            "sft.lora.target_modules=all_linear",
+            ["sft.lora.target_modules: found 'all_linear'", "all-linear, or a list"],
+        ),
+        ("sft.lora.target_modules=[1]", ["sft.lora.target_modules: found [1]"]),
         ("sft.micro_batch_size=-3", ["sft.micro_batch_size: found -3"]),
         ("merge.dtype=float32", ["merge.dtype: found 'float32'"]),
         ("sft.method=full", ["sft.quantization: found 'nf4'", "sft.method=full"]),
@@ -395,3 +400,20 @@ def test_a_word_where_a_number_belongs_is_refused_by_its_key(monkeypatch, sectio
     key = "max_kl" if section.startswith("merge") else "learning_rate"
     with pytest.raises(UserError, match=rf"'small'.*full_key: {section}\.{key}"):
         compose_config({}, {}, [f"{section}.{key}=small"])
+
+
+def test_a_local_base_is_linked_where_dvc_looks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    link_base({"source": "wheel", "path": ""})
+    assert BASE_LINK.read_text(encoding="utf-8") == (ROOT / BASE_LINK).read_text(encoding="utf-8")
+    for target in (tmp_path / "one", tmp_path / "two", "one"):
+        link_base({"source": "local", "path": str(target)})
+        assert BASE_LINK.is_symlink()
+        assert BASE_LINK.resolve() == tmp_path / target
+    with pytest.raises(UserError, match="prepare_base.path: found nothing at nowhere"):
+        link_base({"source": "local", "path": "nowhere"})
+    link_base({"source": "hub", "path": "one"})
+    assert not BASE_LINK.is_symlink()
+    assert BASE_LINK.is_file()
