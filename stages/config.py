@@ -7,6 +7,7 @@ Run     python -m stages.config
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,14 @@ def link_base(section: dict[str, Any]) -> None:
 
 
 def how_to_restore() -> str:
-    """What to do about params.yaml where `dvc exp run -S` wrote the refused values into it; empty anywhere else.
+    """What to do about params.yaml where `dvc exp run -S` wrote refused values into it; empty anywhere else.
 
     DVC says so by its variables: DVC_EXP_NAME in an experiment, and DVC_ROOT elsewhere than here if it is one in a
     temporary directory, which leaves the workspace as it was.
     """
     if "DVC_EXP_NAME" not in os.environ or Path(os.environ.get("DVC_ROOT", "")).resolve() != Path.cwd():
+        return ""
+    if not subprocess.run(["git", "diff", "--quiet", "--", str(PARAMS)], check=False).returncode:
         return ""
     return (
         f"\n{PARAMS} holds what `dvc exp run -S` set: `git restore {PARAMS}` takes it back, with other edits that "

@@ -65,7 +65,7 @@ def refuse_unheard(words: list[str], schema: type[Config] = Config) -> None:
         except UserError as error:
             problems.append(str(error))
             continue
-        if path in own:
+        if path in own and is_global(path):
             listed = [(key, f"{path}:{line}") for key, line in keys if key[0] not in (HYDRA, DEFAULTS)]
             problems += known.problems(listed)
     try:
@@ -74,6 +74,11 @@ def refuse_unheard(words: list[str], schema: type[Config] = Config) -> None:
         problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
+
+
+def is_global(path: Path) -> bool:
+    """Whether the keys of a file in conf/ are those of the whole config, and not of one section (Hydra's package)."""
+    return path == CONF / "config.yaml" or "@package _global_" in path.read_text(encoding="utf-8").partition("\n")[0]
 
 
 def read_params(path: Path = PARAMS, schema: type[Config] = Config) -> tuple[dict[str, str], dict[str, Any]]:

@@ -210,6 +210,12 @@ def test_a_refused_experiment_says_how_to_restore_and_leaves_nothing_else(tiny_m
         assert project.command("git", "status", "--porcelain").split() == ["M", "params.yaml"]
         project.command(*command.split())
         assert project.command("git", "status", "--porcelain") == ""
+    project.write("conf/config.yaml", "merge: {", "merge: {probs: 1, ")
+    project.commit("a mistake of conf/")
+    output = project.command("dvc", "exp", "run", fails=True)  # nothing was set
+    assert "needed merge.probes" in output and "git restore" not in output
+    project.write("conf/config.yaml", "probs: 1, ", "")
+    project.commit("mended")
     output = project.command("dvc", "exp", "run", "--temp", "--set-param", "dpo.beta=-1", fails=True)
     assert "dpo.beta: found -1" in output and "git restore" not in output
     assert project.command("git", "status", "--porcelain") == ""
