@@ -65,6 +65,7 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
                 "commit": base.revision,
                 "name": base.name,
                 "license": base.license,
+                "license_name": base.license_name,
                 "class": type(model).__name__,
                 "taken_out_of": "" if model is base.model else type(base.model).__name__,
                 **spoken,
@@ -80,7 +81,7 @@ def say_what_was_settled(base: Base, spoken: dict[str, Any], modules: list[str],
     """Print what was derived from the model's files, and what of it should be known."""
     stops = ", ".join(spoken["stop_tokens"])
     lines = [
-        f"{base.name}, licence {base.license}",
+        f"{base.name}, licence {base.license_name or base.license}",
         f"chat template {spoken['chat_template']}, stop tokens {stops}, padding {spoken['pad_token']}",
         *(f"in the chat template {line}" for line in spoken["fixed"]),
         f"all-linear is {', '.join(modules)}",

@@ -12,6 +12,7 @@ import yaml
 from conftest import ROOT
 
 from stages.lib.configuration import FILES, GROUPS, SECTIONS, WATCHED, compose_config, typed_sections
+from stages.lib.errors import UserError
 from stages.lib.schema import choices, data, evaluation, training
 from stages.lib.schema.config import Config
 
@@ -128,6 +129,10 @@ def test_importing_stages_and_tools_is_cheap():
     assert done.stdout.strip() == "[]"
 
 
+ASKED = {"hub": {"prepare_base": {"id": "org/model"}}, "local": {"prepare_base": {"path": "data"}}}
+"""What a choice asks its user for."""
+
+
 def group_files() -> list[tuple[str, str]]:
     return [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
 
@@ -139,8 +144,17 @@ def test_every_group_has_files():
 @pytest.mark.parametrize(("group", "choice"), group_files())
 def test_every_conf_file_composes(group, choice, monkeypatch):
     monkeypatch.chdir(ROOT)
-    sections = typed_sections(compose_config({group: choice}, {}))
+    sections = typed_sections(compose_config({group: choice}, ASKED.get(choice, {})))
     assert set(sections) == set(SECTIONS)
+
+
+def test_a_model_by_its_name_alone_leaves_the_rest_to_its_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    base = typed_sections(compose_config({"model": "hub"}, {"prepare_base": {"id": "Qwen/Qwen3-0.6B"}}))["prepare_base"]
+    assert (base["chat_template"], base["pad_token"], base["stop_tokens"]) == ("own", "auto", [])
+    assert base["revision"] == "main"
+    with pytest.raises(UserError, match=r"prepare_base\.id: found '', needed a value for source=hub"):
+        typed_sections(compose_config({"model": "hub"}, {}))
 
 
 def test_no_secret_can_reach_the_lock():

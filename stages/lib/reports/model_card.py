@@ -33,7 +33,7 @@ def model_card(section: Report, evidence: Evidence) -> str:
 
 {base["name"]}{commit}, tuned with SFT, then DPO: everything below was written by the pipeline from what it measured.
 
-Licence of the base model: {base["license"]}.
+Licence of the base model: {base["license_name"] or base["license"]}.
 
 ## Use
 
@@ -93,6 +93,7 @@ def metadata(section: Report, evidence: Evidence) -> Any:
     return ModelCardData(
         base_model=base["name"] if base["name"].count("/") == 1 else None,  # the Hub takes ids alone
         license=base["license"],
+        license_name=base["license_name"] or None,
         language=section.languages,
         library_name="transformers",
         pipeline_tag="text-generation",
