@@ -13,6 +13,7 @@ The same command again runs what is missing: a point that ran before is taken fr
 
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stages.lib.configuration import CONF, read_params, register, typed_sections
+from stages.lib.configuration import CONF, read_params, refuse_unheard, register, typed_sections
 from stages.lib.entry import exit_on_user_error
 from stages.lib.errors import UserError
 from stages.lib.foreign_text import shown
@@ -58,7 +59,8 @@ def sweep() -> None:
     inputs = fingerprint()
     place = home / SWEEPS / time.strftime("%Y-%m-%d_%H-%M-%S")
     directories = {"sweep": {"dir": str(place)}, "run": {"dir": str(place)}}
-    register("sweep", *read_params(), schema=SweepConfig, hydra=directories)
+    refuse_unheard(sys.argv[1:], SweepConfig)
+    register("sweep", *read_params(schema=SweepConfig), schema=SweepConfig, hydra=directories)
 
     @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
     def job(config: DictConfig) -> float | None:

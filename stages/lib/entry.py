@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import psutil
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stages.lib.errors import UserError
 from stages.lib.foreign_text import shown
@@ -78,7 +79,12 @@ def locked_section(name: str) -> Any:
     """The typed section `name` of params.lock.yaml."""
     section_type = Config.__annotations__[name]
     content = yaml.safe_load(LOCK.read_text(encoding="utf-8"))[name]
-    return OmegaConf.merge(OmegaConf.structured(section_type), content)
+    try:
+        return OmegaConf.merge(OmegaConf.structured(section_type), content)
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"{LOCK}: {str(error).splitlines()[0]} ({name}); needed what `dvc repro config` writes"
+        ) from None
 
 
 def run_from_shell(stage: Stage) -> None:
@@ -86,7 +92,7 @@ def run_from_shell(stage: Stage) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from stages.lib.configuration import CONF, read_params, register, typed_sections
+    from stages.lib.configuration import CONF, read_params, refuse_unheard, register, typed_sections
 
     name = stage.__name__
 
@@ -100,7 +106,11 @@ def run_from_shell(stage: Stage) -> None:
 
         exit_on_user_error(name, body)
 
-    exit_on_user_error(name, lambda: register(name, *read_params()))
+    def ask() -> None:
+        refuse_unheard(sys.argv[1:])
+        register(name, *read_params())
+
+    exit_on_user_error(name, ask)
     app()
 
 

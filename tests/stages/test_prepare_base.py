@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import trl
-from conftest import ROOT
+from conftest import ROOT, Project
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
@@ -138,6 +139,9 @@ def test_the_licence_is_the_repositorys_own_and_never_the_groups(tiny_model, tmp
     group = Origin(of="0" * 64, name="org/another", license="apache-2.0")
     prepare_base(section(path=str(own), origin=group), tmp_path)
     assert (lineage_of(tmp_path)["name"], lineage_of(tmp_path)["license"]) == ("mine", "cc-by-4.0")
+    (own / "README.md").write_text("---\nlicense: other\nlicense_name: exaone\n---\n", encoding="utf-8")
+    prepare_base(section(path=str(own)), tmp_path)
+    assert (lineage_of(tmp_path)["license"], lineage_of(tmp_path)["license_name"]) == ("other", "exaone")
     said = Origin(of=str(own), name="org/mine", license="mit")
     prepare_base(section(path=str(own), origin=said), tmp_path)
     assert (lineage_of(tmp_path)["name"], lineage_of(tmp_path)["license"]) == ("org/mine", "mit")
@@ -378,3 +382,24 @@ def test_offline_hub_says_which_file_and_what_to_do(tmp_path, monkeypatch):
     hub = section(source=BaseSource.hub, id="TinyLlama/none", revision="a" * 40)
     with pytest.raises(UserError, match=r"TinyLlama/none/config.json at a+: can't be reached. Offline, choose model="):
         prepare_base(hub, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_local_base_that_changed_in_place_is_noticed(tiny_model, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    project = Project(tmp_path / "project", model)
+    assert project.repro("prepare-base") == ["config", "prepare-base"]
+    weights = model / "model.safetensors"
+    os.utime(weights)
+    assert "up to date" in project.command("dvc", "status", "prepare-base")
+    assert project.repro("prepare-base") == []
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    assert "data/raw/base" in project.command("dvc", "status", "prepare-base")
+    assert project.repro("prepare-base") == ["prepare-base"]
+    assert project.repro("prepare-base") == []
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    project.write("params.yaml", str(model), str(other))
+    assert project.repro("prepare-base") == ["config", "prepare-base"]
+    assert "up to date" in project.command("dvc", "status", "prepare-base")

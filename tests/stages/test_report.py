@@ -180,6 +180,7 @@ def test_the_card_names_the_base_that_was_trained_and_its_licence(measured):
     card = (measured / CARD / "README.md").read_text(encoding="utf-8")
     assert "base_model: example/Tiny-1M\n" in card
     assert "license: gemma\n" in card
+    assert "license_name" not in card
     assert "\nexample/Tiny-1M at commit a1b2, tuned with SFT" in card
     assert "under which licence" not in card
 

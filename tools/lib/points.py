@@ -284,9 +284,10 @@ def clone(name: str) -> Iterator[Path]:
     changed = git("diff", "--name-only", "--no-renames", "-z", "HEAD").split("\0")
     untracked = git("ls-files", "--others", "-z", "--", *input_paths()).split("\0")
     for path in filter(None, [*changed, *untracked]):
-        if Path(path).is_file():
+        if Path(path).is_symlink() or Path(path).is_file():
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, directory / path)
+            remove(directory / path)
+            shutil.copy2(path, directory / path, follow_symlinks=False)
         else:
             remove(directory / path)
     share_cache(directory)

@@ -47,6 +47,7 @@ class Base:
     license: str  # in the Hub's spelling; unknown where nothing says it
     model: Any
     tokenizer: Any
+    license_name: str = ""  # of a licence that the Hub has no spelling for ("other")
     revision: str = ""  # the commit that a hub's revision led to
 
 
@@ -154,7 +155,8 @@ def load_from_hub(section: PrepareBase, scratch: Path) -> Base:
         )
     known = section.origin.license if section.origin.of == section.id else ""
     model, tokenizer = load_directories(section.id, model_dir, tokenizer_dir, scratch)
-    return Base(section.id, read_card(model_dir).get("license") or known or UNKNOWN, model, tokenizer, model_dir.name)
+    licence, called = read_licence(model_dir)
+    return Base(section.id, licence or known or UNKNOWN, model, tokenizer, called, model_dir.name)
 
 
 def download(repository: str, revision: str, patterns: list[str]) -> Path:
@@ -210,7 +212,8 @@ def load_from_directory(section: PrepareBase, scratch: Path) -> Base:
         return Base(known.name, known.license, model, tokenizer)
     came_from = str(read_object(str(directory), directory / "config.json").get("_name_or_path") or "")
     name = came_from if came_from.count("/") == 1 and came_from[0] not in "/.~" else directory.resolve().name
-    return Base(name, read_card(directory).get("license") or UNKNOWN, model, tokenizer)
+    licence, called = read_licence(directory)
+    return Base(name, licence or UNKNOWN, model, tokenizer, called)
 
 
 def load_directories(name: str, model_dir: Path, tokenizer_dir: Path, scratch: Path) -> tuple[Any, Any]:
@@ -236,6 +239,12 @@ def load_directories(name: str, model_dir: Path, tokenizer_dir: Path, scratch: P
     )
     refuse_misfits(name, found)
     return model, load_tokenizer_that_fits(name, tokenizer_dir, embedding_rows(model), scratch)
+
+
+def read_licence(directory: Path) -> tuple[str, str]:
+    """A repository's licence in the Hub's spelling, and its name where that is "other"; empty where none is said."""
+    card = read_card(directory)
+    return str(card.get("license") or ""), str(card.get("license_name") or "")
 
 
 def read_card(directory: Path) -> dict[str, Any]:

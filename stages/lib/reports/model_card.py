@@ -34,9 +34,9 @@ def model_card(section: Report, evidence: Evidence) -> str:
 
 # {in_markdown(data.model_name)}
 
-{in_markdown(base["name"])}{commit}, tuned with SFT, then DPO. All below was written by the pipeline from what it measured.
+{in_markdown(base["name"])}{commit}, tuned with SFT, then DPO. The pipeline wrote all of this from what it measured.
 
-Licence of the base model: {in_markdown(base["license"])}.
+Licence of the base model: {in_markdown(base["license_name"] or base["license"])}.
 
 ## Use
 
@@ -109,6 +109,7 @@ def metadata(section: Report, evidence: Evidence) -> Any:
     return ModelCardData(
         base_model=base["name"] if base["name"].count("/") == 1 else None,  # the Hub takes ids alone
         license=base["license"],
+        license_name=base["license_name"] or None,
         language=section.languages,
         library_name="transformers",
         pipeline_tag="text-generation",
