@@ -272,7 +272,7 @@ def test_an_id_alone_is_all_that_a_model_needs(hub: Hub, workspace: Path, tiny_m
     repository = {**tiny_model, **more, **copies}
     done = run_prepare_base(workspace, hub, repository, "PrepareBase(source=BaseSource.hub, id='org/tiny')")
     assert done.returncode == 0, done.stderr
-    assert f"prepare_base.revision=main is commit {COMMIT}; pin it" in done.stdout
+    assert f"org/tiny at main is commit {COMMIT}; pin it in prepare_base.revision" in done.stdout
     lineage = json.loads((workspace / "models/base/lineage.json").read_text(encoding="utf-8"))
     assert (lineage["name"], lineage["license"], lineage["commit"]) == ("org/tiny", "cc-by-4.0", COMMIT)
     assert (lineage["chat_template"], lineage["stop_tokens"], lineage["pad_token"]) == ("own", ["<|im_end|>"], "<pad>")

@@ -154,9 +154,10 @@ def test_a_source_set_in_params_keeps_nothing_of_the_groups_name(monkeypatch):
     assert base["origin"]["of"] == base["sha256"]
 
 
-def test_a_language_model_is_taken_out_of_one_that_reads_images(tiny_model, tmp_path, capsys):
+@pytest.mark.parametrize("family", ["Gemma3", "Mistral3"])
+def test_a_language_model_is_taken_out_of_one_that_reads_images(tiny_model, tmp_path, capsys, family):
     import torch
-    from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
+    import transformers
 
     torch.manual_seed(0)
     own = copied(tiny_model, tmp_path / "mine")
@@ -164,17 +165,20 @@ def test_a_language_model_is_taken_out_of_one_that_reads_images(tiny_model, tmp_
             "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 16, "eos_token_id": 2}  # fmt: skip
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
               "image_size": 28, "patch_size": 14}  # fmt: skip
-    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
-    Gemma3ForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(own)
+    if family == "Mistral3":
+        text, vision = {**text, "model_type": "mistral"}, {**vision, "model_type": "pixtral", "head_dim": 8}
+    config = getattr(transformers, f"{family}Config")(text_config=text, vision_config=vision)
+    whole = getattr(transformers, f"{family}ForConditionalGeneration")(config).to(torch.bfloat16)
+    whole.save_pretrained(own)
     prepare_base(section(path=str(own)), tmp_path)
     assert "its language model is taken out" in capsys.readouterr().out
     assert (lineage_of(tmp_path)["taken_out_of"], lineage_of(tmp_path)["class"]) == (
-        "Gemma3ForConditionalGeneration",
-        "Gemma3ForCausalLM",
+        f"{family}ForConditionalGeneration",
+        f"{family.removesuffix('3') if family == 'Mistral3' else family}ForCausalLM",
     )
     ids = torch.tensor([list(range(3, 60))])
     taken = load_strictly(tmp_path / OUT, torch.bfloat16)
-    whole = AutoModelForCausalLM.from_pretrained(own, dtype=torch.bfloat16).eval()
+    whole = type(whole).from_pretrained(own, dtype=torch.bfloat16).eval()
     assert torch.equal(taken(input_ids=ids).logits, whole(input_ids=ids).logits)
     assert not [name for name, _ in taken.named_parameters() if "vision" in name]
 

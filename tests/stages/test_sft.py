@@ -52,6 +52,8 @@ def test_same_inputs_same_bytes_and_no_local_path_in_them(place):
     config = json.loads((place / "a" / OUT / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == "models/base"
     assert config["target_modules"] == sorted(config["target_modules"])
+    arguments = json.loads((place / "a" / OUT / "lineage.json").read_text(encoding="utf-8"))["arguments"]
+    assert arguments["lora"]["target_modules"] == config["target_modules"]
 
 
 @pytest.mark.parametrize("quantization", [Quantization.int8, Quantization.none])

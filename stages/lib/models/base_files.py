@@ -128,11 +128,11 @@ def refuse_other_kinds(name: str, config: "PreTrainedConfig") -> None:
     needed = "needed a decoder-only language model, such as a …ForCausalLM"
     if config.is_encoder_decoder:
         raise UserError(f"{name}: {config.model_type} is an encoder-decoder; {needed}")
+    if not speaking_classes(config):
+        raise UserError(f"{name}: transformers has no class for {config.model_type} that continues text; {needed}")
     named = config.architectures or []
     if named and not set(named) & set(speaking_classes(config)):
         raise UserError(f"{name}: config.json says {', '.join(named)}, which doesn't continue text; {needed}")
-    if not speaking_classes(config):
-        raise UserError(f"{name}: {config.model_type} has no language model in transformers; {needed}")
 
 
 def speaking_classes(config: "PreTrainedConfig") -> list[str]:

@@ -143,14 +143,15 @@ def load_from_hub(section: PrepareBase, scratch: Path) -> Base:
     Raises UserError naming the file that couldn't be reached, a gated or unknown repository, a download that broke off,
     a file whose bytes don't match the hub's checksum, or what `load_directories` refuses.
     """
-    model_dir = download(section.id, section.revision, MODEL_FILES)
+    revision = section.revision or "main"
+    model_dir = download(section.id, revision, MODEL_FILES)
     tokenizer_dir = model_dir
     if section.tokenizer_id:
         tokenizer_dir = download(section.tokenizer_id, section.tokenizer_revision or "main", TOKENIZER_FILES)
-    if model_dir.name != section.revision:  # the hub's cache names the folder by the commit
+    if model_dir.name != revision:  # the hub's cache names the folder by the commit
         print(
-            f"prepare-base: prepare_base.revision={section.revision} is commit {model_dir.name}; pin it, or another "
-            "day's run may get another model",
+            f"prepare-base: {section.id} at {revision} is commit {model_dir.name}; pin it in prepare_base.revision, "
+            "or another day's run may get another model",
             flush=True,
         )
     known = section.origin.license if section.origin.of == section.id else ""
