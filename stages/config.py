@@ -5,6 +5,7 @@ Writes  params.lock.yaml: one section per stage, which is all that DVC compares 
 Run     python -m stages.config
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from stages.lib.configuration import (
     refuse_unwatched,
     typed_sections,
 )
-from stages.lib.errors import UserError
+from stages.lib.entry import begin_under_dvc, exit_on_user_error
 from stages.lib.publish import published
 
 LOCK = Path("params.lock.yaml")
@@ -39,7 +40,6 @@ def config(overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        config(sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"config: {error}")
+    if os.environ.get("DVC_STAGE") == "config":
+        begin_under_dvc("config")
+    exit_on_user_error("config", lambda: config(sys.argv[1:]))

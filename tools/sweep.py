@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from stages.lib.configuration import CONF, read_params, register, typed_sections
 from stages.lib.entry import exit_on_user_error
 from stages.lib.errors import UserError
+from stages.lib.foreign_text import shown
 from stages.lib.records import write_json
 from stages.lib.schema.config import Config
 from tools.lib.points import Point, fingerprint, run_point
@@ -87,7 +88,7 @@ def run_job(config: DictConfig, inputs: str, place: Path) -> float | None:
         outcome = {"name": ",".join(overrides), "overrides": overrides, "status": "failed", "reason": str(error)}
     score = score_of(outcome, settings.metric)
     result = outcome["reason"] or (f"{settings.metric} {score}" if score is not None else "no score yet")
-    print(f"{outcome['status']:8}{' '.join(overrides) or 'the workspace'}: {result}", flush=True)
+    print(shown(f"{outcome['status']:8}{' '.join(overrides) or 'the workspace'}: {result}"), flush=True)
     job = HydraConfig.get().job
     number = 0 if OmegaConf.is_missing(job, "num") else job.num  # missing without --multirun
     (place / "jobs").mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def finish(place: Path) -> None:
     rows = compare(outcomes, settings.metric, settings.smaller_is_better)
     write_json(place / "points.json", {"metric": settings.metric, "rows": rows})
     write_csv(place / "table.csv", rows)
-    print(f"\n{table(rows, settings.metric)}\n")
+    print(shown(f"\n{table(rows, settings.metric)}\n"))
     plots = draw(place, rows, settings.metric)
     print(f"written: {', '.join(os.path.relpath(path) for path in [place / 'table.csv', *plots])}")
     if failed := [row for row in rows if row["status"] == "failed"]:

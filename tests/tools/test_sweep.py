@@ -10,6 +10,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 from short_chain import ShortChain
 
@@ -178,6 +179,28 @@ def test_dvcs_queue_runs_points(chain):
     assert statuses(chain) == {"kept": 1}
     refusal = chain.sweep("sft.lora.r=5", "sweep.queue=2", fails=True, CUDA_VISIBLE_DEVICES="0,1")
     assert "sweep.queue: found 2 GPUs" in refusal
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_the_queue_holds_up_no_sweep(chain):
+    """DVC counts its point as running for ever; what it left at work goes on or not."""
+    command = [sys.executable, "-m", "tools.sweep", "--multirun", "sft.lora.r=4,5", "sweep.queue=1"]
+    running = subprocess.Popen(
+        command, cwd=chain.directory, env=chain.environment(CHAIN_SECONDS="5"), stdout=subprocess.PIPE, text=True
+    )
+    while not chain.events("sft"):
+        assert running.poll() is None
+        time.sleep(0.05)
+    workers = [process for process in psutil.process_iter(["cmdline", "cwd"])
+               if "queue-worker" in (process.info["cmdline"] or [])
+               and (process.info["cwd"] or "").startswith(str(chain.directory))]  # fmt: skip
+    assert workers
+    for worker in workers:
+        worker.kill()
+    output = running.communicate(timeout=300)[0]
+    assert running.returncode == 0, output
+    assert "it is queued again" in output
+    assert statuses(chain) == {"done": 2}
 
 
 def test_ray_runs_points(chain):

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -214,6 +215,11 @@ def failure(text: str, log: Path) -> str:
     if not errors:
         return f"{' '.join(lines[-1:]) or 'DVC ended without a word'} (all of it: {log})"
     error = lines[errors[0]].removeprefix("ERROR: ")
+    if ended := re.search(r"exited with -(\d+)$", error):
+        name = signal.Signals(int(ended[1])).name
+        likely = ": the machine was out of memory, or somebody ended it" if name == "SIGKILL" else ""
+        stage = re.search(r"'([\w-]+)'", error)
+        return f"{stage[1] if stage else 'a stage'} was ended by {name}{likely} (all of it: {log})"
     if stage := re.search(r"failed to reproduce '([\w-]+)'", error):
         said = [number for number in range(errors[0]) if lines[number].startswith(f"{stage[1]}: ")]
         begin = said[-1] if said else errors[0] - 1
@@ -298,7 +304,7 @@ def share_cache(directory: Path) -> None:
     with Repo() as repository:
         cache = repository.cache.local_cache_dir
     if (local := Path(".dvc/config.local")).is_file():
-        shutil.copyfile(local, directory / local)
+        shutil.copy2(local, directory / local)  # with its mode: it may hold keys of a remote
     with Config(str(directory / ".dvc")).edit("local") as settings:
         settings["cache"] = {**settings.get("cache", {}), "dir": str(Path(cache).resolve())}
         settings["core"] = {**settings.get("core", {}), "site_cache_dir": str((directory / ".dvc/tmp/site").resolve())}

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from stages.lib.foreign_text import in_markdown
 from stages.lib.reports.evidence import SETS, Evidence, listing, table, wrong_answers
 from stages.lib.schema.evaluation import Report
 
@@ -20,20 +21,22 @@ def model_card(section: Report, evidence: Evidence) -> str:
     data = metadata(section, evidence)
     base = evidence.lineages["base"]
     commit = f" at commit {base['commit']}" if base["commit"] else ""
-    rows = "\n".join(f"- {name}: {digest}" for name, digest in evidence.detail["weights_sha256"].items())
-    made = "\n".join(f"- {name}: {count} rows" for name, steps in evidence.funnels.items() for _, count in steps[-1:])
-    beware = "\n".join(f"- {line}" for line in evidence.warnings) or "Nothing was found; read the table all the same."
+    rows = "\n".join(f"- {in_markdown(name)}: {digest}" for name, digest in evidence.detail["weights_sha256"].items())
+    left = {name: count for name, steps in evidence.funnels.items() for _, count in steps[-1:]}
+    made = "\n".join(f"- {in_markdown(name)}: {count} rows" for name, count in left.items())
+    beware = "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)
+    beware = beware or "Nothing was found; read the table all the same."
     wrong = wrong_answers(evidence)
     question = json.dumps(evidence.detail["demo"]["question"], ensure_ascii=False)  # a literal of Python too
     return f"""---
 {data.to_yaml()}
 ---
 
-# {data.model_name}
+# {in_markdown(data.model_name)}
 
-{base["name"]}{commit}, tuned with SFT, then DPO: everything below was written by the pipeline from what it measured.
+{in_markdown(base["name"])}{commit}, tuned with SFT, then DPO. The pipeline wrote all below from what it measured.
 
-Licence of the base model: {base["license"]}.
+Licence of the base model: {in_markdown(base["license"])}.
 
 ## Use
 
