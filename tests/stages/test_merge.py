@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import stages.lib.models.merging
 from stages.lib.errors import UserError
+from stages.lib.hardware import Hardware
 from stages.lib.lineage import read_lineage, write_lineage
 from stages.lib.models.loading import load_16bit, load_quantized, load_strictly
 from stages.lib.schema.choices import MergeBase, Method, Quantization
@@ -150,6 +151,13 @@ def test_a_merge_that_is_rounded_to_four_bits_again_is_refused(place, monkeypatc
     monkeypatch.setattr(stages.lib.models.merging, "copy_tokenizer", round_again)
     with pytest.raises(UserError, match="nats a token away"):
         merge(section, place)
+
+
+def test_a_cpu_compares_in_what_it_computes_fast():
+    plain, fast = Hardware("cpu", 1, 1, bfloat16=False), Hardware("cpu", 1, 1, bfloat16=True)
+    old_gpu = Hardware("cuda", 1, 1, bfloat16=False)
+    found = [stages.lib.models.merging.dtype_to_compare_in(torch.bfloat16, each) for each in (plain, fast, old_gpu)]
+    assert found == [torch.float32, torch.bfloat16, torch.bfloat16]
 
 
 def test_weights_that_do_not_fit_the_config_are_refused(place):

@@ -74,7 +74,7 @@ def load_from_wheel(section: PrepareBase, scratch: Path) -> Base:
     known = section.origin if section.origin.of == section.sha256 else None
     if known:
         return Base(known.name, known.license, model, tokenizer)
-    return Base(f"{section.package} {section.version}", UNKNOWN, model, tokenizer)
+    return Base(f"{pieces[0].package} {pieces[0].version}", UNKNOWN, model, tokenizer)
 
 
 def download_wheels(wanted: list[WheelFile], folder: Path) -> None:
