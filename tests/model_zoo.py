@@ -274,10 +274,16 @@ def write_family(name: str, directory: Path, **changes: Any) -> None:
     stops = [tokenizer.token_to_id(token) for token in dialect.stops]
     model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
     model.to(torch.bfloat16).save_pretrained(directory, max_shard_size=family.shard)
+    if name == "gemma3_vision":
+        write_json(directory / "preprocessor_config.json", {"image_processor_type": "Gemma3ImageProcessor"})
+        write_json(directory / "processor_config.json", {"processor_class": "Gemma3Processor", "image_seq_length": 4})
 
 
 def fill_what_is_zero(model: "PreTrainedModel") -> None:
-    """Random values for biases and the like, which training moves and initialisation leaves at zero."""
+    """Random values for biases and the like, which training moves and initialisation leaves at zero.
+
+    Embeddings that a model scales are made smaller: tied to its head, they would make it repeat each token.
+    """
     import torch
 
     with torch.no_grad():
@@ -287,6 +293,9 @@ def fill_what_is_zero(model: "PreTrainedModel") -> None:
         head = model.get_output_embeddings()
         if head.bias is not None:
             head.bias.normal_()
+        scale = getattr(model.get_input_embeddings(), "embed_scale", None)
+        if scale is not None:
+            model.get_input_embeddings().weight /= scale
 
 
 def with_eyes(text: dict[str, Any]) -> "PretrainedConfig":
@@ -351,7 +360,7 @@ def own_classes() -> dict[str, Any]:
 
     own_bias         hands its attention function a bias of its own, which decays with distance, by a keyword
     own_temperature  computes its attention itself, at a temperature that each head has learned
-    own_shift        adds to each token's input the one before it, whatever row that is in
+    own_shift        adds to each token's value that of the token before it, whatever row that is in
     """
     import torch
     from torch import nn
@@ -418,10 +427,11 @@ def own_classes() -> dict[str, Any]:
             scaling = self.scaling * self.temperature.exp()[:, None, None]
             return attend(self, query, key, value, mask, scaling=scaling)
 
-    class ShiftedAttention(LlamaAttention):
-        def forward(self, hidden_states: "Tensor", **named: Any) -> Any:
-            before = nn.functional.pad(hidden_states, (0, 0, 1, 0))[:, :-1]
-            return super().forward(hidden_states=hidden_states + 0.5 * before, **named)
+    class ShiftedAttention(OwnAttention):
+        def attend(self, query: Any, key: Any, value: Any, mask: Any, named: Any) -> Any:
+            value = value + nn.functional.pad(value, (0, 0, 1, 0))[:, :, :-1]
+            function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, attend)
+            return function(self, query, key, value, mask, scaling=self.scaling, **named)
 
     def register(name: str, attention: Any) -> Any:
         def __init__(self: Any, config: Any) -> None:
