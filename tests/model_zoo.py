@@ -123,6 +123,8 @@ class Family:
     shard: str = "1GB"  # the most of one file of weights
 
 
+UNDROPPED = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+"""GPT-2 is trained with dropout by default: no two passes of a step would be equal."""
 MIXED = ["sliding_attention", "full_attention"]
 LINEAR: dict[str, Any] = {
     "layer_types": ["linear_attention", "full_attention"],
@@ -133,6 +135,7 @@ LINEAR: dict[str, Any] = {
     "linear_num_value_heads": 4,
 }
 EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+CHUNKED: dict[str, Any] = {"attention_chunk_size": WINDOW, "layer_types": ["chunked_attention", "full_attention"]}
 GEMMA: dict[str, Any] = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": WINDOW, "layer_types": MIXED}
 MAMBA: dict[str, Any] = {"mamba_n_heads": 8, "mamba_d_state": 16, "mamba_chunk_size": 32}
 
@@ -183,6 +186,7 @@ FAMILIES = {
             "n_layer": 2,
             "n_head": 4,
             "n_positions": 4096,
+            **UNDROPPED,
         },
         UNTUNED,
     ),
@@ -233,6 +237,35 @@ FAMILIES = {
             "state_size": 16,
             "n_groups": 1,
             "chunk_size": 32,
+        },
+        UNTUNED,
+    ),
+    "llama4": Family(
+        "Llama4TextConfig", {**CHUNKED, "head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 64}
+    ),
+    "opt": Family(
+        "OPTConfig",
+        {
+            "num_key_value_heads": None,
+            "intermediate_size": None,
+            "initializer_range": None,
+            "init_std": SPREAD,
+            "ffn_dim": 128,
+            "word_embed_proj_dim": 64,
+            "dropout": 0.0,
+        },
+        UNTUNED,
+    ),
+    "bloom": Family(
+        "BloomConfig",
+        {
+            "num_key_value_heads": None,
+            "num_attention_heads": None,
+            "num_hidden_layers": None,
+            "intermediate_size": None,
+            "max_position_embeddings": None,
+            "n_head": 4,
+            "n_layer": 2,
         },
         UNTUNED,
     ),

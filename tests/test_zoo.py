@@ -21,7 +21,8 @@ from stages.lib.configuration import compose_config, typed_sections
 from stages.lib.entry import locked_section
 from stages.lib.errors import UserError
 from stages.lib.evaluation.generation import generate_answers
-from stages.lib.models.chat import encode_prompt
+from stages.lib.evaluation.likelihood import answer_log_probs
+from stages.lib.models.chat import encode, encode_prompt
 from stages.lib.models.loading import load_tokenizer
 from tests.model_zoo import FAMILIES, WINDOW, write_family
 
@@ -80,6 +81,7 @@ class Chain:
     family: str
     directory: Path
     said: dict[str, list[Said]] = field(default_factory=dict)  # by stage
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # that a stage returned for its run record
     refused_by: str = ""
     reason: str = ""
 
@@ -137,6 +139,24 @@ def test_a_row_that_ends_leaves_the_others_their_answers(chain: Chain) -> None:
     assert found == [(text.strip(), len(said), len(said) < 12) for text, said in zip(texts, wanted, strict=True)]
 
 
+def test_likelihoods_are_the_models_own(chain: Chain) -> None:
+    """What evaluate scores by: log-probabilities of answers, several conversations in a batch."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    directory = chain.directory / "models/dpo-merged"
+    tokenizer = load_tokenizer(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    told = [[{"role": "user", "content": text}, {"role": "assistant", "content": text}] for text in QUESTIONS]
+    for messages, (found, count) in zip(told, answer_log_probs(model, tokenizer, told, 100_000), strict=True):
+        encoded = encode(tokenizer, messages)
+        ids, said = torch.tensor([encoded.input_ids]), torch.tensor(encoded.by_assistant[1:])
+        with torch.inference_mode():
+            own = log_probs_of(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits, ids)[0][said]
+        assert count == len(own) > 1
+        assert found == pytest.approx(own.sum().item(), abs=TOLERANCE * count)
+
+
 def most_unlike(alone: list[list[int]]) -> tuple[int, list[list[int]]]:
     """The token on which answers would end at the most different places, and the answers that it leaves."""
 
@@ -146,6 +166,23 @@ def most_unlike(alone: list[list[int]]) -> tuple[int, list[list[int]]]:
     stop = max(sorted({token for said in alone for token in said}), key=lambda token: len(set(map(len, ended(token)))))
     assert len(set(map(len, ended(stop)))) > 1, "all answers are the same"
     return stop, ended(stop)
+
+
+def test_an_adapter_is_in_the_language_model_alone(chain: Chain) -> None:
+    from safetensors import safe_open
+
+    with safe_open(chain.directory / "models/sft/adapter_model.safetensors", framework="pt") as weights:
+        names = list(weights.keys())
+    assert names
+    assert not [name for name in names if "vision" in name or "head" in name or "projector" in name]
+
+
+def test_files_beside_the_weights_are_kept(chain: Chain) -> None:
+    """What processes images, say: without it the tuned model can't be used as its base can."""
+    for directory in ("base", "sft-merged", "dpo-merged", "orpo-merged"):
+        for name in ("preprocessor_config.json", "processor_config.json"):
+            kept = (chain.directory / "models" / directory / name).is_file()
+            assert kept == (chain.directory / "hub" / name).is_file(), (directory, name)
 
 
 def test_the_chain_ends_in_a_report(chain: Chain) -> None:
@@ -178,7 +215,7 @@ def run_chain(name: str, place: Path, patch: pytest.MonkeyPatch, **changes: Any)
             continue
         try:
             with listening(chain.said.setdefault(stage, [])):
-                run_stage(stage.replace("-", "_"))
+                chain.facts[stage] = run_stage(stage.replace("-", "_"))
         except UserError as error:
             chain.refused_by, chain.reason = stage, str(error)
             break
@@ -196,10 +233,10 @@ def lay_out(place: Path) -> None:
         (place / "data/raw" / (target or source)).write_text("".join(lines[:count]), encoding="utf-8")
 
 
-def run_stage(name: str, root: Path = Path(), **changes: Any) -> None:
+def run_stage(name: str, root: Path = Path(), **changes: Any) -> dict[str, Any]:
     """A stage on its section of params.lock.yaml, in this process; what it writes lies below `root`."""
     section = OmegaConf.merge(locked_section(name), changes)
-    getattr(importlib.import_module(f"stages.{name}"), name)(OmegaConf.to_object(section), root)
+    return getattr(importlib.import_module(f"stages.{name}"), name)(OmegaConf.to_object(section), root)
 
 
 @contextmanager
