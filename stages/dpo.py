@@ -1,7 +1,8 @@
 """Direct preference optimisation: a new adapter on the merged SFT model.
 
 Reads   models/sft-merged, data/prepared/preferences/train.jsonl, conf/accelerate
-Writes  models/dpo: adapter, tokenizer, lineage.json; metrics/dpo_log.csv; metrics/dpo.json: where it started, and pairs
+Writes  models/dpo: adapter, tokenizer, lineage.json; metrics/dpo_log.csv; metrics/dpo.json: where it started, how exact
+        its arithmetic is, and pairs
 Run     python -m stages.dpo
 """
 
@@ -11,13 +12,11 @@ from typing import Any
 
 from stages.lib.entry import run
 from stages.lib.lineage import refuse_changed_weights
-from stages.lib.publish import published
-from stages.lib.records import write_json
 from stages.lib.schema.training import Dpo
 from stages.lib.training.launcher import on_all_gpus
+from stages.lib.training.parity import answered_rows
 from stages.lib.training.plan import Plan
 from stages.lib.training.preference_start import refuse_wrong_reference
-from stages.lib.training.rehearsal import rehearse
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
 from stages.lib.training.trainer import trainer_arguments
@@ -45,17 +44,22 @@ def dpo(section: Dpo, root: Path) -> dict[str, Any]:
     train = PREFERENCES / "train.jsonl"
     pairs, dropped = preference_rows("dpo", train, tuning.tokenizer, section.max_length)
     lengths = pair_lengths(pairs)
-    plan = tuning.plan(lengths, sequences=2)
+    plan = tuning.plan(lengths, answered_rows(pairs), sequences=2)
     lineage = tuning.lineage([train], len(pairs), dropped)
     with tuning.checkpoints(plan, lineage) as folder:
-        trainer = make_trainer(tuning, plan, pairs, folder)
         check = partial(refuse_wrong_reference, section, compiled=plan.torch_compile)
-        start = rehearse("dpo", trainer, plan, lengths, check)
+        trainer, plan, start = tuning.rehearsed(
+            plan,
+            lambda plan: make_trainer(tuning, plan, pairs, folder),
+            lengths,
+            lambda indices: answered_rows([pairs[index] for index in indices]),
+            check,
+        )
         tuning.train(trainer, folder)
         tuning.publish(trainer, root / OUT, lineage)
         tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)
-        with published(root / METRICS) as path:
-            write_json(path, {**start, "pairs": len(pairs), "pairs_too_long": dropped["too_long"]})
+        counts = {"pairs": len(pairs), "pairs_too_long": dropped["too_long"]}
+        tuning.publish_metrics(root / METRICS, plan, start, **{**start, **counts})
     return tuning.facts(plan, rows=len(pairs))
 
 
@@ -78,6 +82,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
         loss_weights=section.loss_weights or None,
         label_smoothing=section.label_smoothing,
         precompute_ref_log_probs=section.precompute_ref_log_probs,
+        router_aux_loss_coef=0.0,  # balances experts while they are trained; an adapter's are frozen
     )
     dataset = Dataset.from_list(pairs)
     trainer = TokenisedDPOTrainer(

@@ -1,7 +1,8 @@
 """ORPO, SFT and preferences in one step: an adapter on the base model. Off unless orpo.enabled is true.
 
 Reads   models/base, data/prepared/preferences/train.jsonl, conf/accelerate
-Writes  models/orpo: adapter, tokenizer, lineage.json (which alone says "off" where it is off); metrics/orpo_log.csv
+Writes  models/orpo: adapter, tokenizer, lineage.json (which alone says "off" where it is off); metrics/orpo_log.csv;
+        metrics/orpo.json: how exact its arithmetic is
 Run     python -m stages.orpo orpo.enabled=true
 """
 
@@ -11,11 +12,12 @@ from typing import Any
 from stages.lib.entry import run
 from stages.lib.lineage import OFF, write_lineage
 from stages.lib.publish import published
+from stages.lib.records import write_json
 from stages.lib.schema.training import Orpo
 from stages.lib.training.launcher import on_all_gpus
+from stages.lib.training.parity import answered_rows
 from stages.lib.training.plan import Plan
 from stages.lib.training.progress import write_log
-from stages.lib.training.rehearsal import rehearse
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
 from stages.lib.training.trainer import trainer_arguments
@@ -25,6 +27,7 @@ PREFERENCES = Path("data/prepared/preferences")
 ACCELERATE = Path("conf/accelerate")
 OUT = Path("models/orpo")
 LOG = Path("metrics/orpo_log.csv")
+METRICS = Path("metrics/orpo.json")
 LOG_COLUMNS = {
     "loss": "loss",
     "learning_rate": "learning_rate",
@@ -43,24 +46,31 @@ def orpo(section: Orpo, root: Path) -> dict[str, Any]:
     train = PREFERENCES / "train.jsonl"
     pairs, dropped = preference_rows("orpo", train, tuning.tokenizer, section.max_length)
     lengths = pair_lengths(pairs)
-    plan = tuning.plan(lengths, sequences=2, all_logits=True)
+    plan = tuning.plan(lengths, answered_rows(pairs), sequences=2, all_logits=True)
     lineage = tuning.lineage([train], len(pairs), dropped)
     with tuning.checkpoints(plan, lineage) as folder:
-        trainer = make_trainer(tuning, plan, pairs, folder)
-        rehearse("orpo", trainer, plan, lengths)
+        trainer, plan, start = tuning.rehearsed(
+            plan,
+            lambda plan: make_trainer(tuning, plan, pairs, folder),
+            lengths,
+            lambda indices: answered_rows([pairs[index] for index in indices]),
+        )
         tuning.train(trainer, folder)
         tuning.publish(trainer, root / OUT, lineage)
         tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)
+        tuning.publish_metrics(root / METRICS, plan, start)
     return tuning.facts(plan, rows=len(pairs))
 
 
 def publish_nothing(root: Path) -> dict[str, Any]:
-    """The outs of a stage that is off: a lineage that says so, and a log without rows."""
+    """The outs of a stage that is off: a lineage that says so, and empty figures."""
     with published(root / OUT) as out:
         out.mkdir()
         write_lineage(out, OFF)
     with published(root / LOG) as path:
         write_log([], path, LOG_COLUMNS, every=1)
+    with published(root / METRICS) as path:
+        write_json(path, {})
     return {"enabled": False}
 
 

@@ -2,7 +2,8 @@
 
 Reads   models/base, data/prepared/ultrachat/train.jsonl, data/prepared/pdf_qa/train.jsonl, conf/accelerate
 Writes  models/sft: adapter (or the whole model for method=full), tokenizer, lineage.json; metrics/sft_log.csv;
-        metrics/sft_preview.html: the longest, the shortest and some other rows, with what of them is learned
+        metrics/sft.json: how exact its arithmetic is; metrics/sft_preview.html: some rows,
+        with what of them is learned
 Run     python -m stages.sft
 """
 
@@ -12,12 +13,11 @@ from typing import Any
 from stages.lib.entry import run
 from stages.lib.models.chat import refuse_unlearnable, stop_ids
 from stages.lib.publish import published
-from stages.lib.schema.choices import Engine, LossOn
+from stages.lib.schema.choices import Engine, LossOn, Method
 from stages.lib.schema.training import Sft
 from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.plan import Plan
 from stages.lib.training.preview import render_supervision
-from stages.lib.training.rehearsal import rehearse
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import supervised_rows
 from stages.lib.training.trainer import trainer_arguments
@@ -28,6 +28,7 @@ PDF_QA = Path("data/prepared/pdf_qa")
 ACCELERATE = Path("conf/accelerate")
 OUT = Path("models/sft")
 LOG = Path("metrics/sft_log.csv")
+METRICS = Path("metrics/sft.json")
 PREVIEW = Path("metrics/sft_preview.html")
 LOG_COLUMNS = {
     "loss": "loss",
@@ -48,14 +49,19 @@ def sft(section: Sft, root: Path) -> dict[str, Any]:
     with published(root / PREVIEW) as path:
         path.write_text(render_supervision(rows, tuning.tokenizer), encoding="utf-8")
     lengths = [len(row["input_ids"]) for row in rows]
-    plan = tuning.plan(lengths)
+    plan = tuning.plan(lengths, rows)
     lineage = tuning.lineage(list(files), len(rows), dropped)
     with tuning.checkpoints(plan, lineage) as folder:
-        trainer = make_trainer(tuning, plan, rows, folder)
-        rehearse("sft", trainer, plan, lengths)
+        trainer, plan, start = tuning.rehearsed(
+            plan,
+            lambda plan: make_trainer(tuning, plan, rows, folder),
+            lengths,
+            lambda indices: [rows[index] for index in indices],
+        )
         tuning.train(trainer, folder)
         tuning.publish(trainer, root / OUT, lineage)
         tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)
+        tuning.publish_metrics(root / METRICS, plan, start)
     return tuning.facts(plan, rows=len(rows), tokens_per_epoch=sum(lengths))
 
 
@@ -68,6 +74,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, rows: list[dict[str, Any]], fo
         **trainer_arguments(tuning.name, tuning.section, plan, tuning.dtype, folder),
         max_length=None,  # rows are cut already
         padding_free=plan.padding_free,
+        router_aux_loss_coef=0.0 if tuning.section.method is Method.lora else None,  # frozen experts stay balanced
         pad_to_multiple_of=plan.pad_to_multiple_of,
         dataset_kwargs={"skip_prepare_dataset": True},
     )

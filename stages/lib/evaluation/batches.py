@@ -7,6 +7,7 @@ from typing import Any
 
 from stages.lib.errors import UserError
 from stages.lib.hardware import Hardware
+from stages.lib.models.shape import shape_of
 
 MOST_GENERATED = {"cpu": 16384, "cuda": 262144}
 MOST_SCORED = {"cpu": 4096, "cuda": 65536}
@@ -32,12 +33,10 @@ def fitting_batches(model: Any, hardware: Hardware, max_new_tokens: int, most: i
     vocabulary v: the cache 2 l k b, what passes through one layer (6 h + 3 i) b, the logits of an answer's next token
     v b once a row, those of a scored token v (b + 8), in float32 and their softmax.
     """
-    config = model.config.get_text_config()
-    hidden, heads, size = config.hidden_size, config.num_attention_heads, model.dtype.itemsize
-    key_value = (getattr(config, "head_dim", None) or hidden // heads) * config.num_key_value_heads
-    passing = (6 * hidden + 3 * config.intermediate_size) * size
-    generated = 2 * config.num_hidden_layers * key_value * size + passing + config.vocab_size * size // max_new_tokens
-    scored = passing + config.vocab_size * (size + 8)
+    shape, size = shape_of(model), model.dtype.itemsize
+    passing = (6 * shape.hidden + 3 * shape.inner) * size
+    generated = 2 * shape.layers * shape.key_value * size + passing + shape.vocabulary * size // max_new_tokens
+    scored = passing + shape.vocabulary * (size + 8)
 
     def fitting(cost: int, enough: int) -> int:
         fits = max(1, int(SHARE * hardware.free_memory) // cost)

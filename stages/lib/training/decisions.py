@@ -1,9 +1,11 @@
 """The single decisions of a plan, each with its reason in words."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from importlib.util import find_spec
 from math import ceil
+from types import MappingProxyType
 
 from stages.lib.errors import UserError
 from stages.lib.hardware import Hardware
@@ -11,19 +13,28 @@ from stages.lib.schema.choices import Choice, Engine, Method, Quantization
 from stages.lib.schema.training import Sft, Training
 
 MUCH_PADDING = 0.2
-"""Share of padding from which on rows are laid end to end on a GPU: attention over them is slower to start."""
-
+"""Share of padding from which on rows are packed on a GPU: attention over them is slower to start."""
 
 COMPILE_PASSES = 500
 """Forward passes from which on torch.compile has earned the minute that it takes (bench/training.py)."""
 
 
 class Attention(Enum):
-    """Causal attention without a mask over all pairs of tokens."""
+    """What attends: the first three need no mask over all pairs of tokens."""
 
     row_by_row = "row_by_row"  # explicit, on a CPU
-    varlen = "varlen"  # flash attention over rows end to end
+    varlen = "varlen"  # flash attention over packed rows
     causal = "causal"  # torch's fused attention over padded rows
+    model = "model"  # the model's own, as transformers would have it, with its mask
+    engine = "engine"  # whatever the engine has of its own
+
+
+class Head(Enum):
+    """What makes log-probabilities of the last hidden states."""
+
+    supervised = "supervised"  # ours, of the positions that have a label, on a CPU
+    fused = "fused"  # trl's, in tiles
+    model = "model"  # the model's own logits, all at once
     engine = "engine"  # whatever the engine has of its own
 
 
@@ -57,9 +68,17 @@ def optimizer_steps(section: Training, rows: int) -> int:
 
 
 def decide_attention(
-    name: str, section: Training, hardware: Hardware, lengths: list[int], sequences: int
+    name: str,
+    section: Training,
+    hardware: Hardware,
+    lengths: list[int],
+    sequences: int,
+    ruled_out: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[bool, Attention, str]:
-    """Whether rows are laid end to end, what attends to them, and why."""
+    """Whether rows are packed, what attends to them, and why.
+
+    Raises UserError where sft.padding_free=always is asked of hardware or of a model that can't.
+    """
     asked = section.padding_free if isinstance(section, Sft) else Choice.never
     if section.engine is Engine.unsloth:
         return decide_for_unsloth(asked, lengths)
@@ -69,15 +88,42 @@ def decide_attention(
             f"{name}.padding_free: found always on a GPU of capability {hardware.capability[0]}."
             f"{hardware.capability[1]}, needed 8.0 or newer for attention that keeps rows apart; set auto or never"
         )
-    padding_free = able and asked is not Choice.never and sequences == 1
+    kept_apart = not {"padding_free", "attention"} & set(ruled_out)
+    if asked is Choice.always and not kept_apart:
+        reason = next(iter(ruled_out.values()))
+        raise UserError(
+            f"{name}.padding_free: found always, but this model doesn't keep packed rows apart ({reason}); "
+            "set auto or never"
+        )
+    if "attention" in ruled_out:
+        return False, Attention.model, ruled_out["attention"]
+    padding_free = able and asked is not Choice.never and sequences == 1 and kept_apart
     if hardware.device == "cpu":
-        return padding_free, Attention.row_by_row, "faster than fused attention on a CPU"
+        return padding_free, Attention.row_by_row, ruled_out.get("padding_free", "faster than fused attention on a CPU")
     padding = padding_of(lengths)
     if asked is Choice.auto and padding < MUCH_PADDING:
         return False, Attention.causal, f"padding would be {padding:.0%} at most, and needs no mask"
     if padding_free:
-        return True, Attention.varlen, f"keeps rows end to end apart; padding would be up to {padding:.0%}"
-    return False, Attention.causal, "right padding needs no mask"
+        return True, Attention.varlen, f"keeps packed rows apart; padding would be up to {padding:.0%}"
+    return False, Attention.causal, ruled_out.get("padding_free", "right padding needs no mask")
+
+
+def decide_head(
+    section: Training, hardware: Hardware, all_logits: bool, ruled_out: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Head, str]:
+    """What projects onto the vocabulary, and why; `all_logits` says that the trainer wants every position's."""
+    if section.engine is Engine.unsloth:
+        return Head.engine, "Unsloth's choice"
+    if all_logits:
+        return Head.model, "its trainer reads the logits of all positions"
+    heads = {Head.supervised: "of the positions with a label alone", Head.fused: "trl's, in tiles"}
+    if hardware.device == "cuda":
+        del heads[Head.supervised]
+    reasons = [ruled_out[key] for head in heads if (key := f"head={head.value}") in ruled_out]
+    return next(
+        ((head, "; ".join([why, *reasons])) for head, why in heads.items() if f"head={head.value}" not in ruled_out),
+        (Head.model, "; ".join(reasons)),
+    )
 
 
 def padding_of(lengths: list[int]) -> float:
@@ -86,7 +132,7 @@ def padding_of(lengths: list[int]) -> float:
 
 
 def decide_for_unsloth(asked: Choice, lengths: list[int]) -> tuple[bool, Attention, str]:
-    """As decide_attention. Without these packages Unsloth attends over rows end to end with a mask of all pairs."""
+    """As decide_attention. Without these packages Unsloth attends over packed rows with a mask of all pairs."""
     kernels = [name for name in ("flash_attn", "xformers") if find_spec(name)]
     worth = bool(kernels) and padding_of(lengths) >= MUCH_PADDING
     padding_free = asked is Choice.always or (asked is Choice.auto and worth)
@@ -118,10 +164,13 @@ def decide_compile(name: str, section: Training, hardware: Hardware, passes: int
     return True, f"{passes} forward passes pay for it"
 
 
-def decide_graphs(name: str, section: Training, hardware: Hardware, steps: int, passes: Passes) -> tuple[bool, str]:
+def decide_graphs(
+    name: str, section: Training, hardware: Hardware, steps: int, passes: Passes, attention: Attention
+) -> tuple[bool, str]:
     """Whether the decoder's passes are recorded and replayed (cuda_graphs.py), and why."""
     hindrances = {
         "there is no GPU": hardware.device == "cpu",
+        "the model's own attention takes a mask": attention is Attention.model,
         "Unsloth runs the decoder": section.engine is Engine.unsloth,
         "layers are recomputed": passes.checkpointing,
         "a step takes several passes": passes.rows < section.batch_size,

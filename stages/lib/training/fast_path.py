@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from stages.lib.models.shape import layers_of
 from stages.lib.training.attention import attend_without_mask
 from stages.lib.training.cuda_graphs import fill_up, replay_decoder
 from stages.lib.training.decisions import Attention
-from stages.lib.training.head import gather_head, score_supervised_positions
+from stages.lib.training.head import gather_head, project_by
 from stages.lib.training.plan import Plan
 
 
@@ -20,7 +21,8 @@ def speed_up_model(model: Any, plan: Plan, dtype: Any) -> Any:
         # A 4-bit weight is dequantised for every forward and every backward pass and multiplied in 16 bit: doing that
         # once changes no bit of the result. It costs 2 bytes a parameter.
         model = model.dequantize(dtype=dtype)
-    attend_without_mask(model, plan, dtype)
+    if plan.attention is not Attention.model:
+        attend_without_mask(model, plan, dtype)
     return model
 
 
@@ -32,10 +34,9 @@ def speed_up_trainer(trainer: Any, plan: Plan, dtype: Any) -> None:
         gather_head(causal_lm)
     else:  # FSDP puts other parameters into the place of those that this remembers
         spare_the_host(trainer)
-    if plan.attention is Attention.row_by_row:
-        score_supervised_positions(causal_lm)
+    project_by(causal_lm, plan.head)
     if plan.torch_compile:
-        for layer in causal_lm.get_decoder().layers:
+        for layer in layers_of(causal_lm):
             # One program for all layers, and another once lengths differ. It rounds to 16 bit wherever an uncompiled
             # layer does: without that, losses of a step were up to 0.024 apart, with it 0.001 (bench/training.py).
             layer.compile(options={"emulate_precision_casts": True})

@@ -3,6 +3,7 @@
 import types
 from typing import Any
 
+from stages.lib.training.decisions import Head
 from stages.lib.training.memory import HEAD_ROWS
 
 CHANGED_LOGITS = (
@@ -13,7 +14,7 @@ CHANGED_LOGITS = (
     "lm_head_multiplier",
     "output_router_logits",
 )
-"""Configuration keys of models whose logits are more than head @ hidden, or whose loss has another term."""
+"""Configuration keys of models whose logits are more than head @ hidden + bias, or whose loss has another term."""
 
 
 def gather_head(causal_lm: Any) -> None:
@@ -28,6 +29,14 @@ def gather_head(causal_lm: Any) -> None:
         causal_lm.get_decoder().register_forward_hook(lambda *_: head.unshard())
 
 
+def project_by(causal_lm: Any, head: Head) -> None:
+    """Let trl's trainers score labels by `head`; trl has fused its own already."""
+    if head is Head.supervised:
+        score_supervised_positions(causal_lm)
+    elif head is Head.model:
+        score_own_logits(causal_lm)
+
+
 def score_supervised_positions(causal_lm: Any) -> None:
     """Let trl's fused LM head project only positions that have a label, a few at a time.
 
@@ -37,13 +46,12 @@ def score_supervised_positions(causal_lm: Any) -> None:
     that is itself trained, or a model that scales or caps its logits, keeps trl's own.
     """
     import torch
-    from trl.trainer.utils import FusedCausalLMOutput
 
     head = causal_lm.get_output_embeddings()
     config = causal_lm.config.get_text_config()
     if (
         type(head) is not torch.nn.Linear
-        or head.weight.requires_grad
+        or any(parameter.requires_grad for parameter in head.parameters())
         or any(getattr(config, name, None) for name in CHANGED_LOGITS)
     ):
         return
@@ -53,27 +61,61 @@ def score_supervised_positions(causal_lm: Any) -> None:
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
         if not fused_lm_head:
             return trl_forward(*args, labels=labels, **kwargs)
+        if kwargs.get("output_router_logits"):  # asked for with the batch: the loss has another term
+            return trl_forward(*args, fused_lm_head=True, labels=labels, **kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
         hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
         labels = labels[:, 1:]
         mask = labels != -100
-        scores = score(hidden[mask], head.weight, labels[mask])
-        log_probs, entropy, mean_logits, is_top1 = (x.new_zeros(mask.shape).masked_scatter(mask, x) for x in scores)
-        return FusedCausalLMOutput(
-            loss=-log_probs.sum() / (mask.sum().clamp(min=1) if num_items is None else num_items),
-            log_probs=log_probs,
-            entropy=entropy,
-            mean_logits=mean_logits,
-            is_top1=is_top1,
-            label_mask=mask,
-        )
+        scores = score(hidden[mask], head.weight, head.bias, labels[mask])
+        return fused_output(scores, mask, num_items)
 
     causal_lm.forward = types.MethodType(forward, causal_lm)
 
 
+def score_own_logits(causal_lm: Any) -> None:
+    """Let trl's trainers take log-probabilities from the logits that the model's own forward returns, all at once.
+
+    For models whose forward does more between the last hidden state and the logits than trl's fused head knows. Call
+    it once the trainer is built.
+    """
+    own_forward, trl_forward = types.MethodType(type(causal_lm).forward, causal_lm), causal_lm.forward
+
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return trl_forward(*args, labels=labels, **kwargs)
+        num_items = kwargs.pop("num_items_in_batch", None)
+        logits = own_forward(*args, **{**kwargs, "use_cache": False}).logits[:, :-1]
+        labels = labels[:, 1:]
+        mask = labels != -100
+        logits, label = logits[mask].float(), labels[mask][:, None]
+        log_distribution = logits.log_softmax(-1)
+        entropy = -(log_distribution.exp() * log_distribution).sum(-1).detach()
+        top = logits.argmax(-1, keepdim=True) == label
+        scores = log_distribution.gather(-1, label)[:, 0], entropy, logits.mean(-1).detach(), top[:, 0]
+        return fused_output(scores, mask, num_items)
+
+    causal_lm.forward = types.MethodType(forward, causal_lm)
+
+
+def fused_output(scores: Any, mask: Any, num_items: Any) -> Any:
+    """trl's FusedCausalLMOutput of the `scores` of the positions in `mask`; see score_labels for what they are."""
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    log_probs, entropy, mean_logits, is_top1 = (x.new_zeros(mask.shape).masked_scatter(mask, x) for x in scores)
+    return FusedCausalLMOutput(
+        loss=-log_probs.sum() / (mask.sum().clamp(min=1) if num_items is None else num_items),
+        log_probs=log_probs,
+        entropy=entropy,
+        mean_logits=mean_logits,
+        is_top1=is_top1,
+        label_mask=mask,
+    )
+
+
 def score_labels() -> Any:
-    """A function of hidden states (n, width), a frozen head's weight (vocabulary, width) and labels (n).
+    """A function of hidden states (n, width), a frozen head's weight (vocabulary, width) and bias, and labels (n).
 
     It returns the labels' log-probabilities, and without gradient the entropy of each distribution, its mean logit,
     and whether the label is the most likely token, each (n) and in float32. A label's log-probability depends on its
@@ -84,16 +126,18 @@ def score_labels() -> Any:
 
     class ScoreLabels(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, hidden: Any, weight: Any, labels: Any) -> tuple[Any, ...]:
+        def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, labels: Any) -> tuple[Any, ...]:
             if torch.is_autocast_enabled(hidden.device.type):
                 hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
             weight = weight.to(hidden.dtype)
+            bias = None if bias is None else bias.to(hidden.dtype)
             gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
             parts = []
             for start in range(0, len(labels), HEAD_ROWS):
                 rows = slice(start, start + HEAD_ROWS)
                 label = labels[rows, None]
-                logits = (hidden[rows] @ weight.T).float()
+                logits = hidden[rows] @ weight.T
+                logits = (logits if bias is None else logits + bias).float()
                 largest, top = logits.max(-1)
                 probabilities = logits.softmax(-1)
                 log_normaliser = largest - probabilities.gather(-1, top[:, None])[:, 0].log()
@@ -109,8 +153,8 @@ def score_labels() -> Any:
             return scores
 
         @staticmethod
-        def backward(ctx: Any, grad_log_probs: Any, *_: Any) -> tuple[Any, None, None]:
+        def backward(ctx: Any, grad_log_probs: Any, *_: Any) -> tuple[Any, None, None, None]:
             (gradient,) = ctx.saved_tensors
-            return gradient * grad_log_probs[:, None], None, None
+            return gradient * grad_log_probs[:, None], None, None, None
 
     return ScoreLabels.apply

@@ -1,9 +1,9 @@
 """How much memory a training step takes, and which settings would make it fit."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from stages.lib.errors import UserError
+from stages.lib.models.shape import Shape
 from stages.lib.schema.choices import Method, Optim, Quantization
 from stages.lib.schema.training import Training
 
@@ -41,7 +41,7 @@ class Estimate:
 
 def estimate(
     section: Training,
-    config: Any,
+    shape: Shape,
     parameters: int,
     tokens: int,
     *,
@@ -53,38 +53,26 @@ def estimate(
 ) -> Estimate:
     """Memory of one step over `tokens` tokens (rows x longest row of one forward pass) in 16-bit arithmetic.
 
-    `config` is a Llama-like model configuration; `parameters` the number of its weights. Activations are what the
-    layers of transformers' Llama keep for the backward pass, in bytes a token and layer, of hidden width h, key and
-    value width k, inner width i: two norms 16 h, attention 6 h + 4 k, MLP 8 i, the adapter's inner values 14 r, and
-    the weights of explicit attention 2 a s for a heads and s tokens in a row on a CPU (fused attention keeps none).
-    With `all_logits` every position is projected onto the vocabulary at once, as trl's ORPO does.
+    `shape` is the model's, `parameters` the number of its weights. Activations are what the layers of transformers'
+    Llama keep for the backward pass, in bytes a token and layer, of hidden width h, key and value width k, inner width
+    i: two norms 16 h, attention 6 h + 4 k, MLP 8 i, the adapter's inner values 14 r, and the weights of explicit
+    attention 2 a s for a heads and s tokens in a row on a CPU (fused attention keeps none). Other families keep about
+    as much. With `all_logits` every position is projected onto the vocabulary at once, as trl's ORPO does.
     Checkpointing keeps a layer's input, 2 h, and one layer's values at a time. `shards` processes with FSDP hold a
     part each of the weights and of what is trained, and beside it two whole layers and the embeddings at a time.
     """
-    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or hidden // heads
-    key_value = width * config.num_key_value_heads
+    hidden, layers = shape.hidden, shape.layers
     rank = section.lora.r if section.method is Method.lora else 0
-    sizes = {
-        "q_proj": (hidden, heads * width),
-        "k_proj": (hidden, key_value),
-        "v_proj": (hidden, key_value),
-        "o_proj": (heads * width, hidden),
-        "gate_proj": (hidden, inner),
-        "up_proj": (hidden, inner),
-        "down_proj": (inner, hidden),
-    }
-    targets = [sizes[name] for name in section.lora.target_modules if name in sizes]
-    trained = layers * rank * sum(ins + outs for ins, outs in targets) if rank else parameters
-    a_layer = tokens * (22 * hidden + 4 * key_value + 8 * inner + 2 * rank * len(targets))
+    targets = adapted(section, shape)
+    trained = rank * sum(ins + outs for ins, outs in targets) if rank else parameters
+    a_layer = tokens * (22 * hidden + 4 * shape.key_value + 8 * shape.inner + 2 * rank * len(targets) // layers)
     if on_cpu:
-        a_layer += 2 * heads * tokens * min(tokens, section.max_length)
+        a_layer += 2 * shape.heads * tokens * min(tokens, section.max_length)
     activations = layers * 2 * tokens * hidden + a_layer if checkpointing else layers * a_layer
     scored = min(tokens, HEAD_ROWS) if on_cpu and not all_logits else tokens
-    logits = 10 * scored * config.vocab_size  # in 16 bit, in float32, and their softmax
+    logits = 10 * scored * shape.vocabulary  # in 16 bit, in float32, and their softmax
     bytes_each = (2 if section.quantization is Quantization.none else 0.55) if rank else 4
-    at_once = 2 * parameters // layers + 2 * hidden * config.vocab_size
+    at_once = 2 * parameters // layers + 2 * hidden * shape.vocabulary
     own = -(-trained // shards)
     return Estimate(
         adapter=4 * own if rank else 0,
@@ -96,6 +84,12 @@ def estimate(
         fragments=int(FRAGMENTED * (activations + logits)) if on_cpu else 0,
         weights=int(bytes_each * (parameters / shards + at_once)) if shards > 1 else 0,
     )
+
+
+def adapted(section: Training, shape: Shape) -> list[tuple[int, int]]:
+    """Width in and out of each layer that gets an adapter."""
+    names = {name.rsplit(".", 1)[-1] for name in section.lora.target_modules}
+    return [(ins, outs) for name, ins, outs in shape.projections if name in names]
 
 
 def too_large(found: Estimate, free: int, remedies: dict[str, Estimate]) -> UserError:

@@ -1,20 +1,24 @@
 """How an optimizer step is computed on the hardware found: decisions that change speed and memory alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from stages.lib.errors import require
 from stages.lib.hardware import Hardware
+from stages.lib.models.shape import shape_of
 from stages.lib.schema.choices import Choice, Distributed, Optim
 from stages.lib.schema.training import Training, divisors
 from stages.lib.training.decisions import (
     Attention,
+    Head,
     Passes,
     decide_attention,
     decide_compile,
     decide_dequantize,
     decide_graphs,
+    decide_head,
     optimizer_steps,
 )
 from stages.lib.training.memory import GIB, Estimate, estimate, too_large
@@ -40,7 +44,8 @@ class Plan:
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
     attention: Attention
-    padding_free: bool  # rows end to end instead of padded to one length
+    head: Head
+    padding_free: bool  # rows packed instead of padded to one length
     pad_to_multiple_of: int | None  # tokens; few lengths, so that little is compiled anew
     torch_compile: bool  # of each layer
     cuda_graphs: bool  # the decoder's passes replayed
@@ -49,16 +54,18 @@ class Plan:
     longest: int  # tokens of the longest sequence
     estimated_mib: int  # of a process, beyond the loaded model
     free_mib: int
+    parity: float = float("nan")  # nats between its log-probabilities and the model's own, at most (parity.py)
+    parity_tokens: int = 0  # over so many
     why: dict[str, str] = field(default_factory=dict)
 
     def decisions(self) -> dict[str, Any]:
         """What was decided, without what was measured: equal for two runs that compute the same."""
-        measured = ("estimated_mib", "free_mib", "why")
+        measured = ("estimated_mib", "free_mib", "parity", "parity_tokens", "why")
         return {key: value for key, value in self.record().items() if key not in measured}
 
     def record(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self) | {"attention": self.attention.value}
+        return asdict(self) | {"attention": self.attention.value, "head": self.head.value}
 
     def block(self, name: str) -> str:
         """What was decided and why, for people, a line each."""
@@ -75,11 +82,13 @@ def make_plan(
     hardware: Hardware,
     sequences: int = 1,
     all_logits: bool = False,
+    ruled_out: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
     """Decide how one optimizer step of `section.batch_size` rows is computed on `hardware`.
 
     `lengths` are the rows' in tokens, by the longest sequence of those that a row has (`sequences`; a pair: 2);
-    `name` is the section's; `all_logits` says that the trainer projects every position onto the vocabulary at once.
+    `name` is the section's; `all_logits` says that the trainer projects every position onto the vocabulary at once;
+    `ruled_out` are pieces of the fast path that this model can't take, and why (parity.py).
     Micro-batch times accumulation times `hardware.processes` is always the batch size. What a setting leaves open
     (micro_batch_size 0, a choice that is auto) is chosen so that the step fits. Raises UserError naming two settings
     if it can't, the one that the hardware can't do, or a batch size that the processes can't share evenly.
@@ -93,19 +102,20 @@ def make_plan(
         f"{divisors(section.batch_size)}",
     )
     share = section.batch_size // processes  # rows of a step for each process
+    head, head_why = decide_head(section, hardware, all_logits, ruled_out)
     longest, on_cpu = max(lengths), hardware.device == "cpu"
-    config, parameters = model.config.get_text_config(), model.num_parameters()
+    shape, parameters = shape_of(model), model.num_parameters()
 
     def needed(passes: Passes, tokens: int = longest, changed: Training = section) -> Estimate:
         return estimate(
             changed,
-            config,
+            shape,
             parameters,
             passes.rows * sequences * tokens,
             on_cpu=on_cpu,
             checkpointing=passes.checkpointing,
             dequantized=passes.dequantize,
-            all_logits=all_logits,
+            all_logits=head is Head.model,
             shards=processes if hardware.sharded else 1,
         )
 
@@ -113,10 +123,10 @@ def make_plan(
     own = replace(section, batch_size=share, processes=0)
     passes, passes_why = decide_passes(name, own, hardware, longest, sequences, room, needed)
     accumulation = share // passes.rows
-    padding_free, attention, attention_why = decide_attention(name, section, hardware, lengths, sequences)
+    padding_free, attention, attention_why = decide_attention(name, section, hardware, lengths, sequences, ruled_out)
     steps = optimizer_steps(section, len(lengths)) * accumulation
     torch_compile, compile_why = decide_compile(name, section, hardware, steps)
-    cuda_graphs, graphs_why = decide_graphs(name, own, hardware, steps, passes)
+    cuda_graphs, graphs_why = decide_graphs(name, own, hardware, steps, passes, attention)
     # Paging is a GPU affair; on a CPU bitsandbytes runs its plain AdamW instead, slower than torch's.
     unpaged = on_cpu and section.optim is Optim.paged_adamw_32bit
     total = needed(passes).total()
@@ -128,6 +138,7 @@ def make_plan(
         gradient_accumulation_steps=accumulation,
         gradient_checkpointing=passes.checkpointing,
         attention=attention,
+        head=head,
         padding_free=padding_free,
         pad_to_multiple_of=None if on_cpu or padding_free or attention is Attention.engine else PAD_TO,
         torch_compile=torch_compile,
@@ -141,7 +152,8 @@ def make_plan(
             **processes_why(section, hardware),
             "micro_batch_size": f"of a batch of {section.batch_size}, rows of up to {longest} tokens; {memory}",
             "attention": attention_why,
-            "padding_free": "rows end to end" if padding_free else "rows padded to the longest of a pass",
+            "head": head_why,
+            "padding_free": "rows are packed" if padding_free else "rows are padded to the longest of a pass",
             "torch_compile": compile_why,
             "cuda_graphs": graphs_why,
             "optim": "no paging on a CPU" if unpaged else "as asked",

@@ -13,14 +13,15 @@ def rehearse(
     trainer: Any,
     plan: Plan,
     lengths: list[int],
+    dtype: Any,
     check: Callable[[dict[str, float]], dict[str, float]] = dict,
 ) -> dict[str, float]:
     """One forward and backward pass on the longest rows before training: what can't work fails in the first minute.
 
-    `lengths` are those of the trainer's rows. It leaves weights, random numbers and metrics as they were. Returns the
-    loss and trl's other figures of the pass, as `check` returns them. Raises UserError if the GPU's memory is not
-    enough, or what `check` raises. A model that is spread over processes (FSDP) can run in its trainer alone: there
-    the first step stands in, and the figures are in the dictionary once it is taken.
+    `lengths` are those of the trainer's rows, `dtype` what it computes in. It leaves weights, random numbers and
+    metrics as they were. Returns the loss and trl's other figures of the pass, as `check` returns them. Raises
+    UserError if the GPU's memory is not enough, or what `check` raises. A model that is sharded (FSDP) can run in its
+    trainer alone: there the first step stands in, and the figures are in the dictionary once it is taken.
     """
     import torch
 
@@ -28,11 +29,11 @@ def rehearse(
         print(f"{name}: with fsdp the first step is its own rehearsal", flush=True)
         return first_step(trainer, check)
 
-    longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])[: plan.micro_batch_size]
+    longest = longest_rows(lengths, plan)
     model = trainer.model
     model.train()
     try:
-        with torch.random.fork_rng(), torch.autocast(device(), enabled=trainer.args.bf16 or trainer.args.fp16):
+        with torch.random.fork_rng(), torch.autocast(device(), dtype, enabled=dtype is not torch.float32):
             batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[index] for index in longest]))
             loss = trainer.compute_loss(model, batch)
             loss.backward()
@@ -47,6 +48,11 @@ def rehearse(
     metrics["train"].clear()
     trainer._total_train_tokens = 0
     return check({"loss": float(loss.detach()), **figures})
+
+
+def longest_rows(lengths: list[int], plan: Plan) -> list[int]:
+    """The indices of the longest rows, as many as a pass takes."""
+    return sorted(range(len(lengths)), key=lambda index: -lengths[index])[: plan.micro_batch_size]
 
 
 def first_step(trainer: Any, check: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What every training stage does around its trainer: begin, decide, note what made the model, train, publish."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +12,15 @@ from stages.lib.lineage import arguments_of, file_sha256, weights_sha256, write_
 from stages.lib.models.loading import copy_tokenizer, load_for_training, load_tokenizer
 from stages.lib.models.precision import resolve_precision
 from stages.lib.publish import published
+from stages.lib.records import write_json
 from stages.lib.schema.choices import Engine, Method
 from stages.lib.training.checkpoints import checkpoint_folder, train_with_checkpoints
-from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
+from stages.lib.training.fast_path import causal_lm_of, speed_up_model, speed_up_trainer
+from stages.lib.training.parity import Row, own_pass, path_difference, rule_out
 from stages.lib.training.plan import Plan, make_plan
 from stages.lib.training.processes import count, count_here, from_all, from_main, is_main, sharded
 from stages.lib.training.progress import refuse_broken_steps, report_progress, write_log
+from stages.lib.training.rehearsal import longest_rows, rehearse
 from stages.lib.training.trainer import keep_adapter_in_float32, keep_losses_in_float32, lora_config, save_adapter
 from stages.lib.training.unsloth_engine import UNLOGGED, add_adapter, load_for_unsloth, settle_trainer, start_engine
 
@@ -38,9 +41,28 @@ class TrainingRun:
     engine: dict[str, str]  # its name and version
     compute_seconds: float = 0.0  # in steps of training
 
-    def plan(self, lengths: list[int], **options: Any) -> Plan:
-        """Decide how a step over rows of these `lengths` is computed, and say so; options as make_plan takes them."""
-        plan = make_plan(self.name, self.section, self.model, lengths, self.hardware, **options)
+    def plan(self, lengths: list[int], rows: list[Row], **options: Any) -> Plan:
+        """Decide how a step over rows of these `lengths` is computed, and say so; options as make_plan takes them.
+
+        What it decides computes what the model computes by itself, on a probe of `rows` (see parity.py).
+        """
+        ruled_out: dict[str, str] = {}
+        while True:
+            plan = make_plan(
+                self.name, self.section, self.model, lengths, self.hardware, ruled_out=ruled_out, **options
+            )
+            if self.section.engine is Engine.unsloth:
+                break
+            asked = (self.base, rows, self.tokenizer.pad_token_id, self.dtype)
+            frozen = self.section.method is Method.lora
+            # One process asks for all: they must all decide alike.
+            found = from_main(path_difference(plan, *asked, frozen) if is_main() else None)
+            if found.accepted():
+                why = f"nats at most from the model's own log-probabilities, over {found.tokens} tokens"
+                measured = {"parity": float(f"{found.largest:.1e}"), "parity_tokens": found.tokens}
+                plan = replace(plan, **measured, why={**plan.why, "parity": why})
+                break
+            ruled_out |= from_main(rule_out(plan, found, *asked) if is_main() else None)
         print(plan.block(self.name), flush=True)
         return plan
 
@@ -80,6 +102,42 @@ class TrainingRun:
         else:
             yield from_main(None)
 
+    def rehearsed(
+        self,
+        plan: Plan,
+        make_trainer: Callable[[Plan], Any],
+        lengths: list[int],
+        probe: Callable[[list[int]], list[Row]],
+        check: Callable[[dict[str, float]], dict[str, float]] = dict,
+    ) -> tuple[Any, Plan, dict[str, float]]:
+        """The trainer that `make_trainer` builds, after a pass on the longest rows; see rehearse.
+
+        Where layers are compiled or passes recorded, the pass is compared with the model's own on the rows that
+        `probe` gives for indices, and the plan falls back to neither where they differ. Returns the trainer, its plan
+        and the figures of the pass.
+        """
+        while True:
+            wanted = None
+            if plan.torch_compile or plan.cuda_graphs:
+                wanted = own_pass(
+                    self.model, probe(longest_rows(lengths, plan)), self.tokenizer.pad_token_id, self.dtype
+                )
+            trainer = make_trainer(plan)
+            figures = rehearse(self.name, trainer, plan, lengths, self.dtype, check)
+            if wanted is None:
+                return trainer, plan, figures
+            found = max(from_all(wanted.difference(causal_lm_of(trainer.model), plan)), key=lambda each: each.largest)
+            if found.accepted():
+                parity = float(f"{found.largest:.1e}")
+                print(f"{self.name}: compiled or recorded, {found}", flush=True)
+                return trainer, plan, {**figures, "parity_compiled": parity}
+            piece = "cuda_graphs" if plan.cuda_graphs else "torch_compile"
+            changed = {piece: False, "why": {**plan.why, piece: f"not so: {found}"}}
+            plan = replace(plan, **changed)  # type: ignore[arg-type]
+            print(f"{self.name}: without {piece}: {found}", flush=True)
+            del trainer
+            self.model = load_for_training(self.base, self.section, self.dtype, sharded())
+
     def train(self, trainer: Any, folder: Path) -> None:
         """Train to the end, with progress printed and checkpoints in `folder`. Raises UserError if a step is broken."""
         refuse_broken_steps(self.name, trainer)
@@ -110,6 +168,12 @@ class TrainingRun:
             columns = {name: key for name, key in columns.items() if key not in UNLOGGED}
         with published(out) as path:
             write_log(trainer.state.log_history, path, columns, self.section.logging_steps)
+
+    def publish_metrics(self, out: Path, plan: Plan, start: dict[str, float], **more: float) -> None:
+        """Write the JSON file `out`: how exact the arithmetic of `plan` is, figures from the `start`, and `more`."""
+        compiled = {key: value for key, value in start.items() if key == "parity_compiled"}
+        with published(out) as path:
+            write_json(path, {"parity": plan.parity, "parity_tokens": plan.parity_tokens, **compiled, **more})
 
     def facts(self, plan: Plan, **more: Any) -> dict[str, Any]:
         """For the run record: the hardware, and what was decided on it."""

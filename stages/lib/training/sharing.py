@@ -1,10 +1,10 @@
 """Whether each process holds the whole model (ddp) or a part of it (fsdp)."""
 
 from pathlib import Path
-from typing import Any
 
 from stages.lib.errors import UserError
 from stages.lib.models.precision import BYTES, count_weights, pick_quantization
+from stages.lib.models.shape import Shape, shape_in
 from stages.lib.schema.choices import Choice, Distributed, Method, Quantization
 from stages.lib.schema.training import Sft, Training
 from stages.lib.training.memory import GIB, estimate
@@ -20,7 +20,6 @@ def decide_sharing(section: Training, base: Path, processes: int) -> tuple[Distr
     Raises UserError for fsdp without GPUs.
     """
     import torch
-    from transformers import AutoConfig
 
     gpus = range(torch.cuda.device_count())
     if not gpus:
@@ -33,14 +32,13 @@ def decide_sharing(section: Training, base: Path, processes: int) -> tuple[Distr
     if section.distributed is not Distributed.auto:
         return section.distributed, "as asked"
     memory = min(torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus)
-    config = AutoConfig.from_pretrained(base, local_files_only=True).get_text_config()
-    return share_out(section, config, count_weights(base), memory)
+    return share_out(section, shape_in(base), count_weights(base), memory)
 
 
-def share_out(section: Training, config: Any, weights: int, memory: int) -> tuple[Distributed, str]:
+def share_out(section: Training, shape: Shape, weights: int, memory: int) -> tuple[Distributed, str]:
     """ddp where the smallest possible step fits into `memory` bytes of one GPU beside the whole model, else fsdp.
 
-    `config` is the model's configuration, `weights` how many it has. ddp is the faster one: it exchanges the
+    `shape` is the model's, `weights` how many it has. ddp is the faster one: it exchanges the
     gradients of what is trained, fsdp every weight, twice a step.
     """
     whole = section.method is Method.full
@@ -49,7 +47,7 @@ def share_out(section: Training, config: Any, weights: int, memory: int) -> tupl
     checkpointing = section.gradient_checkpointing is not Choice.never
     step = estimate(
         section,
-        config,
+        shape,
         weights,
         max(1, section.micro_batch_size) * section.max_length * (1 if isinstance(section, Sft) else 2),
         on_cpu=False,

@@ -1,10 +1,8 @@
 """Batches hold what fits into memory, on a small card as on a large one."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from stages.lib.errors import UserError
 from stages.lib.evaluation.batches import BatchTokens, batches_by_length, explain_full_memory, fitting_batches
@@ -22,7 +20,8 @@ LLAMA_3_8B = LlamaConfig(
 
 
 def batches(free: int, device: str = "cuda", most: int = 0) -> BatchTokens:
-    model = SimpleNamespace(config=LLAMA_3_8B, dtype=torch.bfloat16)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LLAMA_3_8B).to(torch.bfloat16)
     return fitting_batches(model, Hardware(device, free, free, True), 256, most)
 
 

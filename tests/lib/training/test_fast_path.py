@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from stages.lib.models.loading import load_quantized
 from stages.lib.schema.choices import Quantization
 from stages.lib.training.attention import attend_without_mask
-from stages.lib.training.decisions import Attention
+from stages.lib.training.decisions import Attention, Head
 from stages.lib.training.fast_path import speed_up_model, speed_up_trainer
 from stages.lib.training.head import score_supervised_positions
 from stages.lib.training.plan import Plan
@@ -31,6 +31,7 @@ def plan(attention, dequantize_once=False):
         gradient_accumulation_steps=1,
         gradient_checkpointing=False,
         attention=attention,
+        head=Head.supervised,
         padding_free=True,
         pad_to_multiple_of=None,
         torch_compile=False,

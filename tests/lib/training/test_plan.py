@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from stages.lib.errors import UserError
 from stages.lib.hardware import Hardware, resolve_dtype
+from stages.lib.models.shape import shape_of
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Method, Optim, Quantization
 from stages.lib.schema.training import Lora, Sft
 from stages.lib.training.decisions import Attention
@@ -206,7 +207,7 @@ def test_recorded_passes_and_compiled_layers_are_not_for_spread_weights(tinyllam
 
 
 def llama_8b():
-    """Llama 3's shape, and how many weights it has."""
+    """Llama 3's configuration, and how many weights it has."""
     shape = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256}
     return LlamaConfig(**shape, num_attention_heads=32, num_key_value_heads=8), 8_030_261_248
 
@@ -225,7 +226,10 @@ def llama_8b():
 def test_a_model_is_spread_where_one_gpu_cannot_hold_a_step(gib, quantization, method, sharing):
     values = {"quantization": quantization, "method": method, "distributed": Distributed.auto, "max_length": 512}
     section = Sft(**tiny_training(lora=Lora(r=16, lora_alpha=32, lora_dropout=0.0), **values))
-    found, why = share_out(section, *llama_8b(), gib * GIB)
+    config, weights = llama_8b()
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    found, why = share_out(section, shape_of(model), weights, gib * GIB)
     assert found is sharing
     assert f"of {gib} GiB of one GPU" in why
 
