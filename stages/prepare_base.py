@@ -14,6 +14,7 @@ from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.lineage import file_sha256, weights_sha256, write_lineage
 from stages.lib.models.base_sources import load_from_directory, load_from_hub, load_from_wheel
+from stages.lib.models.target_modules import all_linear
 from stages.lib.models.template_checks import refuse_endless_answers, refuse_untrained_tokens
 from stages.lib.publish import published
 from stages.lib.schema.choices import BaseSource
@@ -47,6 +48,7 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
             {
                 "kind": "base",
                 "source": {key: value for key, value in asdict(section).items() if key != "source" and value},
+                "target_modules": all_linear(model),
                 "weights_sha256": weights_sha256(out),
                 "chat_template_sha256": file_sha256(out / "chat_template.jinja"),
             },

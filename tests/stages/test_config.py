@@ -51,6 +51,11 @@ def run_config(place, *overrides):
         ("dpo.beta=0", ["dpo.beta: found 0"]),
         ("sft.lora.r=0", ["sft.lora.r: found 0"]),
         ("sft.lora.target_modules=[]", ["sft.lora.target_modules"]),
+        (
+            "sft.lora.target_modules=all_linear",
+            ["sft.lora.target_modules: found 'all_linear'", "all-linear, or a list"],
+        ),
+        ("sft.lora.target_modules=[1]", ["sft.lora.target_modules: found [1]"]),
         ("sft.micro_batch_size=-3", ["sft.micro_batch_size: found -3"]),
         ("merge.dtype=float32", ["merge.dtype: found 'float32'"]),
         ("sft.method=full", ["sft.quantization: found 'nf4'", "sft.method=full"]),

@@ -1,11 +1,16 @@
 """Answers from a model, many at a time."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.errors import UserError
 from stages.lib.evaluation.batches import batches_by_length
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 
 @dataclass
@@ -43,19 +48,21 @@ def generate_answers(
 def generate_batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
     """Greedy answers to one batch of tokenised prompts; rows that have ended leave the batch.
 
-    Our own loop, since transformers' `generate` computes every row until the last one ends, and takes penalties from
-    a model's generation_config, so that "greedy" would mean something else for each model.
+    Our own loop, since transformers' `generate` computes every row until the last one ends. Rows leave caches of keys
+    and values; a model whose layers keep another state is left to `generate`.
     """
     import torch
     from transformers import DynamicCache
 
+    cache = DynamicCache(config=model.config)
+    if not keeps_keys_and_values(cache):
+        return generate_by_transformers(model, tokenizer, prompts, max_new_tokens)
     ids, present = (torch.tensor(side, device=model.device) for side in padded_left(prompts, tokenizer.pad_token_id))
     positions = (present.cumsum(1) - 1).clamp(min=0)
     stops = stop_ids(model.generation_config)
     said: list[list[int]] = [[] for _ in prompts]
     stopped = [False] * len(prompts)
     going = list(range(len(prompts)))
-    cache = DynamicCache(config=model.config)
     with torch.inference_mode():
         for _ in range(max_new_tokens):
             output = model(
@@ -81,6 +88,39 @@ def generate_batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_new
             positions = positions[:, -1:] + 1
     texts = tokenizer.batch_decode(said, skip_special_tokens=True)
     return [Answer(text.strip(), end, len(row)) for text, end, row in zip(texts, stopped, said, strict=True)]
+
+
+def keeps_keys_and_values(cache: DynamicCache) -> bool:
+    """Whether a model's cache holds keys and values alone, of all tokens or of a window of them."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    return bool(cache.layers) and {type(layer) for layer in cache.layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
+
+
+def generate_by_transformers(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
+    """As generate_batch, by transformers' own `generate`, without the penalties of a model's generation_config."""
+    import torch
+    from transformers import GenerationConfig
+
+    stops = stop_ids(model.generation_config)
+    greedy = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=sorted(stops),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    ids, present = (torch.tensor(side, device=model.device) for side in padded_left(prompts, tokenizer.pad_token_id))
+    with torch.inference_mode():
+        whole = model.generate(ids, attention_mask=present, generation_config=greedy)
+    answers = []
+    for row in whole[:, ids.shape[1] :].tolist():
+        end = next((place for place, token in enumerate(row) if token in stops), None)
+        text = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+        answers.append(Answer(text, end is not None, len(row) if end is None else end))
+    return answers
 
 
 def generate_continuously(

@@ -4,6 +4,7 @@ from typing import Any
 
 from stages.lib.evaluation.batches import batches_by_length
 from stages.lib.models.chat import Messages, encode
+from stages.lib.models.logits import logits_at
 
 
 def answer_log_probs(
@@ -30,8 +31,8 @@ def answer_log_probs(
             present[row, :length] = 1
         ids, said, present = ids.to(model.device), said.to(model.device), present.to(model.device)
         with torch.inference_mode():
-            hidden = model.base_model(input_ids=ids, attention_mask=present, use_cache=False).last_hidden_state[:, :-1]
-            logits = model.get_output_embeddings()(hidden[said[:, 1:]]).float()
+            before = torch.nn.functional.pad(said[:, 1:], (0, 1))  # what a position says is the next one's token
+            logits = logits_at(model, before, input_ids=ids, attention_mask=present).float()
             scores = -torch.nn.functional.cross_entropy(logits, ids[:, 1:][said[:, 1:]], reduction="none")
         by_row = torch.zeros(said[:, 1:].shape, device=model.device).masked_scatter(said[:, 1:], scores).sum(1).tolist()
         counts = said[:, 1:].sum(1).tolist()

@@ -1,41 +1,153 @@
 """Conversations as token ids, always through the model's own chat_template.jinja.
 
-The same conversation gives the same ids in training, evaluation and chat. A template marks what the assistant says,
-stop token included, with {% generation %}; those tokens are what assistant-only loss learns.
+The same conversation gives the same ids in training, evaluation and chat. What the assistant says, stop token
+included, is what assistant-only loss learns: what a template marks with {% generation %}, or, where it marks nothing,
+what it writes after the prompt that the answer would be generated from.
 """
 
-from dataclasses import dataclass
-from typing import Any
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import BatchEncoding
+
 IGNORED = -100
 """The label that torch's cross entropy leaves out."""
+
+MARK = re.compile(r"{%-?\s*generation\s*-?%}")
 
 Messages = list[dict[str, str]]
 
 
 @dataclass
 class Encoded:
-    """One conversation: `input_ids` and, aligned with it, whether the assistant says the token."""
+    """One conversation: `input_ids` and, aligned with it, whether the assistant says the token.
+
+    `elsewhere` are the messages, by their place, whose answers no prompt leads to: a template that writes earlier
+    answers otherwise than new ones (Qwen3 takes their thinking out) never generates them in this form. They are
+    learned in rows of their own (see `encode_last`).
+    """
 
     input_ids: list[int]
     by_assistant: list[bool]
+    elsewhere: list[int] = field(default_factory=list)
+
+
+def render(tokenizer: Any, messages: Messages, add_generation_prompt: bool = False) -> str:
+    """A conversation's text by the model's template. Raises UserError with the template's reason if it refuses it."""
+    return apply_template(tokenizer, messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+
+
+def apply_template(tokenizer: Any, messages: Messages, **options: Any) -> Any:
+    """tokenizer.apply_chat_template, with what a template refuses as a UserError."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, **options)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(f"chat_template.jinja refuses a conversation of {roles}: {error}") from None
 
 
 def encode(tokenizer: Any, messages: Messages) -> Encoded:
-    """Render and tokenise a whole conversation."""
-    rendered = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, add_special_tokens=False
+    """Render and tokenise a whole conversation.
+
+    Raises UserError for a conversation that the template refuses, and, where the template marks no answers, if the
+    prompt of the last one isn't the beginning of prompt and answer.
+    """
+    if MARK.search(tokenizer.chat_template):
+        rendered = apply_template(
+            tokenizer, messages, return_dict=True, return_assistant_tokens_mask=True, add_special_tokens=False
+        )
+        return Encoded(rendered["input_ids"], [bool(flag) for flag in rendered["assistant_masks"]])
+    text = render(tokenizer, messages)
+    spans = {place: answer_span(tokenizer, messages, place, text) for place in answers(messages)}
+    elsewhere = [place for place, span in spans.items() if span is None]
+    return Encoded(*tokenise(tokenizer, text, [span for span in spans.values() if span]), elsewhere)
+
+
+def encode_last(tokenizer: Any, messages: Messages) -> Encoded:
+    """A conversation that ends in an answer, of which that answer alone is learned."""
+    whole = encode(tokenizer, messages)
+    end = last_true(whole.by_assistant)
+    begin = end
+    while begin and whole.by_assistant[begin - 1]:
+        begin -= 1
+    learned = [begin <= place <= end for place in range(len(whole.input_ids))]
+    return Encoded(whole.input_ids, learned)
+
+
+def answers(messages: Messages) -> list[int]:
+    """The places of the assistant's messages that something precedes."""
+    return [place for place, message in enumerate(messages) if place and message["role"] == "assistant"]
+
+
+def answer_span(tokenizer: Any, messages: Messages, place: int, text: str) -> tuple[int, int] | None:
+    """Where in a conversation's `text` the answer at `place` begins and, its stop token included, ends.
+
+    It begins where the prompt ends that it is generated from. It ends with the tokenizer's eos_token, which
+    prepare-base sets to the token that the template ends answers with. None for an earlier answer that the template
+    writes otherwise than a new one. Raises UserError for a new one that doesn't begin with its prompt.
+    """
+    last = place == len(messages) - 1
+    prompt = render(tokenizer, messages[:place], add_generation_prompt=True)
+    if not text.startswith(prompt):
+        if last:
+            raise UserError(not_the_beginning(messages[place]["content"]))
+        return None
+    end = len(text) if last else common_beginning(text, render(tokenizer, messages[: place + 1]))
+    stop = text.rfind(tokenizer.eos_token, len(prompt), end)
+    if stop >= 0:
+        return len(prompt), stop + len(tokenizer.eos_token)
+    return (len(prompt), end) if last else None
+
+
+def common_beginning(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    shorter = min(len(one), len(other))
+    return next((place for place in range(shorter) if one[place] != other[place]), shorter)
+
+
+def tokenise(tokenizer: Any, text: str, spans: list[tuple[int, int]]) -> tuple[list[int], list[bool]]:
+    """Token ids of a rendered conversation, and which of them are in the `spans` of characters.
+
+    Raises UserError for a token that is partly in a span: generation, which starts at the span, never sees it.
+    """
+    encoding: BatchEncoding = tokenizer(text, add_special_tokens=False)
+    ids = encoding["input_ids"]
+    inside = [False] * len(ids)
+    for begin, end in spans:
+        places = (encoding.char_to_token(character) for character in range(begin, end))
+        first = next((place for place in places if place is not None), None)
+        final = encoding.char_to_token(end - 1)
+        if first is None or final is None:
+            continue
+        if (characters := encoding.token_to_chars(first)) and characters.start < begin:
+            raise UserError(not_the_beginning(text[begin:end]))
+        inside[first : final + 1] = [True] * (final + 1 - first)
+    return ids, inside
+
+
+def not_the_beginning(answer: str) -> str:
+    """The message for a template or an answer that training would see in another context than generation."""
+    return (
+        f"chat_template.jinja: the prompt's tokens are not the beginning of prompt and answer for {answer[:40]!r}; "
+        "needed a generation prompt that an answer is written behind as it is, and that ends on a token boundary, such "
+        "as a newline. Choose or write a file of conf/chat_template"
     )
-    return Encoded(rendered["input_ids"], [bool(flag) for flag in rendered["assistant_masks"]])
+
+
+def last_true(flags: list[bool]) -> int:
+    """The last place of a true flag; there must be one."""
+    return max(place for place, flag in enumerate(flags) if flag)
 
 
 def encode_prompt(tokenizer: Any, messages: Messages) -> list[int]:
     """Token ids up to where the assistant's answer begins."""
-    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)[
-        "input_ids"
-    ]
+    return tokenizer(render(tokenizer, messages, add_generation_prompt=True), add_special_tokens=False)["input_ids"]
 
 
 def encode_answer(tokenizer: Any, prompt: Messages, answer: str) -> tuple[list[int], list[int]]:
@@ -47,12 +159,8 @@ def encode_answer(tokenizer: Any, prompt: Messages, answer: str) -> tuple[list[i
     prompt_ids = encode_prompt(tokenizer, prompt)
     whole = encode(tokenizer, [*prompt, {"role": "assistant", "content": answer}])
     if whole.input_ids[: len(prompt_ids)] != prompt_ids:
-        raise UserError(
-            f"chat_template.jinja: the prompt's tokens are not the beginning of prompt and answer for "
-            f"{answer[:40]!r}; end the generation prompt on a token boundary, such as a newline"
-        )
-    end = max(index for index, said in enumerate(whole.by_assistant) if said) + 1
-    return prompt_ids, whole.input_ids[len(prompt_ids) : end]
+        raise UserError(not_the_beginning(answer))
+    return prompt_ids, whole.input_ids[len(prompt_ids) : last_true(whole.by_assistant) + 1]
 
 
 def stop_ids(model_or_generation_config: Any) -> set[int]:

@@ -16,12 +16,13 @@ def quiet_libraries() -> None:
     """Silence what is known and harmless, so that what is printed is worth reading.
 
     bitsandbytes looks for a CPU kernel from the hub when it is imported; trl 1.16 uses a name that transformers 5.23
-    is about to drop; loading weights needs no progress bar of its own.
+    is about to drop; peft says that it sees a Conv1D for one; loading weights needs no progress bar of its own.
     """
     import transformers
 
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
+    warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False but")
     transformers.utils.logging.disable_progress_bar()
 
 
@@ -92,13 +93,14 @@ def load_for_training(directory: Path, section: Training, dtype: Any, sharded: b
 def refuse_unknown_modules(model: Any, names: list[str]) -> None:
     """Raise UserError for names of layers that `model` doesn't have: peft says nothing if one of several fits."""
     from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
 
-    found = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, Linear)}
-    unknown = sorted(set(names) - found)
+    found = [name for name, module in model.named_modules() if isinstance(module, Linear | Conv1D)]
+    unknown = [name for name in sorted(names) if not any(f".{layer}".endswith(f".{name}") for layer in found)]
     if unknown:
         raise UserError(
             f"lora.target_modules: {', '.join(unknown)}: the model has no such layers; needed some of "
-            f"{', '.join(sorted(found))}"
+            f"{', '.join(sorted({layer.rpartition('.')[2] for layer in found}))}"
         )
 
 

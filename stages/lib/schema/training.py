@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -25,6 +26,10 @@ UNSLOTH = ("unsloth", "unsloth_zoo")
 """What engine=unsloth imports beyond Graft's own packages."""
 
 
+ALL_LINEAR = "all-linear"
+"""peft's word for every linear layer but the head; what it stands for is in the base's lineage.json."""
+
+
 @dataclass
 class Lora:
     """peft.LoraConfig's own names."""
@@ -33,9 +38,8 @@ class Lora:
     lora_alpha: int = MISSING
     lora_dropout: float = MISSING
     bias: str = "none"
-    target_modules: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    )
+    # all-linear, or a list of names; OmegaConf has no type for either
+    target_modules: Any = ALL_LINEAR
 
 
 @dataclass
@@ -78,7 +82,14 @@ class Training:
         require(self.learning_rate > 0, f"{section}.learning_rate", self.learning_rate, "more than 0")
         require(self.lora.r > 0, f"{section}.lora.r", self.lora.r, "1 or more")
         require(0 <= self.lora.lora_dropout < 1, f"{section}.lora.lora_dropout", self.lora.lora_dropout, "0 <= p < 1")
-        require(bool(self.lora.target_modules), f"{section}.lora.target_modules", [], "at least one module name")
+        modules = self.lora.target_modules
+        names = isinstance(modules, list) and modules and all(isinstance(name, str) and name for name in modules)
+        require(
+            modules == ALL_LINEAR or bool(names),
+            f"{section}.lora.target_modules",
+            modules,
+            f"{ALL_LINEAR}, or a list of at least one module name",
+        )
         require(self.warmup_steps >= 0, f"{section}.warmup_steps", self.warmup_steps, "0 or more")
         require(self.num_train_epochs > 0, f"{section}.num_train_epochs", self.num_train_epochs, "more than 0")
         require(

@@ -8,12 +8,12 @@ the fast path doesn't do is a difference.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stages.lib.errors import UserError
 from stages.lib.models.chat import IGNORED
+from stages.lib.models.logits import logits_at
 from stages.lib.models.shortened import load_shortened
 from stages.lib.training.attention import attend_without_mask
 from stages.lib.training.cuda_graphs import fill_up
@@ -21,7 +21,6 @@ from stages.lib.training.decisions import Attention, Head
 from stages.lib.training.head import project_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import torch
@@ -193,20 +192,9 @@ def log_probs_of(causal_lm: PreTrainedModel, batch: dict[str, Any], learning: bo
     labels = batch["labels"].to(causal_lm.device)
     labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)  # of the next token
     said = labels != IGNORED
-    with torch.set_grad_enabled(learning), projecting(causal_lm, said):
-        logits = causal_lm(**given, use_cache=False).logits.detach().float()
+    with torch.set_grad_enabled(learning):
+        logits = logits_at(causal_lm, said, **given).detach().float()
     return logits.log_softmax(-1).gather(-1, labels[said][:, None])[:, 0]
-
-
-@contextmanager
-def projecting(causal_lm: PreTrainedModel, said: Tensor) -> Iterator[None]:
-    """Let the model's head see only the hidden states (batch, length, width) that `said` (batch, length) picks."""
-    head = causal_lm.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda module, arguments: (arguments[0][said], *arguments[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)

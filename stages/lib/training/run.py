@@ -11,6 +11,7 @@ from stages.lib.hardware import Hardware, describe, find_hardware, set_up_cpu
 from stages.lib.lineage import arguments_of, file_sha256, weights_sha256, write_lineage
 from stages.lib.models.loading import copy_tokenizer, load_for_training, load_tokenizer
 from stages.lib.models.precision import resolve_precision
+from stages.lib.models.target_modules import with_target_modules
 from stages.lib.publish import published
 from stages.lib.records import write_json
 from stages.lib.schema.choices import Engine, Method
@@ -30,7 +31,7 @@ class TrainingRun:
     """A training stage at work."""
 
     name: str  # the section's
-    section: Any  # schema.Training, with its quantization resolved
+    section: Any  # schema.Training, with its quantization and target modules resolved
     base: Path  # the model directory that is tuned
     hardware: Hardware
     threads: int
@@ -186,6 +187,7 @@ def begin(name: str, section: Any, base: Path) -> TrainingRun:
     engine = start_engine(name, section)
     threads = set_up_cpu(section.threads, count_here())
     hardware = find_common_hardware()
+    section = with_target_modules(name, section, base)
     section, dtype, precision = resolve_precision(name, section, base, hardware)
     tokenizer = load_tokenizer(base)
     if section.engine is Engine.unsloth:

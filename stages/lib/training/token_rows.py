@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.errors import UserError
-from stages.lib.models.chat import IGNORED, encode, encode_answer
+from stages.lib.models.chat import IGNORED, Messages, encode, encode_answer, encode_last
 from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import LossOn, Overlong
 from stages.lib.schema.training import Sft
@@ -15,8 +15,9 @@ def supervised_rows(
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Tokenise conversations into rows of id, input_ids, labels (both of equal length, at most max_length tokens).
 
-    `files` says how often each file's rows are in one epoch. Returns the rows and how many conversations were cut or
-    dropped, by reason. Raises UserError if none is left.
+    `files` says how often each file's rows are in one epoch. A conversation is one row, and one more for each answer
+    that its template writes otherwise in the middle than at the end. Returns the rows and how many conversations were
+    cut or dropped, by reason. Raises UserError if none is left.
     """
     rows = []
     counts = {"cut_turns": 0, "truncated": 0, "dropped_too_long": 0}
@@ -41,12 +42,28 @@ def supervised_rows(
             learned = encoded.by_assistant if section.loss_on is LossOn.assistant else [True] * len(ids)
             labels = [token if on else IGNORED for token, on in zip(ids, learned, strict=False)]
             rows += [{"id": record["id"], "input_ids": ids, "labels": labels}] * times
+            if section.loss_on is LossOn.assistant:
+                rows += earlier_answers(record["id"], messages, encoded.elsewhere, tokenizer) * times
     if not rows:
         raise UserError(
             f"no training rows: {counts['dropped_too_long']} conversations are longer than sft.max_length="
             f"{section.max_length} tokens; raise it, or give sft.mix a data set with shorter ones"
         )
     return rows, counts
+
+
+def earlier_answers(name: str, messages: Messages, places: list[int], tokenizer: Any) -> list[dict[str, Any]]:
+    """Rows, each of which learns one of the answers at `places` as it is generated: as the conversation's last.
+
+    Templates that write earlier answers otherwise than new ones, such as Qwen3's, need them (see chat.Encoded).
+    """
+    rows = []
+    for place in places:
+        encoded = encode_last(tokenizer, messages[: place + 1])
+        pairs = zip(encoded.input_ids, encoded.by_assistant, strict=True)
+        labels = [token if on else IGNORED for token, on in pairs]
+        rows.append({"id": name, "input_ids": encoded.input_ids, "labels": labels})
+    return rows
 
 
 def preference_rows(

@@ -28,15 +28,12 @@ def test_the_template_as_shipped_passes(model, tokenizer):
     [
         ("message['content'] + '<|im_end|>' }}{%- endgen", "message['content'] }}{%- endgen", "A"),  # left out
         ("<|im_end|>' }}{%- endgeneration %}\n{{- '", "' }}{%- endgeneration %}\n{{- '<|im_end|>", "A"),  # not marked
-        ("{%- generation %}", "{#- generation #}", "nothing"),
         ("<|im_end|>' }}{%- endgen", "<|endoftext|>' }}{%- endgen", r"<\|endoftext\|>"),  # another one
     ],
 )
 def test_an_answer_without_its_stop_token_is_refused(tokenizer, old, new, last):
     assert old in tokenizer.chat_template
     tokenizer.chat_template = tokenizer.chat_template.replace(old, new)
-    if last == "nothing":
-        tokenizer.chat_template = tokenizer.chat_template.replace("{%- endgeneration %}", "")
     with pytest.raises(UserError, match=rf"ends an answer with '{last}', needed one of .*<\|im_end\|>"):
         refuse_endless_answers(tokenizer, ["<|im_end|>"])
 
