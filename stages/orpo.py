@@ -1,6 +1,6 @@
 """ORPO, SFT and preferences in one step: an adapter on the base model. Off unless orpo.enabled is true.
 
-Reads   models/base, data/prepared/preferences/train.jsonl, conf/accelerate
+Reads   models/base (which probe-base tried), data/prepared/preferences/train.jsonl, conf/accelerate
 Writes  models/orpo: adapter, tokenizer, lineage.json (which alone says "off" where it is off); metrics/orpo_log.csv;
         metrics/orpo.json: how exact its arithmetic is
 Run     python -m stages.orpo orpo.enabled=true
@@ -23,6 +23,7 @@ from stages.lib.training.token_rows import pair_lengths, preference_rows
 from stages.lib.training.trainer import trainer_arguments
 
 BASE = Path("models/base")
+PROBE = Path("metrics/probe_base.json")  # that it is there says that this base can be trained
 PREFERENCES = Path("data/prepared/preferences")
 ACCELERATE = Path("conf/accelerate")
 OUT = Path("models/orpo")

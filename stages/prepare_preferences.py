@@ -2,7 +2,7 @@
 
 Reads   Orca pairs from the hub, or a file in their schema (system, input, chosen, rejected, status, chosen_score, …);
         people's votes in data/raw/votes, where there are any; data/prepared/pdf_qa, whose evaluation questions no pair
-        may ask; models/base's tokenizer
+        may ask; models/base's tokenizer and chat template
 Writes  data/prepared/preferences: train.jsonl, evaluation.jsonl, rejects.jsonl, data_report.json, DATA_CARD.md;
         metrics/data_preferences*
 Run     python -m stages.prepare_preferences
@@ -18,8 +18,8 @@ from stages.lib.data.data_report import data_card, headline, token_histogram, wr
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.near_duplicates import KnownQuestions
 from stages.lib.data.preference_pairs import DEFECTIVE, FILTERED, accounted, sound_pairs
+from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.rows import name, version
-from stages.lib.data.token_lengths import TokenCounter
 from stages.lib.data.votes import FILE as VOTES_FILE
 from stages.lib.data.votes import UNUSED, read_votes, voted_pairs
 from stages.lib.entry import run
@@ -50,7 +50,7 @@ STEPS = {
 
 
 def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, Any]:
-    counter, asked = TokenCounter(BASE), evaluation_questions(PDF_QA)
+    renderer, asked = RowRenderer(BASE, section.system_messages), evaluation_questions(PDF_QA)
     lengths, leaks = array("I"), []
     with published(root / OUT) as out:
         out.mkdir()
@@ -58,13 +58,15 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
             splits: dict[str, list[dict[str, Any]]] = {"train": [], "evaluation": []}
             votes = read_votes(VOTES) if PairSource.votes in section.sources else []
             pairs = chain(sound_pairs(section, ledger), accounted(voted_pairs(votes, asked), ledger))
-            for pair, tokens in counter.measured(pairs, lambda p: [p.system, p.question, p.chosen, p.rejected]):
+            for rendered in renderer.rendered(pairs, ledger):
+                pair = rendered.row
+                pair.prompt = rendered.conversations[0][:-1]
                 if known := asked.find(pair.question):
                     leaks.append(f"{pair.where} ({pair.question[:60]}) = {known}")
                 # by the question alone: asked under two system messages it stays on one side
                 held_out = share_of(letters(pair.question)) < section.held_out_pairs
                 splits["evaluation" if held_out else "train"].append(pair.record())
-                lengths.append(sum(tokens[:2]) + max(tokens[2:]))
+                lengths.append(max(rendered.tokens))
                 ledger.mended.update(pair.mended)
             refuse_leaks(leaks)
             ledger.refuse_many(DEFECTIVE, section.max_reject_rate, "prepare_preferences.max_reject_rate")

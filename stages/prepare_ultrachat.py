@@ -1,6 +1,7 @@
 """Multi-turn chats for SFT, and held-out ones that show what tuning made the model forget.
 
 Reads   UltraChat 200k from the hub, or a file in its schema (prompt, prompt_id, messages); models/base's tokenizer
+        and chat template
 Writes  data/prepared/ultrachat: train.jsonl, evaluation.jsonl, rejects.jsonl, data_report.json, DATA_CARD.md;
         metrics/data_ultrachat*
 Run     python -m stages.prepare_ultrachat
@@ -15,9 +16,10 @@ from stages.lib.data.conversations import MALFORMED, UNREADABLE
 from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.near_duplicates import KnownQuestions
+from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.rows import name, version
-from stages.lib.data.token_lengths import TokenCounter
 from stages.lib.entry import run
+from stages.lib.models.chat_template import UNFIT
 from stages.lib.publish import published
 from stages.lib.records import write_jsonl
 from stages.lib.schema.choices import Overlap
@@ -32,7 +34,7 @@ TOKENS = Path("metrics/data_ultrachat_tokens.csv")
 
 
 def prepare_ultrachat(section: PrepareUltrachat, root: Path) -> dict[str, Any]:
-    counter, held_out = TokenCounter(BASE), HeldOut({}, KnownQuestions(), [])
+    renderer, held_out = RowRenderer(BASE, section.system_messages), HeldOut({}, KnownQuestions(), [])
     lengths = array("I")
     splits, sources = {}, []
     with published(root / OUT) as out:
@@ -40,14 +42,15 @@ def prepare_ultrachat(section: PrepareUltrachat, root: Path) -> dict[str, Any]:
         with Ledger(out, STEPS) as ledger:
             for split, rows in {"evaluation": section.evaluation, "train": section.train}.items():
                 before = ledger.read
-                admitted = counter.measured(conversations(rows, ledger), lambda row: row.texts())
-                fitting = short_enough(admitted, section.max_tokens, lengths, ledger)
+                rendered = renderer.rendered(conversations(rows, ledger), ledger)
+                fitting = short_enough(rendered, section.max_tokens, renderer, lengths, ledger)
                 kept = held_out.remember(fitting) if split == "evaluation" else held_out.keep_apart(fitting, ledger)
                 splits[split] = {"rows": write_jsonl(out / f"{split}.jsonl", (row.record() for row in kept))}
                 sources.append({"name": name(rows), "rows": ledger.read - before, "version": version(rows)})
             if section.overlap is Overlap.error:
                 held_out.refuse_overlap()
-            ledger.refuse_many((*UNREADABLE, *MALFORMED), section.max_reject_rate, "prepare_ultrachat.max_reject_rate")
+            defects = (*UNREADABLE, *MALFORMED, *UNFIT)
+            ledger.refuse_many(defects, section.max_reject_rate, "prepare_ultrachat.max_reject_rate")
             ledger.refuse_nothing_left(splits["train"]["rows"], "Choose other rows in prepare_ultrachat.train")
             counts = ledger.balance(sum(part["rows"] for part in splits.values()))
             report = {**counts, "splits": splits, "sources": sources}

@@ -1,6 +1,7 @@
 """Supervised fine-tuning: an adapter that has learned the chats and the questions from PDFs.
 
-Reads   models/base, data/prepared/ultrachat/train.jsonl, data/prepared/pdf_qa/train.jsonl, conf/accelerate
+Reads   models/base, which probe-base tried; data/prepared/ultrachat/train.jsonl, data/prepared/pdf_qa/train.jsonl;
+        conf/accelerate
 Writes  models/sft: adapter (or the whole model for method=full), tokenizer, lineage.json; metrics/sft_log.csv;
         metrics/sft.json: how exact its arithmetic is; metrics/sft_preview.html: some rows,
         with what of them is learned
@@ -23,6 +24,7 @@ from stages.lib.training.token_rows import supervised_rows
 from stages.lib.training.trainer import trainer_arguments
 
 BASE = Path("models/base")
+PROBE = Path("metrics/probe_base.json")  # that it is there says that this base can be trained
 ULTRACHAT = Path("data/prepared/ultrachat")
 PDF_QA = Path("data/prepared/pdf_qa")
 ACCELERATE = Path("conf/accelerate")

@@ -12,17 +12,19 @@ import yaml
 from conftest import ROOT
 
 from stages.lib.configuration import FILES, GROUPS, SECTIONS, WATCHED, compose_config, typed_sections
+from stages.lib.errors import UserError
 from stages.lib.schema import choices, data, evaluation, training
 from stages.lib.schema.config import Config
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-SCHEMA = ["choices", "data", "training", "evaluation", "config"]
+SCHEMA = ["choices", "data", "training", "evaluation", "probe", "config"]
 EXEMPT = {*(f"stages/lib/schema/{part}.py" for part in SCHEMA), "stages/lib/configuration.py"}
 """Tracked by their values: all that they decide is in params.lock.yaml."""
 
 ORDER = [
     "config",
     "prepare-base",
+    "probe-base",
     "prepare-ultrachat",
     "prepare-pdf-qa",
     "prepare-preferences",
@@ -77,7 +79,7 @@ def test_stage_module_section_and_test_share_a_name():
     names = {stage.replace("-", "_") for stage in PIPELINE}
     assert modules == names
     assert set(SECTIONS) == names - {"config"}
-    assert {field.name for field in dataclasses.fields(Config)} == {*SECTIONS, "seed"}
+    assert {field.name for field in dataclasses.fields(Config)} == {*SECTIONS, "seed", "system_messages"}
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/stages").glob("test_*.py")}
     assert tests == names
 
@@ -138,8 +140,12 @@ def test_every_group_has_files():
 @pytest.mark.parametrize(("group", "choice"), group_files())
 def test_every_conf_file_composes(group, choice, monkeypatch):
     monkeypatch.chdir(ROOT)
-    sections = typed_sections(compose_config({group: choice}, {}))
-    assert set(sections) == set(SECTIONS)
+    composed = compose_config({group: choice}, {})
+    if terms := composed.prepare_base.terms:  # a model that must be accepted first
+        with pytest.raises(UserError, match=f"accept_license={terms.license}"):
+            typed_sections(composed)
+        composed.prepare_base.accept_license = terms.license
+    assert set(typed_sections(composed)) == set(SECTIONS)
 
 
 def test_no_secret_can_reach_the_lock():

@@ -23,6 +23,7 @@ CONF = Path("conf")
 PARAMS = Path("params.yaml")
 SECTIONS = [
     "prepare_base",
+    "probe_base",
     "prepare_ultrachat",
     "prepare_pdf_qa",
     "prepare_preferences",

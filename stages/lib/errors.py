@@ -9,3 +9,7 @@ def require(condition: bool, key: str, found: object, needed: str) -> None:
     """Raise UserError naming the full key unless `condition` holds."""
     if not condition:
         raise UserError(f"{key}: found {found!r}, needed {needed}")
+
+
+FOREIGN = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError)
+"""What a model's own code raises where it can't do what it is asked; NotImplementedError is a RuntimeError."""

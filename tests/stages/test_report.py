@@ -154,6 +154,18 @@ def test_the_card_is_read_by_the_hubs_own_library(measured):
     assert "## Limits" in card.text
 
 
+def test_the_card_passes_on_the_base_models_terms(measured):
+    report(SECTION, measured)
+    assert "## Terms" not in (measured / CARD / "README.md").read_text(encoding="utf-8")
+    lineage = json.loads((measured / "models/base/lineage.json").read_text(encoding="utf-8"))
+    lineage["source"]["terms"] = {"notice": "Be kind", "url": "https://terms.example"}
+    (measured / "models/base/lineage.json").write_text(json.dumps(lineage), encoding="utf-8")
+    report(SECTION, measured)
+    card = (measured / CARD / "README.md").read_text(encoding="utf-8")
+    assert "## Terms\n\nBe kind. This model" in card
+    assert "(https://terms.example)" in card
+
+
 def test_the_cards_program_holds_a_question_with_quotes(measured):
     detail = json.loads((measured / module.DETAIL).read_text(encoding="utf-8"))
     detail["demo"]["question"] = 'Which "hall" is on C:\\floor?'

@@ -17,19 +17,21 @@ TURNS = {
     "chatml": ("<|im_start|>{role}\n", "<|im_end|>\n"),
     "zephyr": ("<|{role}|>\n", "</s>\n"),
     "llama3": ("<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>"),
+    "plain": ("<|{role}|>\n", "{stop}\n"),  # the stop token after an assistant's turn alone
 }
 
 
 @pytest.mark.parametrize("template", sorted(path.stem for path in (ROOT / "conf/chat_template").glob("*.jinja")))
 def test_every_shipped_template_has_its_go_template(tiny_base: Path, template: str) -> None:
-    """The expected texts were rendered by Go's text/template, and equalled the Jinja template's."""
+    """The expected texts, but plain's, were rendered by Go's text/template, and equalled the Jinja template's."""
     tokenizer = load_tokenizer(tiny_base)
     tokenizer.chat_template = (ROOT / f"conf/chat_template/{template}.jinja").read_text(encoding="utf-8")
     tokenizer.bos_token = "<|begin_of_text|>"
     before, after = TURNS[template]
+    stops = {"system": "", "user": "", "assistant": tokenizer.eos_token}
     turns = " else ".join(
-        f'if eq .Role "{role}" }}}}{before.format(role=role)}{{{{ .Content }}}}{after}{{{{'
-        for role in ("system", "user", "assistant")
+        f'if eq .Role "{role}" }}}}{before.format(role=role)}{{{{ .Content }}}}{after.format(stop=stop)}{{{{'
+        for role, stop in stops.items()
     )
     wanted = f"{{{{ range .Messages }}}}{{{{ {turns} end }}}}{{{{ end }}}}{before.format(role='assistant')}"
     assert go_template(tokenizer) == wanted
@@ -40,6 +42,10 @@ def test_every_shipped_template_has_its_go_template(tiny_base: Path, template: s
     [
         ("{% for m in messages %}{{ loop.index }}{{ m.role }}{{ m.content }}{% endfor %}", "more than a constant text"),
         ("{% for m in messages if m.role != 'system' %}{{ m.role }}:{{ m.content }}{% endfor %}", "what system says"),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}",
+            "refuses a conversation of system: No system; needed one that .* Write the TEMPLATE by hand",
+        ),
         ("Rules! {% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}", "before all turns"),
         ("{% for m in messages %}{{ '{{' }}{{ m.role }}:{{ m.content }}{% endfor %}", "needed texts without"),
     ],

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.errors import UserError
-from stages.lib.models.chat import Messages, stop_ids
+from stages.lib.models.chat import Messages, render, stop_ids
 from stages.lib.models.loading import load_tokenizer
 from tools.lib.chat_models import TOP_P
 
 ROLES = ("system", "user", "assistant")
+BY_HAND = "Write the TEMPLATE by hand: https://github.com/ollama/ollama/blob/main/docs/template.mdx"
 CONTENT = "\ufdd0"  # a character that no text holds
 PROBE: Messages = [
     {"role": "system", "content": "Be brief."},
@@ -51,7 +52,10 @@ def go_template(tokenizer: Any) -> str:
     """
 
     def rendered(messages: Messages, **options: bool) -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        try:
+            return render(tokenizer, messages, **options)
+        except UserError as error:
+            raise UserError(f"{error}; needed one that writes each turn by itself. {BY_HAND}") from None
 
     around, start, prompt = {}, "", ""
     for role in ROLES:
@@ -67,7 +71,7 @@ def go_template(tokenizer: Any) -> str:
     if told + prompt != (found := rendered(PROBE, add_generation_prompt=True)):
         raise UserError(
             f"chat_template.jinja: found {found!r}, which is more than a constant text around each turn; needed that "
-            "to tell Ollama. Write the TEMPLATE by hand: https://github.com/ollama/ollama/blob/main/docs/template.mdx"
+            f"to tell Ollama. {BY_HAND}"
         )
     if start not in ("", tokenizer.bos_token):
         raise UserError(

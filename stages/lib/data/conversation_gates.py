@@ -5,17 +5,26 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from stages.lib.data.comparison import hash_of, letters
-from stages.lib.data.conversations import MALFORMED, UNREADABLE, Conversation, admit_conversation, cut_at_turns
+from stages.lib.data.conversations import (
+    MALFORMED,
+    UNREADABLE,
+    Conversation,
+    admit_conversation,
+    without_last_exchange,
+)
 from stages.lib.data.jsonl_reader import Rejected
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.near_duplicates import KnownQuestions
+from stages.lib.data.rendered_rows import Rendered, RowRenderer, unfit_row
 from stages.lib.data.rows import load_rows
 from stages.lib.errors import UserError
+from stages.lib.models.chat_template import UNFIT, Unfit
 from stages.lib.schema.data import Rows
 
 STEPS = {
     "readable": UNREADABLE,
     "well formed": MALFORMED,
+    "rendered": UNFIT,
     "short enough": ("too_long_tokens",),
     "no doubles": ("duplicate_prompt_id", "duplicate_prompt"),
     "not in evaluation": ("in_evaluation",),
@@ -33,11 +42,11 @@ def conversations(rows: Rows, ledger: Ledger) -> Iterator[Conversation]:
         if isinstance(row, Rejected):
             ledger.reject(row)
             continue
-        identity, prompt = hash_of(row.id), hash_of(letters(row.prompt()))
+        identity, prompt = hash_of(row.id), hash_of(letters(row.question))
         if identity in ids:
-            ledger.reject(Rejected(row.where, "duplicate_prompt_id", row.id, row.prompt()))
+            ledger.reject(Rejected(row.where, "duplicate_prompt_id", row.id, row.question))
         elif prompt in prompts:
-            ledger.reject(Rejected(row.where, "duplicate_prompt", row.prompt()[:80], row.prompt()))
+            ledger.reject(Rejected(row.where, "duplicate_prompt", row.question[:80], row.question))
         else:
             ids.add(identity)
             prompts.add(prompt)
@@ -45,19 +54,30 @@ def conversations(rows: Rows, ledger: Ledger) -> Iterator[Conversation]:
 
 
 def short_enough(
-    rows: Iterable[tuple[Conversation, list[int]]], max_tokens: int, lengths: "array[int]", ledger: Ledger
+    rows: Iterable[Rendered[Conversation]],
+    max_tokens: int,
+    renderer: RowRenderer,
+    lengths: "array[int]",
+    ledger: Ledger,
 ) -> Iterator[Conversation]:
     """Yield the conversations cut to whole exchanges within `max_tokens` (0: uncut), and note their lengths."""
-    for row, tokens in rows:
-        whole = len(row.messages)
-        if max_tokens:
-            row.messages = cut_at_turns(row.messages, tokens, max_tokens)
-        if not row.messages:
+    for found in rows:
+        row, (messages,), (tokens,) = found.row, found.conversations, found.tokens
+        whole = len(messages)
+        try:
+            while max_tokens and tokens > max_tokens:
+                messages = without_last_exchange(messages)
+                tokens = renderer.tokens(messages) if messages else 0
+        except Unfit as unfit:
+            ledger.reject(unfit_row(row, unfit))
+            continue
+        if not messages:
             detail = f"the first exchange is longer than {max_tokens} tokens (prepare_ultrachat.max_tokens)"
             ledger.reject(Rejected(row.where, "too_long_tokens", detail, row.id))
             continue
-        ledger.mended.update([*row.mended, *["cut_at_turn"] * (len(row.messages) < whole)])
-        lengths.append(sum(tokens[: len(row.messages)]))
+        ledger.mended.update([*row.mended, *["cut_at_turn"] * (len(messages) < whole)])
+        lengths.append(tokens)
+        row.messages = messages
         yield row
 
 
@@ -73,16 +93,16 @@ class HeldOut:
         """Pass the evaluation rows on, remembering what they ask."""
         for row in rows:
             self.ids[row.id] = row.where
-            self.questions.add(row.where, row.prompt())
+            self.questions.add(row.where, row.question)
             yield row
 
     def keep_apart(self, rows: Iterable[Conversation], ledger: Ledger) -> Iterator[Conversation]:
         """Pass on the training rows that evaluation doesn't have by id, first question or nearly equal question."""
         for row in rows:
-            known = self.ids.get(row.id) or self.questions.find(row.prompt())
+            known = self.ids.get(row.id) or self.questions.find(row.question)
             if known:
-                self.overlaps.append(f"{row.where} = {known} ({row.prompt()[:60]})")
-                ledger.reject(Rejected(row.where, "in_evaluation", f"asks what {known} does", row.prompt()))
+                self.overlaps.append(f"{row.where} = {known} ({row.question[:60]})")
+                ledger.reject(Rejected(row.where, "in_evaluation", f"asks what {known} does", row.question))
             else:
                 yield row
 

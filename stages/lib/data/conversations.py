@@ -12,6 +12,7 @@ from typing import Any
 from stages.lib.data.characters import mend
 from stages.lib.data.jsonl_reader import Line, Rejected
 from stages.lib.data.rows import as_text
+from stages.lib.models.chat_template import Messages
 
 ROLES = {"system", "user", "assistant"}
 UNREADABLE = ("invalid_json", "duplicate_key", "invalid_unicode", "missing_field", "wrong_type", "mojibake")
@@ -31,20 +32,18 @@ class Conversation:
 
     where: str
     id: str
-    messages: list[dict[str, str]]
+    messages: Messages
     mended: list[str]
+    question: str
+    """The first thing the user says, as it came: comparisons leave a folded system message out."""
 
-    def texts(self) -> list[str]:
-        """What is said, message by message."""
-        return [message["content"] for message in self.messages]
+    def conversations(self) -> list[Messages]:
+        """What training makes of the row."""
+        return [self.messages]
 
     def record(self) -> dict[str, Any]:
         """The record that training reads."""
         return {"id": self.id, "messages": self.messages}
-
-    def prompt(self) -> str:
-        """The first thing the user says."""
-        return next(message["content"] for message in self.messages if message["role"] == "user")
 
 
 def admit_conversation(line: Line) -> Conversation | Rejected:
@@ -81,14 +80,14 @@ def conversation(line: Line) -> Conversation:
         raise Unfit("wrong_type", f"'prompt_id' is a {type(identity).__name__}, needed a text")
     if identity is None or identity == "":
         identity = hashlib.sha256(first.encode()).hexdigest()
-    return Conversation(line.where, str(identity), messages, sorted(done))
+    return Conversation(line.where, str(identity), messages, sorted(done), first)
 
 
-def read_messages(values: Any) -> tuple[list[dict[str, str]], set[str]]:
+def read_messages(values: Any) -> tuple[Messages, set[str]]:
     """Roles and mended contents, and what was mended. Raises Unfit for a wrong type or text that can't be read."""
     if not isinstance(values, list):
         raise Unfit("wrong_type", f"'messages' is a {type(values).__name__}, needed a list")
-    messages: list[dict[str, str]] = []
+    messages: Messages = []
     done: set[str] = set()
     for number, value in enumerate(values, start=1):
         if not isinstance(value, dict) or not isinstance(value.get("content"), str):
@@ -105,7 +104,7 @@ def read_messages(values: Any) -> tuple[list[dict[str, str]], set[str]]:
     return messages, done
 
 
-def refuse_malformed(messages: list[dict[str, str]]) -> None:
+def refuse_malformed(messages: Messages) -> None:
     """Raise Unfit unless user and assistant take turns after at most one system message, each saying something."""
     roles = [message["role"] for message in messages]
     if roles[:1] == ["system"]:
@@ -121,13 +120,9 @@ def refuse_malformed(messages: list[dict[str, str]]) -> None:
             raise Unfit("blank_content", f"message {number} of {len(messages)} is blank")
 
 
-def cut_at_turns(messages: list[dict[str, str]], lengths: list[int], max_tokens: int) -> list[dict[str, str]]:
-    """As many whole exchanges from the beginning as fit into `max_tokens`; none if the first doesn't.
+def without_last_exchange(messages: Messages) -> Messages:
+    """The conversation without its last question and answer; empty if there is no other one.
 
-    An answer is never cut: a cut one teaches the model not to stop.
+    Nothing smaller is ever cut off: a part of an answer teaches the model not to stop.
     """
-    kept = len(messages)
-    first = kept % 2  # the system message, which stays
-    while kept > first and sum(lengths[:kept]) > max_tokens:
-        kept -= 2
-    return messages[:kept] if kept > first else []
+    return messages[:-2] if len(messages) > 3 else []

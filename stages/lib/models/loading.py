@@ -34,7 +34,10 @@ def load_tokenizer(directory: Path) -> Any:
 
 
 def copy_tokenizer(base: Path, out: Path) -> None:
-    """Copy the tokenizer and chat template of `base`: what trains, merges and talks reads the same files."""
+    """Copy the tokenizer and chat template of `base`: what trains, merges and talks reads the same files.
+
+    The terms of a model that asks for them to be passed on go with it.
+    """
     for name in (
         "tokenizer.json",
         "tokenizer_config.json",
@@ -44,6 +47,8 @@ def copy_tokenizer(base: Path, out: Path) -> None:
     ):
         if (base / name).is_file():
             shutil.copyfile(base / name, out / name)
+    if (base / "license").is_dir():
+        shutil.copytree(base / "license", out / "license")
 
 
 def load_16bit(directory: Path, dtype: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stages.lib.errors import UserError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -55,12 +57,20 @@ def shape_in(directory: Path) -> Shape:
 
 
 def layers_of(causal_lm: PreTrainedModel) -> ModuleList:
-    """The layers that hidden states pass through, in order: `layers` in most families, `h` in GPT-2's."""
+    """The layers that hidden states pass through, in order: `layers` in most families, `h` in GPT-2's.
+
+    Raises UserError for a model whose layers are no list.
+    """
     from torch.nn import ModuleList
 
-    decoder = causal_lm.get_decoder()
-    count = decoder.config.num_hidden_layers
-    return next(child for child in decoder.children() if isinstance(child, ModuleList) and len(child) == count)
+    count = causal_lm.config.get_text_config().num_hidden_layers
+    lists = (module for module in causal_lm.get_decoder().modules() if isinstance(module, ModuleList))
+    found = next((each for each in lists if len(each) == count), None)
+    if found is None:
+        raise UserError(
+            f"{type(causal_lm).__name__}: found no list of its {count} layers, needed one; choose another model"
+        )
+    return found
 
 
 def projections_of(layer: Module) -> list[tuple[str, int, int]]:

@@ -28,8 +28,11 @@ def load_shortened(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     All layers are kept where the family's weights depend on how many there are.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
     quiet_libraries()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would list the layers that are left out
     whole = AutoConfig.from_pretrained(directory, local_files_only=True)
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     for config in (shortened(whole), whole):
@@ -44,6 +47,7 @@ def load_shortened(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
         model, found = loaded
         if not found["missing_keys"]:
             break
+    logging.set_verbosity(verbosity)
     return model.to(device()).eval()
 
 

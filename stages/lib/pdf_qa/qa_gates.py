@@ -6,8 +6,9 @@ from typing import Any
 
 from stages.lib.data.jsonl_reader import Line, Rejected
 from stages.lib.data.ledger import Ledger
-from stages.lib.data.token_lengths import TokenCounter
+from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.errors import UserError
+from stages.lib.models.chat_template import UNFIT
 from stages.lib.pdf_qa.pdf_questions import FROM_PDF
 from stages.lib.pdf_qa.qa_rows import UNCLEAR, UNREADABLE, Question, admit
 from stages.lib.pdf_qa.qa_store import QuestionStore
@@ -19,6 +20,7 @@ STEPS = {
     "grounded": FROM_PDF,
     "readable": UNREADABLE,
     "clear": UNCLEAR,
+    "rendered": UNFIT,
     "short enough": ("too_long_tokens",),
     "no doubles": ("exact_duplicate", "near_duplicate"),
     "no conflicts": ("conflict",),
@@ -27,18 +29,19 @@ STEPS = {
 
 
 def store_clear_rows(
-    lines: Iterable[Line | Rejected], section: PreparePdfQa, counter: TokenCounter, ledger: Ledger, store: QuestionStore
+    lines: Iterable[Line | Rejected], section: PreparePdfQa, renderer: RowRenderer, ledger: Ledger, store: QuestionStore
 ) -> None:
     """Put what can be read, is clear and short enough into the store, and everything else into the ledger."""
     questions = clear_questions(lines, section, ledger)
-    for row, lengths in counter.measured(questions, lambda row: [row.question, row.answer]):
-        if sum(lengths) > section.max_tokens:
-            detail = f"{sum(lengths)} tokens, at most {section.max_tokens} (prepare_pdf_qa.max_tokens)"
+    for rendered in renderer.rendered(questions, ledger):
+        row, (tokens,) = rendered.row, rendered.tokens
+        if tokens > section.max_tokens:
+            detail = f"{tokens} tokens, at most {section.max_tokens} (prepare_pdf_qa.max_tokens)"
             ledger.reject(Rejected(row.where, "too_long_tokens", detail, row.question + "\n" + row.answer))
             continue
         ledger.mended.update(row.mended)
         ledger.reported.update(f"pii: {kind}" for kind in row.personal_data)
-        store.add(row, sum(lengths))
+        store.add(row, tokens)
 
 
 def clear_questions(lines: Iterable[Line | Rejected], section: PreparePdfQa, ledger: Ledger) -> Iterator[Question]:

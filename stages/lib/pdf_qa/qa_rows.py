@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stages.lib.data.characters import mend
 from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.jsonl_reader import Line, Rejected
+from stages.lib.models.chat_template import Messages
 from stages.lib.pdf_qa.clarity import personal_data, unclear
 
 UNREADABLE = ("invalid_json", "duplicate_key", "invalid_unicode", "line_too_long", "missing_field", "wrong_type",
@@ -53,12 +54,16 @@ class Question:
     mended: list[str] = field(default_factory=list)
     personal_data: list[str] = field(default_factory=list)
 
+    def conversations(self) -> list[Messages]:
+        """What training makes of the row."""
+        return [[{"role": "user", "content": self.question}, {"role": "assistant", "content": self.answer}]]
+
     def record(self) -> dict[str, Any]:
         """The record that training and evaluation read."""
         return {
             "id": self.id,
             "fact_id": self.fact_id,
-            "messages": [{"role": "user", "content": self.question}, {"role": "assistant", "content": self.answer}],
+            "messages": self.conversations()[0],
             "key": self.key,
             "answerable": self.answerable,
             "source": self.source,

@@ -6,13 +6,14 @@ The answer stays. A rewording counts only if numbers, names and negations are th
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.near_duplicates import KnownQuestions, guard
 from stages.lib.models.answer_models import Ask
+from stages.lib.models.chat_template import Messages
 from stages.lib.records import read_jsonl
 
 TEMPLATES = [
@@ -54,11 +55,13 @@ def ends_in_consonant(text: str) -> bool:
     return bool(text) and "가" <= text[-1] <= "힣" and (ord(text[-1]) - ord("가")) % 28 > 0
 
 
-def add_rewordings(out: Path, evaluation: list[str], wordings: int, ask: Ask | None) -> dict[str, int]:
+def add_rewordings(
+    out: Path, evaluation: list[str], wordings: int, ask: Ask | None, fits: Callable[[Messages], bool]
+) -> dict[str, int]:
     """Add up to `wordings` rewordings after each row of `out`/train.jsonl, by templates or by `ask`.
 
     Returns how many were added, and how many weren't because they change what is asked, or because the question is
-    there already or nearly one of the `evaluation` splits'.
+    there already or nearly one of the `evaluation` splits', or because it doesn't fit (`fits`) into a training row.
     """
     known, taken = KnownQuestions(), set()
     for split in ("train", *evaluation):
@@ -67,7 +70,7 @@ def add_rewordings(out: Path, evaluation: list[str], wordings: int, ask: Ask | N
             taken.add(hash_of(letters(question)))
             if split in evaluation:
                 known.add(row["id"], question)
-    counts = {"added": 0, "changed_meaning": 0, "asked_already": 0}
+    counts = {"added": 0, "changed_meaning": 0, "asked_already": 0, "unfit": 0}
     new = out / "train.jsonl.new"
     with new.open("w", encoding="utf-8") as file:
         for row in read_jsonl(out / "train.jsonl"):
@@ -79,10 +82,11 @@ def add_rewordings(out: Path, evaluation: list[str], wordings: int, ask: Ask | N
                     counts["changed_meaning"] += 1
                 elif hash_of(letters(wording)) in taken or known.find(wording):
                     counts["asked_already"] += 1
+                elif not fits(messages := [{"role": "user", "content": wording}, row["messages"][1]]):
+                    counts["unfit"] += 1
                 else:
                     counts["added"] += 1
                     taken.add(hash_of(letters(wording)))
-                    messages = [{"role": "user", "content": wording}, row["messages"][1]]
                     reworded = {**row, "id": f"{row['id']}~{number}", "messages": messages, "reworded": True}
                     file.write(json.dumps(reworded, ensure_ascii=False) + "\n")
     os.replace(new, out / "train.jsonl")

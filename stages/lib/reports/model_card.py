@@ -65,6 +65,19 @@ Wrong answers on facts that it was trained on, the worst of {len(wrong)}:
 Weights by SHA-256:
 
 {rows}
+{terms(evidence)}"""
+
+
+def terms(evidence: Evidence) -> str:
+    """What the base model's terms ask of who passes the tuned one on; nothing where it has none."""
+    found = evidence.lineages["base"]["source"].get("terms")
+    if not found:
+        return ""
+    return f"""
+## Terms
+
+{found["notice"]}. This model was made of it by changing its weights. Whoever gets this model must get these terms
+({found["url"]}) with it: pass on the folder `license` of its directory.
 """
 
 

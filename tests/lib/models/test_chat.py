@@ -68,6 +68,9 @@ def test_templates_render_what_the_models_were_trained_on():
     assert render("zephyr.jinja", system + turn) == "<|system|>\nS</s>\n<|user|>\nQ</s>\n<|assistant|>\nA</s>\n"
     assert render("zephyr.jinja", turn[:1], add_generation_prompt=True) == "<|user|>\nQ</s>\n<|assistant|>\n"
     assert render("chatml.jinja", turn) == "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+    plain = {"bos_token": "<bos>", "eos_token": "<eos>"}
+    assert render("plain.jinja", turn, **plain) == "<bos><|user|>\nQ\n<|assistant|>\nA<eos>\n"
+    assert render("plain.jinja", turn[:1], add_generation_prompt=True) == "<|user|>\nQ\n<|assistant|>\n"
     assert render("llama3.jinja", turn, add_generation_prompt=True) == (
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nQ<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|>"
