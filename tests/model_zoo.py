@@ -52,7 +52,7 @@ class Dialect:
 
 
 CHATML = Dialect(
-    [],
+    ["<|fim_pad|>"],
     "<|im_end|>",
     ["<|im_end|>", "<|endoftext|>"],
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"

@@ -18,13 +18,14 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 
 from stages.lib.configuration import compose_config, typed_sections
+from stages.lib.data.ledger import FOLDED
 from stages.lib.entry import locked_section
 from stages.lib.errors import UserError
 from stages.lib.evaluation.generation import generate_answers
 from stages.lib.evaluation.likelihood import answer_log_probs
 from stages.lib.models.chat import encode, encode_prompt
 from stages.lib.models.loading import load_tokenizer
-from tests.model_zoo import FAMILIES, WINDOW, write_family
+from tests.model_zoo import FAMILIES, GEMMA2, MISTRAL, WINDOW, write_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -177,12 +178,18 @@ def test_an_adapter_is_in_the_language_model_alone(chain: Chain) -> None:
     assert not [name for name in names if "vision" in name or "head" in name or "projector" in name]
 
 
-def test_files_beside_the_weights_are_kept(chain: Chain) -> None:
-    """What processes images, say: without it the tuned model can't be used as its base can."""
-    for directory in ("base", "sft-merged", "dpo-merged", "orpo-merged"):
-        for name in ("preprocessor_config.json", "processor_config.json"):
-            kept = (chain.directory / "models" / directory / name).is_file()
-            assert kept == (chain.directory / "hub" / name).is_file(), (directory, name)
+def test_what_reads_images_is_left_out(chain: Chain) -> None:
+    config = json.loads((chain.directory / "models/base/config.json").read_text(encoding="utf-8"))
+    assert "vision_config" not in config
+    lineage = json.loads((chain.directory / "models/base/lineage.json").read_text(encoding="utf-8"))
+    wrapped = chain.family == "gemma3_vision"
+    assert lineage["taken_out_of"] == ("Gemma3ForConditionalGeneration" if wrapped else "")
+
+
+def test_a_system_message_is_folded_where_the_template_takes_none(chain: Chain) -> None:
+    report = json.loads((chain.directory / "metrics/data_preferences.json").read_text(encoding="utf-8"))
+    takes_none = FAMILIES[chain.family].dialect in (GEMMA2, MISTRAL)
+    assert bool(report.get("mended", {}).get(FOLDED)) == takes_none, report
 
 
 def test_the_chain_ends_in_a_report(chain: Chain) -> None:
@@ -198,13 +205,9 @@ def run_chain(name: str, place: Path, patch: pytest.MonkeyPatch, **changes: Any)
     chain = Chain(name, place)
     write_family(name, place / "hub", **changes)
     lay_out(place)
-    base = {
-        "source": "local",
-        "path": str(place / "hub"),
-        "chat_template": "chatml.jinja",
-        "pad_token": "<|endoftext|>",
-        "stop_tokens": ["<|im_end|>"],
-    }
+    template = "own" if FAMILIES[name].dialect.template else "plain.jinja"
+    derived = {"pad_token": "auto", "stop_tokens": []}
+    base = {"source": "local", "path": str(place / "hub"), "chat_template": template, **derived}
     patch.chdir(ROOT)
     sections = typed_sections(compose_config({"profile": "cpu"}, {**KNOBS, "prepare_base": base}))
     patch.chdir(place)
