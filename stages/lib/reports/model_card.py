@@ -18,6 +18,8 @@ RESULTS = [
 def model_card(section: Report, evidence: Evidence) -> str:
     """README.md for the tuned model. Raises ValueError for metadata that the Hub would not read."""
     data = metadata(section, evidence)
+    base = evidence.lineages["base"]
+    commit = f" at commit {base['commit']}" if base["commit"] else ""
     rows = "\n".join(f"- {name}: {digest}" for name, digest in evidence.detail["weights_sha256"].items())
     made = "\n".join(f"- {name}: {count} rows" for name, steps in evidence.funnels.items() for _, count in steps[-1:])
     beware = "\n".join(f"- {line}" for line in evidence.warnings) or "Nothing was found; read the table all the same."
@@ -29,7 +31,9 @@ def model_card(section: Report, evidence: Evidence) -> str:
 
 # {data.model_name}
 
-{section.base_model}, tuned with SFT, then DPO: everything below was written by the pipeline from what it measured.
+{base["name"]}{commit}, tuned with SFT, then DPO: everything below was written by the pipeline from what it measured.
+
+Licence of the base model: {base["license"]}.
 
 ## Use
 
@@ -85,6 +89,7 @@ def metadata(section: Report, evidence: Evidence) -> Any:
     """The card's metadata, as huggingface_hub.ModelCardData. Raises ValueError for what the Hub would not read."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    base = evidence.lineages["base"]
     figures = evidence.detail["models"][evidence.tuned]
     results = [
         EvalResult(
@@ -99,12 +104,12 @@ def metadata(section: Report, evidence: Evidence) -> Any:
         if name in figures.get(split, {})
     ]
     return ModelCardData(
-        base_model=section.base_model,
-        license=section.license,
+        base_model=base["name"] if base["name"].count("/") == 1 else None,  # the Hub takes ids alone
+        license=base["license"],
         language=section.languages,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["graft", "sft", "dpo"],
-        model_name=f"{section.base_model.split('/')[-1]}-graft",
+        model_name=f"{base['name'].split('/')[-1]}-graft",
         eval_results=results,
     )
