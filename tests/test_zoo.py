@@ -6,6 +6,7 @@ against transformers' own model on one row at a time, in float32 and on rows lon
 
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,8 +58,15 @@ KNOBS: dict[str, Any] = {
 BASES = {"sft": "base", "dpo": "sft-merged", "orpo": "base"}
 """What each training stage trains."""
 
-APART = {"qwen3_5", "qwen3_next", "stablelm", "lfm2", "falcon_h1", "bamba", "mamba2", "gpt2", "own_shift"}
-"""Families whose packed rows see one another, whatever attends to them: each layer would have to know the borders."""
+REFUSED = {"llama4": ("probe-base", "SFT can't be done with this model: .*sft.lora.target_modules")}
+"""Families that the chain can't take: which stage refuses them, and why. Llama-4's router is a linear layer, which
+all-linear adapts, and returns two tensors."""
+
+LEAKS = {"qwen3_5", "qwen3_next", "stablelm", "lfm2", "falcon_h1", "bamba", "mamba2", "bloom", "own_shift"}
+"""Families whose packed rows see one another, or that can't be packed: each layer would have to know the borders."""
+
+STOCK = {"gpt_oss", "own_bias", "own_temperature"}
+"""Families whose attention does more than ours, and so is left as it is."""
 
 QUESTIONS = ["주소는 어디인가요?", "Where do I pay the fee, and until when? " * 9, "몇 시에 여나요? " * 3, "1 + 1"]
 
@@ -87,19 +95,44 @@ class Chain:
     reason: str = ""
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FAMILIES])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FAMILIES if name not in REFUSED],
+)
 def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """A family's whole chain."""
     with pytest.MonkeyPatch.context() as patch:
         yield run_chain(request.param, tmp_path_factory.mktemp(request.param), patch)
 
 
+@pytest.mark.parametrize("family", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in REFUSED])
+def test_what_cannot_be_trained_is_refused_at_the_front(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = run_chain(family, tmp_path, monkeypatch)
+    stage, reason = REFUSED[family]
+    assert chain.refused_by == stage
+    assert re.search(reason, chain.reason), chain.reason
+    assert not (tmp_path / "data/prepared").exists()
+
+
 def test_each_stage_trains_on_the_models_own_arithmetic(chain: Chain) -> None:
+    assert not chain.reason, f"{chain.refused_by}: {chain.reason}"
     for stage, base in BASES.items():
         said = chain.said[stage]
         assert max(len(row.ids) for row in said) > 2 * WINDOW, "no row shows a window"
         assert sum(len(row.log_probs) for row in said) > 100
         assert worst_difference(chain.directory / "models" / base, said) < TOLERANCE, stage
+
+
+def test_the_fast_path_is_taken_where_it_is_the_models_own(chain: Chain) -> None:
+    plan = chain.facts["sft"]["plan"]
+    assert plan["attention"] == ("model" if chain.family in STOCK else "row_by_row"), plan["why"]
+    assert plan["padding_free"] == (chain.family not in LEAKS | STOCK), plan["why"]
+    assert plan["head"] == "supervised", plan["why"]
+    assert plan["parity"] < 1e-4
+    fallen = chain.family in LEAKS | STOCK
+    assert ("not packed" in plan["why"]["attention"] or "not row_by_row" in plan["why"]["attention"]) == fallen
 
 
 @pytest.mark.parametrize("asked", ["always", "never"])
@@ -110,7 +143,7 @@ def test_rows_are_right_packed_and_padded_or_packing_is_refused(chain: Chain, as
         with listening(said):
             run_stage("sft", root, padding_free=asked, max_steps=1)
     except UserError as error:
-        assert asked == "always" and chain.family in APART, error
+        assert asked == "always" and chain.family in LEAKS | STOCK, error
         assert "sft.padding_free" in str(error) and "never" in str(error)
         assert not root.exists()
     else:
@@ -187,9 +220,9 @@ def test_what_reads_images_is_left_out(chain: Chain) -> None:
 
 
 def test_a_system_message_is_folded_where_the_template_takes_none(chain: Chain) -> None:
-    report = json.loads((chain.directory / "metrics/data_preferences.json").read_text(encoding="utf-8"))
-    takes_none = FAMILIES[chain.family].dialect in (GEMMA2, MISTRAL)
-    assert bool(report.get("mended", {}).get(FOLDED)) == takes_none, report
+    path = chain.directory / "data/prepared/preferences/data_report.json"
+    mended = json.loads(path.read_text(encoding="utf-8"))["mended"]
+    assert (FOLDED in mended) == (FAMILIES[chain.family].dialect in (GEMMA2, MISTRAL))
 
 
 def test_the_chain_ends_in_a_report(chain: Chain) -> None:
