@@ -30,6 +30,7 @@ class Started:
 
     stage: str
     section: Any  # plain values of params.lock.yaml; None for a stage without
+    deps: list[str]  # its code and inputs, as dvc.yaml lists them
     files: dict[str, list[Any]]  # code and inputs, each with what tells it from another
     parent: int  # DVC's process, 0 if it had ended already
     parent_began: str
@@ -49,7 +50,8 @@ def remember(stage: str) -> None:
     """Remember what the stage of this name, which DVC started, begins with, and end it with DVC."""
     end_with_us()
     parent, began = find_parent()
-    started[:] = [Started(stage, section_of(stage), files_of(stage), parent, began)]
+    deps = deps_of(stage)
+    started[:] = [Started(stage, section_of(stage), deps, files_below(deps), parent, began)]
 
 
 def refuse_changes() -> None:
@@ -59,7 +61,7 @@ def refuse_changes() -> None:
             raise UserError(
                 "the dvc that started this stage is gone, and another one may be at work here. Run `dvc repro` again"
             )
-        now = files_of(begun.stage)
+        now = files_below(begun.deps)
         changes = [difference(path, begun.files.get(path), now.get(path)) for path in sorted({*begun.files, *now})]
         changes.append(changed_values(begun.section, section_of(begun.stage)))
         if any(changes):
@@ -77,13 +79,17 @@ def section_of(stage: str) -> Any:
     return yaml.load(LOCK.read_bytes(), yaml.CSafeLoader).get(stage.replace("-", "_"))
 
 
-def files_of(stage: str) -> dict[str, list[Any]]:
-    """Every file of the stage's dependencies by its path, with what tells it from another."""
+def deps_of(stage: str) -> list[str]:
+    """The stage's dependencies in dvc.yaml."""
     if not PIPELINE.is_file():
-        return {}
-    listed = yaml.load(PIPELINE.read_bytes(), yaml.CSafeLoader)["stages"].get(stage, {}).get("deps", [])
+        return []
+    return yaml.load(PIPELINE.read_bytes(), yaml.CSafeLoader)["stages"].get(stage, {}).get("deps", [])
+
+
+def files_below(paths: list[str]) -> dict[str, list[Any]]:
+    """Every file at and below the paths, with what tells it from another."""
     found: dict[str, list[Any]] = {}
-    for path in map(Path, listed):
+    for path in map(Path, paths):
         files = path.rglob("*") if path.is_dir() else [path]
         for file in files:
             if file.is_file() and file.parent.name != "__pycache__":

@@ -203,6 +203,31 @@ def test_a_killed_worker_of_the_queue_holds_up_no_sweep(chain):
     assert statuses(chain) == {"done": 2}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "way",
+    [
+        [],
+        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
+        ["sweep.queue=1"],
+        ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"],
+    ],
+    ids=["basic", "joblib", "submitit", "queue", "optuna"],
+)
+def test_a_workspace_below_hangul_and_spaces_sweeps_by_every_way(tmp_path, way):
+    """And by whatever else a folder may be called."""
+    chain = ShortChain(tmp_path / "내 문서 [새=1,2] (사본) $HOME 'a'" / "그래프트 작업")
+    grid = ["sft.lora.r=choice(2,4)"] if "optuna" in str(way) else ["sft.lora.r=2,4"]
+    output = chain.sweep(*grid, *way)
+    assert statuses(chain) == {"done": len(chain.rows())}, output
+    (table,) = chain.directory.glob("multirun/sweep/*/table.csv")
+    assert "sft.lora.r" in table.read_text(encoding="utf-8")
+    assert "is the workspace now" in chain.run(sys.executable, "-m", "tools.promote")
+    chain.commit("promoted")
+    assert "up to date" in chain.run("dvc", "status")
+
+
 def test_ray_runs_points(chain):
     pytest.importorskip("ray", reason="graft[ray] is not installed")
     chain.sweep(*GRID, "hydra/launcher=ray", RAY_AUTH_MODE="disabled")

@@ -1,5 +1,6 @@
 """Where base models come from: each loader returns a 16-bit model and its tokenizer, or refuses with a reason."""
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -7,11 +8,13 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 from stages.lib.errors import UserError
+from stages.lib.hub import from_hub, reason_of
 from stages.lib.lineage import file_sha256
 from stages.lib.schema.choices import BaseSource
 from stages.lib.schema.data import PrepareBase, WheelFile
@@ -130,7 +133,8 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
     )
 
     try:
-        directory = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        fetch = partial(snapshot_download, repository, revision=revision, allow_patterns=patterns)
+        directory = Path(from_hub(repository, fetch))
     except GatedRepoError:
         raise UserError(f"{repository}: gated; accept its licence on the hub and set HF_TOKEN") from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
@@ -138,7 +142,11 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
             f"{repository} at {revision}: found no such repository or commit; check prepare_base.id and "
             "prepare_base.revision, and HF_TOKEN if it is private"
         ) from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError):
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        if reason := reason_of(error):
+            raise UserError(f"{repository} at {revision}: {reason}") from error
+        if not isinstance(error, OSError):
+            raise
         raise UserError(
             f"{repository}/config.json at {revision}: can't be reached. Offline, choose model=smollm2-135m, or "
             "set prepare_base.source=local and prepare_base.path to a model directory"
@@ -150,12 +158,14 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
         ) from error
     for path in directory.iterdir():
         blob = path.resolve()
-        if len(blob.name) == 64:  # the hub's cache names large files by their SHA-256
-            try:
+        try:
+            if len(blob.name) == 64:  # the hub's cache names large files by their SHA-256
                 refuse_wrong_checksum(path, blob.name)
-            except UserError:
-                blob.unlink()  # or the next run would find it and fail again
-                raise
+            elif len(blob.name) == 40:  # and small ones by Git's SHA-1
+                refuse_wrong_git_checksum(path, blob.name)
+        except UserError:
+            blob.unlink()  # or the next run would find it and fail again
+            raise
     return directory
 
 
@@ -192,3 +202,11 @@ def refuse_wrong_checksum(path: Path, sha256: str, pieces: Sequence[WheelFile] =
             f"{', '.join(Path(piece.file).name for piece in pieces)}"
         )
     raise UserError(f"{path.name}: found SHA-256 {found}, needed {sha256}; {reason}")
+
+
+def refuse_wrong_git_checksum(path: Path, sha1: str) -> None:
+    """Raise UserError unless Git's name for the file's content is `sha1`: that of "blob <bytes>\\0" and the content."""
+    content = path.read_bytes()
+    found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    if found != sha1:
+        raise UserError(f"{path.name}: found SHA-1 {found}, needed {sha1}; the download is damaged or another file")
