@@ -54,7 +54,7 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
             out,
             {
                 "kind": "base",
-                "source": {key: value for key, value in asdict(section).items() if key != "source" and value},
+                "source": source_of(section),
                 "target_modules": all_linear(model),
                 "weights_sha256": weights_sha256(out),
                 "chat_template_sha256": file_sha256(out / "chat_template.jinja"),
@@ -63,6 +63,15 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
     if section.terms:
         print(f"{section.terms.name}, {section.terms.url}: {root / OUT / LICENSE} goes with every model made of it")
     return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def source_of(section: PrepareBase) -> dict[str, Any]:
+    """Where the model comes from, for its lineage. Of a path from a machine's root, its last part alone is told: the
+    rest is that machine's, and the same model would have another lineage elsewhere.
+    """
+    source = {key: value for key, value in asdict(section).items() if key != "source" and value}
+    path = Path(section.path).expanduser()
+    return source | ({"path": path.name} if path.is_absolute() else {})
 
 
 def set_special_tokens(model: Any, tokenizer: Any, pad_token: str, stop_tokens: list[str]) -> None:

@@ -14,6 +14,7 @@ The same command again runs what is missing: a point that ran before is taken fr
 import json
 import os
 import time
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class SweepConfig(Config):
 def sweep() -> None:
     """Run every point, each by one Hydra job, then compare them. Raises UserError if any failed."""
     import hydra
+    from hydra.errors import CompactHydraException
 
     home = Path.cwd()
     inputs = fingerprint()
@@ -66,11 +68,20 @@ def sweep() -> None:
         os.chdir(home)
         return run_job(config, inputs, place)
 
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, and not as a traceback on the terminal
     try:
         job()
     except SystemExit:  # a sweeper that breaks off leaves points worth showing
         finish(place)
         raise
+    except CompactHydraException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    except BrokenExecutor as error:
+        finish(place)
+        raise UserError(
+            "a worker process of the sweep was ended, by the system where memory ran out; the same command runs what "
+            "is missing. Choose a smaller hydra.launcher.n_jobs if it happens again"
+        ) from error
     finish(place)
 
 

@@ -203,6 +203,26 @@ def test_a_killed_worker_of_the_queue_holds_up_no_sweep(chain):
     assert statuses(chain) == {"done": 2}
 
 
+def test_a_killed_worker_of_joblib_is_one_sentence_and_the_same_command_goes_on(chain):
+    command = [sys.executable, "-m", "tools.sweep", "--multirun", "sft.lora.r=4,5,6", *JOBLIB]
+    pipe = subprocess.PIPE
+    running = subprocess.Popen(
+        command, cwd=chain.directory, env=chain.environment(CHAIN_SECONDS="5"), stdout=pipe, stderr=pipe, text=True
+    )
+    while not chain.events("sft"):
+        assert running.poll() is None
+        time.sleep(0.05)
+    workers = [child for child in psutil.Process(running.pid).children() if "loky" in " ".join(child.cmdline())]
+    for worker in workers:
+        for process in [*worker.children(recursive=True), worker]:
+            process.kill()
+    errors = running.communicate(timeout=300)[1]
+    assert running.returncode == 1
+    assert "sweep: a worker process of the sweep was ended" in errors and "Traceback" not in errors, errors
+    chain.sweep("sft.lora.r=4,5,6", *JOBLIB)
+    assert statuses(chain).keys() <= {"done", "kept"} and len(chain.rows()) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
