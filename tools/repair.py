@@ -1,18 +1,19 @@
 """Put the repository in order before DVC runs, where DVC itself can't.
 
 Writes  .dvc/config.local: DVC's own cache in a folder that nobody else may read or write, ~/.cache/graft/dvc;
+        and a name in ASCII for the repository's cache, where its path has others;
         dvc.lock, if DVC was killed while it rewrote it: the copy that the last stage kept, or the last commit's
 Run     python -m tools.repair        `make setup` and `make repro` do
 """
 
-import os
 from pathlib import Path
 
 import yaml
 
 from stages.lib.entry import DVC_LOCK, DVC_LOCK_KEPT, exit_on_user_error
 from stages.lib.errors import UserError
-from stages.lib.publish import make_private_folder, written_whole
+from stages.lib.publish import written_whole
+from tools.lib.dvc_caches import keep_site_cache_private, name_cache_in_ascii
 from tools.lib.points import git
 
 
@@ -21,31 +22,8 @@ def repair() -> None:
     if not Path(".dvc").is_dir():
         raise UserError("found no .dvc here, needed the root of the repository")
     keep_site_cache_private()
+    name_cache_in_ascii()
     restore_lock()
-
-
-def keep_site_cache_private() -> None:
-    """Let DVC keep its bookkeeping here: its default, /var/tmp/dvc, may be written by every user of the machine, and
-    holds pickles, which run code when they are read.
-    """
-    from dvc.config import Config
-
-    site = site_cache()
-    make_private_folder(site)
-    try:
-        with Config(".dvc").edit("local") as settings:
-            settings["core"] = {**settings.get("core", {}), "site_cache_dir": str(site)}
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{site}: DVC writes its configuration in ASCII. Set XDG_CACHE_HOME to a folder of such a name, or "
-            f"DVC_SITE_CACHE_DIR={site} wherever DVC is run"
-        ) from None
-
-
-def site_cache() -> Path:
-    """Where DVC's own cache lies: not below the repository, whose folders may be called what DVC can't write down."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser().absolute() / "graft/dvc"
 
 
 def restore_lock() -> None:

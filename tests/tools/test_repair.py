@@ -67,7 +67,7 @@ def test_keys_of_a_remote_keep_their_mode_in_a_points_clone(tmp_path, monkeypatc
 
     chain = ShortChain(tmp_path / "chain")
     local = chain.directory / ".dvc/config.local"
-    local.write_text("['remote \"r\"']\n    url = /tmp/r\n    password = secret\n")
+    local.write_text("['remote \"r\"']\n    url = s3://bucket/r\n    secret_access_key = secret\n")
     local.chmod(0o600)
     monkeypatch.chdir(chain.directory)
     with clone("point") as directory:

@@ -235,8 +235,9 @@ def test_a_killed_worker_of_joblib_is_one_sentence_and_the_same_command_goes_on(
     ],
     ids=["basic", "joblib", "submitit", "queue", "optuna"],
 )
-def test_a_workspace_below_hangul_and_spaces_sweeps_by_every_way(tmp_path, way):
+def test_a_workspace_below_hangul_and_spaces_sweeps_by_every_way(tmp_path, monkeypatch, way):
     """And by whatever else a folder may be called."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     chain = ShortChain(tmp_path / "내 문서 [새=1,2] (사본) $HOME 'a'" / "그래프트 작업")
     grid = ["sft.lora.r=choice(2,4)"] if "optuna" in str(way) else ["sft.lora.r=2,4"]
     output = chain.sweep(*grid, *way)
