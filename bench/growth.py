@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from bench.random_model import SHAPES, enter, llama_config, write_base, write_data
+from bench.random_model import SHAPES, config_of, enter, write_base, write_data
 from bench.training import WARM_UP, section_of
 from bench.watch import Watch, resident_peak
 
@@ -83,7 +83,7 @@ def random_model(shape: str) -> Any:
 
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        return AutoModelForCausalLM.from_config(llama_config(shape), dtype=torch.bfloat16)
+        return AutoModelForCausalLM.from_config(config_of(shape), dtype=torch.bfloat16)
 
 
 def measure(place: Path, point: Point, steps: int, seconds: float) -> dict[str, Any]:

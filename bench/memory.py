@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench.random_model import llama_config, train_tokenizer
+from bench.random_model import config_of, train_tokenizer
 from stages.lib.hardware import describe, set_up_cpu
 from stages.lib.schema.choices import Optim, Quantization, Scheduler
 from stages.lib.schema.training import Lora, Sft
@@ -40,7 +40,7 @@ def measure(name: str, profiled: bool) -> dict[str, float]:
     from stages.lib.training.run import TrainingRun
 
     set_up_cpu(0)
-    config = llama_config(name)
+    config = config_of(name)
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     model = AutoModelForCausalLM.from_config(config)

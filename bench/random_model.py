@@ -14,27 +14,58 @@ SHAPES = {
     "Llama-3-8B": (4096, 14336, 32, 32, 8, 128256),
 }
 """Hidden width, inner width, layers, heads, key-value heads, vocabulary."""
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "Gemma-3-1B": (
+        "Gemma3TextConfig",
+        {
+            "hidden_size": 1152,
+            "intermediate_size": 6912,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "head_dim": 256,
+            "sliding_window": 512,
+            "vocab_size": 262144,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "Qwen3-0.6B": (
+        "Qwen3Config",
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 151936,
+            "tie_word_embeddings": True,
+        },
+    ),
+}
+"""Shapes of other families: transformers' configuration class, and what its repository's config.json says."""
+TOKENS = {"max_position_embeddings": 8192, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CORPUS = Path("data/raw/pdf_qa/office-guide.jsonl")
 
 
-def llama_config(name: str) -> Any:
-    """transformers' configuration of one of SHAPES."""
-    from transformers import LlamaConfig
+def config_of(name: str) -> Any:
+    """transformers' configuration of one of SHAPES or FAMILIES."""
+    import transformers
 
+    if name in FAMILIES:
+        kind, values = FAMILIES[name]
+        return getattr(transformers, kind)(**values, **TOKENS)
     hidden, inner, layers, heads, key_value, vocabulary = SHAPES[name]
-    return LlamaConfig(
+    return transformers.LlamaConfig(
         hidden_size=hidden,
         intermediate_size=inner,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=key_value,
         vocab_size=vocabulary,
-        max_position_embeddings=8192,
         tie_word_embeddings=name.startswith("SmolLM2"),
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
+        **TOKENS,
     )
 
 
@@ -62,7 +93,7 @@ def write_source(directory: Path, shape: str) -> None:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = AutoModelForCausalLM.from_config(llama_config(shape))
+        model = AutoModelForCausalLM.from_config(config_of(shape))
     torch.set_default_dtype(torch.float32)
     model.cpu().save_pretrained(directory)
     train_tokenizer().save_pretrained(directory)

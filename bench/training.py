@@ -4,7 +4,7 @@ The notebook's side is trl's trainer with the notebook's values and nothing of s
 Weights are random: speed does not depend on their values. Losses of the same steps are compared too.
 
 Run     python -m bench.training ROW … [--shape TinyLlama-1.1B] [--only VARIANT …] [--out results.json]
-        ROW is one of sft-512, sft-512-large, sft-2048, short, dpo
+        ROW is one of sft-512, sft-512-large, sft-2048, short, dpo; other families' shapes: Gemma-3-1B, Qwen3-0.6B
         --profile: where the time of five steps goes, in place of speed
         on a CPU: sft-512 --shape SmolLM2-135M --only notebook "nf4, as planned"
 """
@@ -14,13 +14,14 @@ import json
 import subprocess
 import sys
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from bench.random_model import SHAPES, enter, write_base, write_data
+from bench.random_model import FAMILIES, SHAPES, enter, write_base, write_data
 from bench.watch import Profiled, Watch, resident_peak
 
 CPU_WARM_UP, CPU_TIMED = 1, 6
@@ -53,6 +54,8 @@ OURS: dict[str, Any] = {
 }
 COMPILED: dict[str, Any] = {**OURS, "cuda_graphs": "never"}
 EAGER: dict[str, Any] = {**COMPILED, "torch_compile": "never"}
+FALLBACK: dict[str, Any] = {**COMPILED, "ruled_out": ["attention", "head=fused"]}
+"""As a model of which parity.py finds that nothing of the fast path is its own arithmetic; layers are compiled."""
 UNSLOTH: dict[str, Any] = {"engine": "unsloth", "optim": "adamw_torch_fused"}
 """Unsloth's kernels and trainer at our batch and precision; how it pads and compiles is its own choice."""
 
@@ -89,7 +92,14 @@ ROWS: dict[str, dict[str, Any]] = {
         "stage": "sft",
         "lengths": "long chats",
         "common": {"max_length": 2048, "batch_size": 8},
-        "variants": {"notebook": NOTEBOOK, "bf16": OURS},
+        "variants": {
+            "notebook": NOTEBOOK,
+            "bf16": OURS,
+            "bf16, no graphs": COMPILED,
+            "bf16, not compiled": EAGER,
+            "bf16, fallback": FALLBACK,
+            "bf16, fallback, not compiled": {**FALLBACK, "torch_compile": "never"},
+        },
     },
     "short": {
         "stage": "sft",
@@ -99,6 +109,7 @@ ROWS: dict[str, dict[str, Any]] = {
             "notebook": {**NOTEBOOK, "batch_size": 8},
             "bf16, batch 64": OURS,
             "bf16, batch 64, no graphs": COMPILED,
+            "bf16, batch 64, fallback": FALLBACK,
             "bf16, plain": {**EAGER, "padding_free": "never"},
         },
     },
@@ -173,9 +184,11 @@ def run_variant(place: Path, name: str, variant: str, profile: bool = False) -> 
     import torch
 
     from stages import dpo, sft
+    from stages.lib.training.plan import make_plan
 
     row = ROWS[name]
     values = dict(row["variants"][variant])
+    ruled_out = dict.fromkeys(values.pop("ruled_out", []), "ruled out for the bench")
     on_gpu = torch.cuda.is_available()
     if variant == "notebook":
         values["dtype"] = "float16" if on_gpu else "bfloat16"
@@ -190,19 +203,24 @@ def run_variant(place: Path, name: str, variant: str, profile: bool = False) -> 
         stand_in_for_a_merge(place)
     with ExitStack() as stack:
         stack.enter_context(patch("stages.lib.training.run.report_progress", watch.attach))
+        if ruled_out:
+            limited = partial(make_plan, ruled_out=ruled_out)
+            stack.enter_context(patch("stages.lib.training.run.make_plan", lambda *a, ruled_out, **b: limited(*a, **b)))
         if variant in PLAIN:
             prepared = notebook_model if variant == "notebook" else as_is
             stack.enter_context(patch("stages.lib.training.run.speed_up_model", prepared))
             stack.enter_context(patch("stages.lib.training.run.speed_up_trainer", lambda *_: None))
         facts = getattr(module, row["stage"])(section, place / "out" / f"{name}-{variant}".replace(" ", "_"))
     peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else resident_peak()
-    shown = ("micro_batch_size", "attention", "padding_free", "torch_compile", "cuda_graphs")
+    shown = ("micro_batch_size", "attention", "head", "padding_free", "torch_compile", "cuda_graphs", "parity")
+    figures = json.loads(Path(f"out/{name}-{variant}".replace(" ", "_"), "metrics", f"{row['stage']}.json").read_text())
     return {
         "row": name,
         "variant": variant,
         **watch.figures(warm_up, timed),
         "peak_gib": round(peak, 1),
         "plan": {key: facts["plan"][key] for key in shown},
+        "parity_compiled": figures.get("parity_compiled"),
         "estimated_gib": round(facts["plan"]["estimated_mib"] / 1024, 1),
         **(watch.found if isinstance(watch, Profiled) else {}),
     }
@@ -260,7 +278,7 @@ def unable(values: dict[str, Any]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", choices=ROWS)
-    parser.add_argument("--shape", default="TinyLlama-1.1B", choices=SHAPES)
+    parser.add_argument("--shape", default="TinyLlama-1.1B", choices=[*SHAPES, *FAMILIES])
     parser.add_argument("--only", nargs="*", help="variants; all unless given")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--out", type=Path)

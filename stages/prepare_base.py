@@ -11,12 +11,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stages.lib.entry import run
-from stages.lib.errors import UserError
 from stages.lib.lineage import file_sha256, weights_sha256, write_lineage
-from stages.lib.models.base_sources import fetch_terms, load_from_directory, load_from_hub, load_from_wheel
+from stages.lib.models.base_checks import refuse_broken_numbers, refuse_what_sees_ahead
+from stages.lib.models.base_sources import Base, fetch_terms, load_from_directory, load_from_hub, load_from_wheel
+from stages.lib.models.chat import encode
 from stages.lib.models.chat_template import ChatTemplate
-from stages.lib.models.target_modules import all_linear
-from stages.lib.models.template_checks import refuse_endless_answers, refuse_untrained_tokens
+from stages.lib.models.language_part import language_part
+from stages.lib.models.loading import quiet_libraries
+from stages.lib.models.own_template import read_template
+from stages.lib.models.special_tokens import settle_template_and_tokens
+from stages.lib.models.target_modules import all_linear, fused_experts
+from stages.lib.models.template_checks import CONVERSATION, refuse_endless_answers, refuse_untrained_tokens
 from stages.lib.publish import published
 from stages.lib.schema.choices import BaseSource
 from stages.lib.schema.data import PrepareBase
@@ -24,13 +29,12 @@ from stages.lib.schema.data import PrepareBase
 CHAT_TEMPLATES = Path("conf/chat_template")
 OUT = Path("models/base")
 LICENSE = "license"  # in OUT: the terms of a model that asks for them to be passed on
+OTHERWISE = {"source", "origin", "chat_template", "pad_token", "stop_tokens"}
+"""Settings that the lineage holds as what became of them."""
 
 
 def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
-    template = CHAT_TEMPLATES / section.chat_template
-    if not template.is_file():
-        choices = ", ".join(sorted(path.name for path in CHAT_TEMPLATES.iterdir()))
-        raise UserError(f"prepare_base.chat_template: found {section.chat_template!r}, needed one of {choices}")
+    quiet_libraries()
     load = {
         BaseSource.hub: load_from_hub,
         BaseSource.local: load_from_directory,
@@ -38,12 +42,18 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
     }[section.source]
     with TemporaryDirectory() as scratch:
         terms = fetch_terms(section, Path(scratch))
-        model, tokenizer = load(section, Path(scratch))
-    set_special_tokens(model, tokenizer, section.pad_token, section.stop_tokens)
-    tokenizer.chat_template = template.read_text(encoding="utf-8")
-    ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens_map, str(template))
-    refuse_endless_answers(tokenizer, section.stop_tokens)
+        base = load(section, Path(scratch))
+    tokenizer = base.tokenizer
+    refuse_broken_numbers(base.name, base.model)
+    model = language_part(base.name, base.model, tokenizer)
+    template = read_template(section.chat_template, CHAT_TEMPLATES, tokenizer)
+    spoken = settle_template_and_tokens(section, model, tokenizer, template)
+    ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens_map, section.chat_template)  # raises what's wrong
+    refuse_endless_answers(tokenizer, spoken["stop_tokens"])
+    refuse_what_sees_ahead(base.name, model, encode(tokenizer, CONVERSATION).input_ids)
     refuse_untrained_tokens(model, tokenizer)
+    modules = all_linear(model)
+    say_what_was_settled(base, spoken, modules, fused_experts(model))
     with published(root / OUT) as out:
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
@@ -55,7 +65,13 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
             {
                 "kind": "base",
                 "source": source_of(section),
-                "target_modules": all_linear(model),
+                "commit": base.revision,
+                "name": base.name,
+                "license": base.license,
+                "class": type(model).__name__,
+                "taken_out_of": "" if model is base.model else type(base.model).__name__,
+                **spoken,
+                "target_modules": modules,
                 "weights_sha256": weights_sha256(out),
                 "chat_template_sha256": file_sha256(out / "chat_template.jinja"),
             },
@@ -69,30 +85,24 @@ def source_of(section: PrepareBase) -> dict[str, Any]:
     """Where the model comes from, for its lineage. Of a path from a machine's root, its last part alone is told: the
     rest is that machine's, and the same model would have another lineage elsewhere.
     """
-    source = {key: value for key, value in asdict(section).items() if key != "source" and value}
+    source = {key: value for key, value in asdict(section).items() if key not in OTHERWISE and value}
     path = Path(section.path).expanduser()
     return source | ({"path": path.name} if path.is_absolute() else {})
 
 
-def set_special_tokens(model: Any, tokenizer: Any, pad_token: str, stop_tokens: list[str]) -> None:
-    """Make model and tokenizer agree on padding and on what ends an answer.
-
-    No embedding is resized: Raises UserError for a token that is not in the vocabulary or has no embedding.
-    """
-    vocabulary = tokenizer.get_vocab()
-    rows = model.get_input_embeddings().num_embeddings
-    for token in [pad_token, *stop_tokens]:
-        if vocabulary.get(token, rows) >= rows:
-            raise UserError(
-                f"prepare_base: found no embedding for the token {token!r}, needed one of the vocabulary's "
-                f"{rows}; an added token would be untrained"
-            )
-    tokenizer.pad_token, tokenizer.eos_token = pad_token, stop_tokens[0]
-    tokenizer.padding_side = "left"
-    stop_ids = [vocabulary[token] for token in stop_tokens]
-    model.config.pad_token_id, model.config.eos_token_id = vocabulary[pad_token], stop_ids[0]
-    model.generation_config.pad_token_id, model.generation_config.eos_token_id = vocabulary[pad_token], stop_ids
-    model.config._name_or_path = ""  # a local path would change the hash from machine to machine
+def say_what_was_settled(base: Base, spoken: dict[str, Any], modules: list[str], experts: int) -> None:
+    """Print what was derived from the model's files, and what of it should be known."""
+    stops = ", ".join(spoken["stop_tokens"])
+    lines = [
+        f"{base.name}, licence {base.license}",
+        f"chat template {spoken['chat_template']}, stop tokens {stops}, padding {spoken['pad_token']}",
+        *(f"in the chat template {line}" for line in spoken["fixed"]),
+        f"all-linear is {', '.join(modules)}",
+    ]
+    if experts:
+        lines.append(f"{experts} tensors of fused experts are no linear layers: an adapter leaves them as they are")
+    for line in lines:
+        print(f"prepare-base: {line}", flush=True)
 
 
 if __name__ == "__main__":

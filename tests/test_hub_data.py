@@ -246,12 +246,14 @@ BASE = (
 )
 
 
-def run_prepare_base(workspace: Path, hub: Hub, tiny_model: dict[str, bytes]) -> subprocess.CompletedProcess[str]:
+def run_prepare_base(
+    workspace: Path, hub: Hub, tiny_model: dict[str, bytes], section: str = BASE
+) -> subprocess.CompletedProcess[str]:
     hub.repositories.setdefault("models/org/tiny", tiny_model)
     (workspace / "conf").mkdir()
     (workspace / "conf/chat_template").symlink_to(REPOSITORY / "conf/chat_template")
     shutil.rmtree(workspace / "models")
-    return run_stage("prepare_base", BASE, workspace, hub)
+    return run_stage("prepare_base", section, workspace, hub)
 
 
 def test_a_base_model_from_the_hub(hub: Hub, workspace: Path, tiny_model: dict[str, bytes]) -> None:
@@ -260,6 +262,21 @@ def test_a_base_model_from_the_hub(hub: Hub, workspace: Path, tiny_model: dict[s
     lineage = json.loads((workspace / "models/base/lineage.json").read_text(encoding="utf-8"))
     assert lineage["source"]["revision"] == COMMIT
     assert (workspace / "models/base/model.safetensors").is_file()
+
+
+def test_an_id_alone_is_all_that_a_model_needs(hub: Hub, workspace: Path, tiny_model: dict[str, bytes]) -> None:
+    """Its own template, derived tokens, the commit that main is, its licence; no second copy of the weights."""
+    own = (REPOSITORY / "conf/chat_template/chatml.jinja").read_text(encoding="utf-8")
+    more = {"chat_template.jinja": own.encode(), "README.md": b"---\nlicense: cc-by-4.0\n---\n"}
+    copies = {"consolidated.safetensors": b"\0" * 1000, "original/model.safetensors": b"\0" * 1000}
+    repository = {**tiny_model, **more, **copies}
+    done = run_prepare_base(workspace, hub, repository, "PrepareBase(source=BaseSource.hub, id='org/tiny')")
+    assert done.returncode == 0, done.stderr
+    assert f"prepare_base.revision=main is commit {COMMIT}; pin it" in done.stdout
+    lineage = json.loads((workspace / "models/base/lineage.json").read_text(encoding="utf-8"))
+    assert (lineage["name"], lineage["license"], lineage["commit"]) == ("org/tiny", "cc-by-4.0", COMMIT)
+    assert (lineage["chat_template"], lineage["stop_tokens"], lineage["pad_token"]) == ("own", ["<|im_end|>"], "<pad>")
+    assert not any(hub.sent(name) for name in copies)
 
 
 @pytest.mark.parametrize(

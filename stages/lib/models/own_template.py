@@ -6,10 +6,12 @@
 
 import re
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from stages.lib.errors import UserError
 from stages.lib.models.chat import MARK, encode, render
+from stages.lib.schema.data import OWN
 
 THINKING = ("enable_thinking", "thinking")
 """What templates ask for the mode in which an answer begins with its reasoning."""
@@ -21,6 +23,19 @@ CALL_OF_DATE = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 
 QUESTION, ANSWER = "Could you?", "Certainly, gladly."
 """What no template has a reason to change or to spell."""
+
+
+def read_template(name: str, folder: Path, tokenizer: Any) -> str:
+    """The chat template that prepare_base.chat_template names: a file in `folder`, or the one that the model came with.
+
+    Raises UserError if there is none.
+    """
+    if name == OWN:
+        return read_own_template(tokenizer)
+    if not (folder / name).is_file():
+        choices = ", ".join([OWN, *sorted(path.name for path in folder.iterdir())])
+        raise UserError(f"prepare_base.chat_template: found {name!r}, needed one of {choices}")
+    return (folder / name).read_text(encoding="utf-8")
 
 
 def read_own_template(tokenizer: Any) -> str:

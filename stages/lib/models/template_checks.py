@@ -12,7 +12,7 @@ UNTRAINED = 1e-16
 
 
 def refuse_endless_answers(tokenizer: Any, stop_tokens: list[str]) -> None:
-    """Raise UserError unless the last token that the template marks as the assistant's is one of `stop_tokens`.
+    """Raise UserError unless the last token that is learned of an answer is one of `stop_tokens`.
 
     A model that is trained on such a template never learns to end an answer.
     """
@@ -21,8 +21,9 @@ def refuse_endless_answers(tokenizer: Any, stop_tokens: list[str]) -> None:
     last = tokenizer.convert_ids_to_tokens(said[-1]) if said else "nothing"
     if last not in stop_tokens:
         raise UserError(
-            f"prepare_base.chat_template: its {{% generation %}} block ends an answer with {last!r}, needed one of "
-            f"prepare_base.stop_tokens, {stop_tokens}. Mend the template, or choose one of this model's tokens"
+            f"prepare_base.chat_template: it ends an answer with {last!r}, needed one of the stop tokens, "
+            f"{stop_tokens}, within its {{% generation %}} block if it has one. Fix the template, or set "
+            "prepare_base.stop_tokens"
         )
 
 

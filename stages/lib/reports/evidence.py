@@ -8,6 +8,9 @@ from stages.lib.foreign_text import in_markdown
 
 Row = dict[str, Any]
 
+UNKNOWN = "unknown"
+"""The licence of a base model whose files name none, in the Hub's spelling."""
+
 SHOWN = [
     ("seen", "key_exact"),
     ("seen", "key_recall"),
@@ -55,7 +58,18 @@ class Evidence:
     @property
     def warnings(self) -> list[str]:
         """What to know before believing the figures."""
-        return [*self.detail["warnings"], *self.judge.get("warnings", [])]
+        return [*self.unknown_origin, *self.detail["warnings"], *self.judge.get("warnings", [])]
+
+    @property
+    def unknown_origin(self) -> list[str]:
+        """What isn't known of the base model, and must be before anything made of it is passed on."""
+        base = self.lineages["base"]
+        if base["license"] != UNKNOWN:
+            return []
+        return [
+            f"base model: nothing says under which licence {base['name']} is: find out before you publish what is "
+            "made of it, and set prepare_base.origin"
+        ]
 
     @property
     def judged(self) -> dict[str, Any]:

@@ -19,12 +19,13 @@ RESULTS = [
 def model_card(section: Report, evidence: Evidence) -> str:
     """README.md for the tuned model. Raises ValueError for metadata that the Hub would not read."""
     data = metadata(section, evidence)
+    base = evidence.lineages["base"]
+    made_from = in_markdown(base["name"]) + (f" at commit {in_markdown(base['commit'])}" if base["commit"] else "")
     rows = "\n".join(f"- {in_markdown(name)}: {digest}" for name, digest in evidence.detail["weights_sha256"].items())
     left = {name: count for name, steps in evidence.funnels.items() for _, count in steps[-1:]}
     made = "\n".join(f"- {in_markdown(name)}: {count} rows" for name, count in left.items())
     beware = "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)
     beware = beware or "Nothing was found; read the table all the same."
-    base = in_markdown(section.base_model)
     wrong = wrong_answers(evidence)
     question = json.dumps(evidence.detail["demo"]["question"], ensure_ascii=False)  # a literal of Python too
     return f"""---
@@ -33,7 +34,9 @@ def model_card(section: Report, evidence: Evidence) -> str:
 
 # {in_markdown(data.model_name)}
 
-{base}, tuned with SFT, then DPO: everything below was written by the pipeline from what it measured.
+{made_from}, tuned with SFT, then DPO. All below was written by the pipeline from what it measured.
+
+Licence of the base model: {in_markdown(base["license"])}.
 
 ## Use
 
@@ -89,6 +92,7 @@ def metadata(section: Report, evidence: Evidence) -> Any:
     """The card's metadata, as huggingface_hub.ModelCardData. Raises ValueError for what the Hub would not read."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    base = evidence.lineages["base"]
     figures = evidence.detail["models"][evidence.tuned]
     results = [
         EvalResult(
@@ -103,12 +107,12 @@ def metadata(section: Report, evidence: Evidence) -> Any:
         if name in figures.get(split, {})
     ]
     return ModelCardData(
-        base_model=section.base_model,
-        license=section.license,
+        base_model=base["name"] if base["name"].count("/") == 1 else None,  # the Hub takes ids alone
+        license=base["license"],
         language=section.languages,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["graft", "sft", "dpo"],
-        model_name=f"{section.base_model.split('/')[-1]}-graft",
+        model_name=f"{base['name'].split('/')[-1]}-graft",
         eval_results=results,
     )

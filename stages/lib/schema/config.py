@@ -1,6 +1,6 @@
 """The primary config: every section, and what they must agree in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
@@ -33,7 +33,7 @@ class Config:
     evaluate: Evaluate = MISSING
     judge: Judge = MISSING
     benchmark: Benchmark = MISSING
-    report: Report = MISSING
+    report: Report = field(default_factory=Report)
 
 
 def check_together(sft: Sft, merge: Merge, dpo: Dpo) -> None:

