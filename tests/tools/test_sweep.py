@@ -212,7 +212,7 @@ def test_a_killed_worker_of_joblib_is_one_sentence_and_the_same_command_goes_on(
     while not chain.events("sft"):
         assert running.poll() is None
         time.sleep(0.05)
-    workers = [child for child in psutil.Process(running.pid).children() if "loky" in " ".join(child.cmdline())]
+    workers = [child for child in psutil.Process(running.pid).children() if "popen_loky" in " ".join(child.cmdline())]
     for worker in workers:
         for process in [*worker.children(recursive=True), worker]:
             process.kill()
