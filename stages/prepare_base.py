@@ -66,7 +66,7 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
             out,
             {
                 "kind": "base",
-                "source": {key: value for key, value in asdict(section).items() if key not in OTHERWISE and value},
+                "source": source_of(section),
                 "commit": base.revision,
                 "name": base.name,
                 "license": base.license,
@@ -82,6 +82,15 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
     if section.terms:
         print(f"{section.terms.name}, {section.terms.url}: {root / OUT / LICENSE} goes with every model made of it")
     return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def source_of(section: PrepareBase) -> dict[str, Any]:
+    """Where the model comes from, for its lineage. Of a path from a machine's root, its last part alone is told: the
+    rest is that machine's, and the same model would have another lineage elsewhere.
+    """
+    source = {key: value for key, value in asdict(section).items() if key not in OTHERWISE and value}
+    path = Path(section.path).expanduser()
+    return source | ({"path": path.name} if path.is_absolute() else {})
 
 
 def say_what_was_settled(base: Base, spoken: dict[str, Any], modules: list[str], experts: int) -> None:

@@ -113,7 +113,16 @@ def test_fifty_kills_of_training_end_in_the_same_bytes_fifty_times(place):
     print(killed)
 
 
-OTHERS = ["config", "prepare-base", "prepare-ultrachat", "prepare-pdf-qa", "prepare-preferences", "merge", "merge-dpo"]
+OTHERS = [
+    "config",
+    "prepare-base",
+    "probe-base",
+    "prepare-ultrachat",
+    "prepare-pdf-qa",
+    "prepare-preferences",
+    "merge",
+    "merge-dpo",
+]
 OTHERS += ["evaluate", "judge", "report"]
 
 

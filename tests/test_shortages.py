@@ -98,6 +98,12 @@ def test_standard_output_that_is_full(workspace):
     assert "can't be written: No space left on device" in one_sentence(done, "prepare-ultrachat")
 
 
+def test_no_standard_output_at_all(workspace):
+    """Nobody wants to read it: that is no failure."""
+    done = run(workspace, "prepare_ultrachat", "sh", "-c", 'exec "$@" >&-', "sh")
+    assert done.returncode == 0 and done.stderr == ""
+
+
 @pytest.mark.slow
 def test_standard_output_that_is_closed_while_training(workspace):
     running = subprocess.Popen(

@@ -1,6 +1,7 @@
 """Put the repository in order before DVC runs, where DVC itself can't.
 
-Writes  .dvc/config.local: DVC's own cache in a folder that nobody else may read or write, .dvc/tmp/site;
+Writes  .dvc/config.local: DVC's own cache in a folder that nobody else may read or write, ~/.cache/graft/dvc;
+        and a name in ASCII for the repository's cache, where its path has others;
         dvc.lock, if DVC was killed while it rewrote it: the copy that the last stage kept, or the last commit's
 Run     python -m tools.repair        `make setup` and `make repro` do
 """
@@ -11,10 +12,9 @@ import yaml
 
 from stages.lib.entry import DVC_LOCK, DVC_LOCK_KEPT, exit_on_user_error
 from stages.lib.errors import UserError
-from stages.lib.publish import make_private_folder, written_whole
+from stages.lib.publish import written_whole
+from tools.lib.dvc_caches import keep_site_cache_private, name_cache_in_ascii
 from tools.lib.points import git
-
-SITE = Path(".dvc/tmp/site")
 
 
 def repair() -> None:
@@ -22,18 +22,8 @@ def repair() -> None:
     if not Path(".dvc").is_dir():
         raise UserError("found no .dvc here, needed the root of the repository")
     keep_site_cache_private()
+    name_cache_in_ascii()
     restore_lock()
-
-
-def keep_site_cache_private() -> None:
-    """Let DVC keep its bookkeeping here: its default, /var/tmp/dvc, may be written by every user of the machine, and
-    holds pickles, which run code when they are read.
-    """
-    from dvc.config import Config
-
-    make_private_folder(SITE)
-    with Config(".dvc").edit("local") as settings:
-        settings["core"] = {**settings.get("core", {}), "site_cache_dir": str(SITE.absolute())}
 
 
 def restore_lock() -> None:

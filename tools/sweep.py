@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class SweepConfig(Config):
 def sweep() -> None:
     """Run every point, each by one Hydra job, then compare them. Raises UserError if any failed."""
     import hydra
+    from hydra.errors import CompactHydraException
 
     home = Path.cwd()
     inputs = fingerprint()
@@ -68,11 +70,20 @@ def sweep() -> None:
         os.chdir(home)
         return run_job(config, inputs, place)
 
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, and not as a traceback on the terminal
     try:
         job()
     except SystemExit:  # a sweeper that breaks off leaves points worth showing
         finish(place)
         raise
+    except CompactHydraException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    except BrokenExecutor as error:
+        finish(place)
+        raise UserError(
+            "a worker process of the sweep was ended, by the system where memory ran out; the same command runs what "
+            "is missing. Choose a smaller hydra.launcher.n_jobs if it happens again"
+        ) from error
     finish(place)
 
 

@@ -123,7 +123,7 @@ def exit_on_user_error(name: str, body: Callable[[], None], interrupted: str = "
     name = name.replace("_", "-")
     try:
         body()
-        sys.stdout.flush()  # or its failure would come too late for a message
+        flush()  # or its failure would come too late for a message
     except UserError as error:
         end(f"{name}: {shown(str(error))}")
     except KeyboardInterrupt:
@@ -135,10 +135,16 @@ def exit_on_user_error(name: str, body: Callable[[], None], interrupted: str = "
         end(f"{name}: {shown(reason)}; {interrupted or what_was_published()}")
 
 
+def flush() -> None:
+    """Send on what was printed. Without a standard output (>&-) Python has none, and nothing was."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 def end(message: str) -> NoReturn:
     """End with status 1 and a message, whatever became of standard output."""
     try:
-        sys.stdout.flush()
+        flush()
     except OSError:  # Python would try again, and end with a status and a message of its own
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(message)

@@ -29,7 +29,9 @@ class Started:
     """What a stage was started with."""
 
     stage: str
+    root: str  # of the repository, an absolute path: a stage may go elsewhere
     section: Any  # plain values of params.lock.yaml; None for a stage without
+    deps: list[str]  # its code and inputs, as dvc.yaml lists them
     files: dict[str, list[Any]]  # code and inputs, each with what tells it from another
     parent: int  # DVC's process, 0 if it had ended already
     parent_began: str
@@ -49,7 +51,8 @@ def remember(stage: str) -> None:
     """Remember what the stage of this name, which DVC started, begins with, and end it with DVC."""
     end_with_us()
     parent, began = find_parent()
-    started[:] = [Started(stage, section_of(stage), files_of(stage), parent, began)]
+    root, deps = Path.cwd(), deps_of(stage)
+    started[:] = [Started(stage, str(root), section_of(stage, root), deps, files_below(deps, root), parent, began)]
 
 
 def refuse_changes() -> None:
@@ -59,9 +62,10 @@ def refuse_changes() -> None:
             raise UserError(
                 "the dvc that started this stage is gone, and another one may be at work here. Run `dvc repro` again"
             )
-        now = files_of(begun.stage)
+        root = Path(begun.root)
+        now = files_below(begun.deps, root)
         changes = [difference(path, begun.files.get(path), now.get(path)) for path in sorted({*begun.files, *now})]
-        changes.append(changed_values(begun.section, section_of(begun.stage)))
+        changes.append(changed_values(begun.section, section_of(begun.stage, root)))
         if any(changes):
             raise UserError(
                 f"changed while the stage ran: {'; '.join(filter(None, changes))}. DVC would record that as what this "
@@ -70,24 +74,28 @@ def refuse_changes() -> None:
             )
 
 
-def section_of(stage: str) -> Any:
-    """The stage's section of params.lock.yaml, None where there is none."""
-    if not LOCK.is_file():
+def section_of(stage: str, root: Path) -> Any:
+    """The stage's section of params.lock.yaml in `root`, None where there is none."""
+    if not (root / LOCK).is_file():
         return None
-    return yaml.load(LOCK.read_bytes(), yaml.CSafeLoader).get(stage.replace("-", "_"))
+    return yaml.load((root / LOCK).read_bytes(), yaml.CSafeLoader).get(stage.replace("-", "_"))
 
 
-def files_of(stage: str) -> dict[str, list[Any]]:
-    """Every file of the stage's dependencies by its path, with what tells it from another."""
+def deps_of(stage: str) -> list[str]:
+    """The stage's dependencies in dvc.yaml."""
     if not PIPELINE.is_file():
-        return {}
-    listed = yaml.load(PIPELINE.read_bytes(), yaml.CSafeLoader)["stages"].get(stage, {}).get("deps", [])
+        return []
+    return yaml.load(PIPELINE.read_bytes(), yaml.CSafeLoader)["stages"].get(stage, {}).get("deps", [])
+
+
+def files_below(paths: list[str], root: Path) -> dict[str, list[Any]]:
+    """Every file at and below the paths, which are relative to `root`, with what tells it from another."""
     found: dict[str, list[Any]] = {}
-    for path in map(Path, listed):
+    for path in (root / name for name in paths):
         files = path.rglob("*") if path.is_dir() else [path]
         for file in files:
             if file.is_file() and file.parent.name != "__pycache__":
-                found[str(file)] = identity(file)
+                found[str(file.relative_to(root))] = identity(file)
     return found
 
 

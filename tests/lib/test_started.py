@@ -81,6 +81,17 @@ def test_what_changes_nothing_is_published(stage):
     assert (stage / "out").read_text() == "result"
 
 
+def test_a_stage_that_works_elsewhere_is_looked_at_where_it_began(stage, tmp_path, monkeypatch):
+    """As probe-base does, in a folder of its own."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.chdir(tmp_path / "scratch")
+    with published(Path("out")) as path:
+        path.touch()
+    (stage / "code.py").write_text("r = 2")
+    with pytest.raises(UserError, match=r"code\.py was edited"), published(Path("more")) as path:
+        path.touch()
+
+
 def test_what_was_paid_for_is_kept_all_the_same(stage):
     (stage / "code.py").write_text("r = 2")
     with written_whole(stage / "response.json") as path:

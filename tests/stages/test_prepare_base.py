@@ -64,6 +64,12 @@ def test_padding_is_no_stop_token(tiny_base):
     assert config["pad_token_id"] == 0
 
 
+def test_no_path_of_this_machine_is_in_the_lineage(tiny_model, tmp_path):
+    prepare_base(section(path=str(tiny_model)), tmp_path)
+    assert read_lineage(tmp_path / OUT)["source"]["path"] == tiny_model.name
+    assert str(tiny_model.parent) not in (tmp_path / OUT / "lineage.json").read_text(encoding="utf-8")
+
+
 def test_twice_gives_the_same_bytes(tiny_model, tiny_base, tmp_path):
     copied = tmp_path / "elsewhere"
     shutil.copytree(tiny_model, copied)

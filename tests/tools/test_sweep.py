@@ -203,6 +203,52 @@ def test_a_killed_worker_of_the_queue_holds_up_no_sweep(chain):
     assert statuses(chain) == {"done": 2}
 
 
+def test_a_killed_worker_of_joblib_is_one_sentence_and_the_same_command_goes_on(chain):
+    command = [sys.executable, "-m", "tools.sweep", "--multirun", "sft.lora.r=4,5,6", *JOBLIB]
+    pipe = subprocess.PIPE
+    running = subprocess.Popen(
+        command, cwd=chain.directory, env=chain.environment(CHAIN_SECONDS="5"), stdout=pipe, stderr=pipe, text=True
+    )
+    while not chain.events("sft"):
+        assert running.poll() is None
+        time.sleep(0.05)
+    workers = [child for child in psutil.Process(running.pid).children() if "popen_loky" in " ".join(child.cmdline())]
+    for worker in workers:
+        for process in [*worker.children(recursive=True), worker]:
+            process.kill()
+    errors = running.communicate(timeout=300)[1]
+    assert running.returncode == 1
+    assert "sweep: a worker process of the sweep was ended" in errors and "Traceback" not in errors, errors
+    chain.sweep("sft.lora.r=4,5,6", *JOBLIB)
+    assert statuses(chain).keys() <= {"done", "kept"} and len(chain.rows()) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "way",
+    [
+        [],
+        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
+        ["sweep.queue=1"],
+        ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"],
+    ],
+    ids=["basic", "joblib", "submitit", "queue", "optuna"],
+)
+def test_a_workspace_below_hangul_and_spaces_sweeps_by_every_way(tmp_path, monkeypatch, way):
+    """And by whatever else a folder may be called."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    chain = ShortChain(tmp_path / "내 문서 [새=1,2] (사본) $HOME 'a'" / "그래프트 작업")
+    grid = ["sft.lora.r=choice(2,4)"] if "optuna" in str(way) else ["sft.lora.r=2,4"]
+    output = chain.sweep(*grid, *way)
+    assert statuses(chain) == {"done": len(chain.rows())}, output
+    (table,) = chain.directory.glob("multirun/sweep/*/table.csv")
+    assert "sft.lora.r" in table.read_text(encoding="utf-8")
+    assert "is the workspace now" in chain.run(sys.executable, "-m", "tools.promote")
+    chain.commit("promoted")
+    assert "up to date" in chain.run("dvc", "status")
+
+
 def test_ray_runs_points(chain):
     pytest.importorskip("ray", reason="graft[ray] is not installed")
     chain.sweep(*GRID, "hydra/launcher=ray", RAY_AUTH_MODE="disabled")

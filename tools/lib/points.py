@@ -193,7 +193,12 @@ def run_dvc(point: Point, directory: Path, chosen: dict[str, str], held: list[in
     log = point.place / "dvc.log"
     with log.open("wb") as output:
         child = subprocess.Popen(
-            command, cwd=directory, env=environment(**chosen), stdout=output, stderr=output, pass_fds=held
+            command,
+            cwd=directory,
+            env=environment(**chosen, **own_site_cache(directory)),
+            stdout=output,
+            stderr=output,
+            pass_fds=held,
         )
         try:
             while child.poll() is None:
@@ -259,8 +264,9 @@ def prepare_data(point: Point) -> None:
         if marker.exists():
             return
         with clone(marker.name) as directory:
+            told = environment(**own_site_cache(directory))
             command = [sys.executable, "-m", "dvc", "exp", "run", "--name", marker.name, *point.parameters(), *stages]
-            done = subprocess.run(command, cwd=directory, env=environment(), capture_output=True, text=True)
+            done = subprocess.run(command, cwd=directory, env=told, capture_output=True, text=True)
             marker.with_suffix(".log").write_text(done.stdout + done.stderr, encoding="utf-8")
             if done.returncode:
                 raise UserError(failure(done.stdout + done.stderr, marker.with_suffix(".log")))
@@ -298,7 +304,7 @@ def clone(name: str) -> Iterator[Path]:
 
 
 def share_cache(directory: Path) -> None:
-    """Let DVC in a clone use this workspace's cache and its local settings; its other bookkeeping dies with it."""
+    """Let DVC in a clone use this workspace's cache and its local settings."""
     from dvc.config import Config
     from dvc.repo import Repo
 
@@ -307,8 +313,13 @@ def share_cache(directory: Path) -> None:
     if (local := Path(".dvc/config.local")).is_file():
         shutil.copy2(local, directory / local)  # with its mode: it may hold keys of a remote
     with Config(str(directory / ".dvc")).edit("local") as settings:
-        settings["cache"] = {**settings.get("cache", {}), "dir": str(Path(cache).resolve())}
-        settings["core"] = {**settings.get("core", {}), "site_cache_dir": str((directory / ".dvc/tmp/site").resolve())}
+        # Relative: DVC writes its configuration in ASCII, and a folder above may be called anything.
+        settings["cache"] = {**settings.get("cache", {}), "dir": os.path.relpath(cache)}
+
+
+def own_site_cache(directory: Path) -> dict[str, str]:
+    """What tells DVC in a clone to keep its own bookkeeping there; it has no relative way to say so."""
+    return {"DVC_SITE_CACHE_DIR": str((directory / ".dvc/tmp/site").resolve())}
 
 
 def discard(directory: Path) -> None:

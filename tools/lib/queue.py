@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from stages.lib.errors import UserError
+from tools.lib.dvc_caches import name_cache_in_ascii
 from tools.lib.gpus import visible_gpus
 from tools.lib.locks import locked, wait_lock
 from tools.lib.points import (
@@ -49,6 +50,7 @@ def queue_point(point: Point) -> dict[str, Any]:
     prepare_data(point)
     with locked(wait_lock(POINTS / "queue.lock")):
         refuse_changed_inputs(point)
+        name_cache_in_ascii()
         if (state := states().get(point.name)) not in UNFINISHED:
             if state:
                 dvc("queue", "remove", point.name)

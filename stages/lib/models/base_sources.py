@@ -7,6 +7,7 @@ license: apache-2.0
 ---
 """
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +24,7 @@ from typing import IO, Any
 import yaml
 
 from stages.lib.errors import UserError
+from stages.lib.hub import from_hub, reason_of
 from stages.lib.lineage import file_sha256
 from stages.lib.models.base_checks import embedding_rows, load_tokenizer_that_fits, refuse_misfits
 from stages.lib.models.base_files import read_object, refuse_unsuitable_files
@@ -173,9 +176,8 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
     )
 
     try:
-        directory = Path(
-            snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns=OTHER_FORMATS)
-        )
+        options = {"allow_patterns": patterns, "ignore_patterns": OTHER_FORMATS}
+        directory = Path(from_hub(repository, partial(snapshot_download, repository, revision=revision, **options)))
     except GatedRepoError:
         raise UserError(f"{repository}: gated; accept its licence on the hub and set HF_TOKEN") from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
@@ -183,7 +185,11 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
             f"{repository} at {revision}: found no such repository or commit; check prepare_base.id and "
             "prepare_base.revision, and HF_TOKEN if it is private"
         ) from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError):
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        if reason := reason_of(error):
+            raise UserError(f"{repository} at {revision}: {reason}") from error
+        if not isinstance(error, OSError):
+            raise
         raise UserError(
             f"{repository}/config.json at {revision}: can't be reached. Offline, choose model=smollm2-135m, or "
             "set prepare_base.source=local and prepare_base.path to a model directory"
@@ -195,12 +201,14 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
         ) from error
     for path in directory.iterdir():
         blob = path.resolve()
-        if len(blob.name) == 64:  # the hub's cache names large files by their SHA-256
-            try:
+        try:
+            if len(blob.name) == 64:  # the hub's cache names large files by their SHA-256
                 refuse_wrong_checksum(path, blob.name)
-            except UserError:
-                blob.unlink()  # or the next run would find it and fail again
-                raise
+            elif len(blob.name) == 40:  # and small ones by Git's SHA-1
+                refuse_wrong_git_checksum(path, blob.name)
+        except UserError:
+            blob.unlink()  # or the next run would find it and fail again
+            raise
     return directory
 
 
@@ -273,3 +281,11 @@ def refuse_wrong_checksum(path: Path, sha256: str, pieces: Sequence[WheelFile] =
             f"{', '.join(Path(piece.file).name for piece in pieces)}"
         )
     raise UserError(f"{path.name}: found SHA-256 {found}, needed {sha256}; {reason}")
+
+
+def refuse_wrong_git_checksum(path: Path, sha1: str) -> None:
+    """Raise UserError unless Git's name for the file's content is `sha1`: that of "blob <bytes>\\0" and the content."""
+    content = path.read_bytes()
+    found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    if found != sha1:
+        raise UserError(f"{path.name}: found SHA-1 {found}, needed {sha1}; the download is damaged or another file")

@@ -8,12 +8,12 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from email.utils import parsedate_to_datetime
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from stages.lib.errors import UserError
 from stages.lib.foreign_text import on_one_line
+from stages.lib.passing_failures import PASSING, retry_after
 
 if TYPE_CHECKING:
     from httpx2 import Response
@@ -27,8 +27,6 @@ LARGEST = 8 * 2**20
 ATTEMPTS = 5
 PAUSE = 1.0
 """Seconds before the second attempt where the endpoint names none; twice as many before each further one."""
-PASSING = {408, 425, 429, 500, 502, 503, 504, 529}
-"""Statuses that may pass by themselves."""
 
 
 class Passing(Exception):
@@ -174,15 +172,6 @@ def excerpt(content: bytes, key: str) -> str:
         title = re.search(r"<title[^>]*>([^<]*)", text, re.IGNORECASE)
         text = f"a web page (HTML) {' '.join(title[1].split())!r}" if title else "a web page (HTML)"
     return on_one_line((text.replace(key, "…") if key else text)[:300].strip())
-
-
-def retry_after(header: str) -> float | None:
-    """The seconds of a Retry-After header, a number or a date; None without a valid one."""
-    if header.strip().isdigit():
-        return float(header)
-    with suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    return None
 
 
 def shown_address(address: str) -> str:

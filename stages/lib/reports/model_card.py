@@ -20,7 +20,7 @@ def model_card(section: Report, evidence: Evidence) -> str:
     """README.md for the tuned model. Raises ValueError for metadata that the Hub would not read."""
     data = metadata(section, evidence)
     base = evidence.lineages["base"]
-    commit = f" at commit {base['commit']}" if base["commit"] else ""
+    made_from = in_markdown(base["name"]) + (f" at commit {in_markdown(base['commit'])}" if base["commit"] else "")
     rows = "\n".join(f"- {in_markdown(name)}: {digest}" for name, digest in evidence.detail["weights_sha256"].items())
     left = {name: count for name, steps in evidence.funnels.items() for _, count in steps[-1:]}
     made = "\n".join(f"- {in_markdown(name)}: {count} rows" for name, count in left.items())
@@ -34,7 +34,7 @@ def model_card(section: Report, evidence: Evidence) -> str:
 
 # {in_markdown(data.model_name)}
 
-{in_markdown(base["name"])}{commit}, tuned with SFT, then DPO. The pipeline wrote all of this from what it measured.
+{made_from}, tuned with SFT, then DPO. All below was written by the pipeline from what it measured.
 
 Licence of the base model: {in_markdown(base["license_name"] or base["license"])}.
 

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import socket
 import threading
 import time
@@ -32,6 +33,13 @@ def response(body: bytes, status: str = "200 OK", *headers: str, length: int | N
     return "\r\n".join([*lines, *headers, "", ""]).encode() + body
 
 
+def complete(request: bytes) -> bool:
+    """Whether all of a request has come: closing before would break off what is answered."""
+    head, end, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    return bool(end) and len(body) >= (int(length[1]) if length else 0)
+
+
 @contextmanager
 def server(*answers: bytes | Callable[[socket.socket], None]) -> Iterator[tuple[str, list[bytes]]]:
     """An address that gives each connection the next of the answers, the last one again; and what it was sent."""
@@ -45,7 +53,7 @@ def server(*answers: bytes | Callable[[socket.socket], None]) -> Iterator[tuple[
                 return
             with connection:
                 request = b""
-                while b"\r\n\r\n" not in request:
+                while not complete(request):
                     request += connection.recv(65536)
                 sent.append(request)
                 answer = answers[min(number, len(answers) - 1)]
