@@ -140,11 +140,14 @@ def speaking_classes(config: "PreTrainedConfig") -> list[str]:
     from transformers.models.auto import modeling_auto as auto
 
     kinds = {config.model_type, config.get_text_config().model_type}
-    if not any(kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES for kind in kinds):
+    registered = type(config) in auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    if not registered and not any(kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES for kind in kinds):
         return []
     several = (auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
     names: Iterable[Any] = (value for mapping in several for value in mapping.values())
-    return [each for value in names for each in ([value] if isinstance(value, str) else value)]
+    known = [each for value in names for each in ([value] if isinstance(value, str) else value)]
+    own: Any = auto.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if registered else None
+    return [*known, own.__name__] if registered else known
 
 
 def refuse_broken_weights(name: str, directory: Path) -> None:
