@@ -95,7 +95,7 @@ def test_files_of_another_kind_are_named(workspace: Path) -> None:
     prepare_pdf_qa(section(), workspace)
     assert report()["in"] == 16 and report()["unread"] == [str(OWN / "안내.hwp")]
     card = (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
-    assert f"- {OWN}/안내.hwp was not read: it is neither *.jsonl nor *.pdf." in card
+    assert f"- {OWN}/안내.hwp was not read: it is neither a PDF nor rows in a format that is read (.jsonl, " in card
 
 
 def test_a_bad_pdf_stops_the_stage_or_is_left_out_and_named(workspace: Path) -> None:

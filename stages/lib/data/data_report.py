@@ -23,12 +23,18 @@ def token_histogram(lengths: Iterable[int], max_tokens: int) -> dict[int, int]:
 
 
 def headline(out: Path, report: dict[str, Any]) -> str:
-    """One line for whoever watches the stage."""
+    """One line for whoever watches the stage, and one for each file whose columns have other names than ours."""
     dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items())
+    read_as = "".join(f"{line}\n" for line in columns_read(report))
     return (
-        f"{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped"
+        f"{read_as}{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped"
         f"{f' ({dropped})' if dropped else ''}; look at {out / CARD}"
     )
+
+
+def columns_read(report: dict[str, Any]) -> list[str]:
+    """A sentence for each source whose columns have other names than ours, or some that were passed over."""
+    return [f"{source['name']}: {source['read_as']}." for source in report["sources"] if source.get("read_as")]
 
 
 def write_reports(
@@ -66,6 +72,7 @@ def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dic
     parts += ["## Sources", table(("source", "rows", "SHA-256 or revision"), [
         (source["name"], source["rows"], source["version"]) for source in report["sources"]
     ])]  # fmt: skip
+    parts += columns_read(report)
     parts += [
         "## Rows",
         f"{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped.",

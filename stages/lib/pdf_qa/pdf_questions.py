@@ -16,7 +16,7 @@ from stages.lib.pdf_qa.page_gate import UNUSABLE
 from stages.lib.pdf_qa.page_questions import Pair, page_questions
 from stages.lib.pdf_qa.pdf_pages import Page, PdfRefused, read_pdf
 from stages.lib.schema.choices import OnBadPdf
-from stages.lib.schema.data import Generate, PdfLimits
+from stages.lib.schema.data import Generate, PreparePdfQa
 
 FROM_PDF = (*UNGROUNDED, "unreadable_response")
 """Reasons for which a generated pair, or a model's whole response, is dropped."""
@@ -31,42 +31,49 @@ class PdfReport:
 
 
 def pdf_rows(
-    path: Path, limits: PdfLimits, generate: Generate, ask: Ask | None, on_bad_pdf: OnBadPdf, report: PdfReport
+    path: Path, label: str, section: PreparePdfQa, ask: Ask | None, report: PdfReport
 ) -> Iterator[Line | Rejected]:
     """Yield every pair made from a PDF, grounded or rejected, and note its pages, or its refusal, in `report`.
 
-    `ask` is the model, or None for the rules. Raises PdfRefused if the file can't be read and `on_bad_pdf` is stop.
+    Reports and rows call the file `label`. `ask` is the model, or None for the rules. Raises PdfRefused if the file
+    can't be read and `on_bad_pdf` is stop.
     """
     try:
-        pages = read_pdf(path, limits)
+        pages = read_pdf(path, section.limits)
     except PdfRefused as refused:
-        if on_bad_pdf is OnBadPdf.stop:
+        if section.on_bad_pdf is OnBadPdf.stop:
             raise PdfRefused(path, refused.reason, f"{refused.detail}. Mend or remove the file, or set "
                              "prepare_pdf_qa.on_bad_pdf=skip to go on without it") from None  # fmt: skip
-        report.refused.append({"file": path.name, "reason": refused.reason, "detail": refused.detail})
+        report.refused.append({"file": label, "reason": refused.reason, "detail": refused.detail})
         return
     sha256 = file_sha256(path)
     for page in pages:
         usable = not UNUSABLE & set(page.problems)
-        rows = list(page_rows(path, sha256, page, generate, ask)) if usable else []
+        rows = list(page_rows(path, label, sha256, page, section.generate, ask)) if usable else []
         report.pages.append({
-            "file": path.name, "page": page.page, "characters": len(page.text), "via": page.via,
+            "file": label, "page": page.page, "characters": len(page.text), "via": page.via,
             "problems": page.problems, "tables": len(page.tables), "questions": len(rows),
         })  # fmt: skip
         yield from rows
 
 
-def page_rows(path: Path, sha256: str, page: Page, generate: Generate, ask: Ask | None) -> Iterator[Line | Rejected]:
+def page_rows(
+    path: Path, label: str, sha256: str, page: Page, generate: Generate, ask: Ask | None
+) -> Iterator[Line | Rejected]:
     """The pairs of one page, each held against the text that it was made from."""
-    where = f"{path}:{page.page}"
+    where, stem = f"{path}:{page.page}", label[: -len(path.suffix)]
     found = ((pair, page_text(page)) for pair in page_questions(page)) if ask is None else asked(page, generate, ask)
     for number, (pair, text) in enumerate(found, start=1):
         if isinstance(pair, str):
             yield Rejected(where, "unreadable_response", pair, text)
             continue
-        source = {"file": path.name, "sha256": sha256, "page": page.page, "span": [pair.start, pair.end],
+        source = {"file": label, "sha256": sha256, "page": page.page, "span": [pair.start, pair.end],
                   "by": generate.backend.value}  # fmt: skip
-        row = {"id": f"{path.stem}-{page.page}-{number}", "instruction": pair.question, "output": pair.answer}
+        row = {
+            "id": f"{stem}-{page.page}-{number}",
+            "instruction": pair.question,
+            "output": pair.answer,
+        }
         reason, detail = ungrounded(pair.answer, text)
         if reason:
             yield Rejected(where, reason, f"{detail}: {pair.answer[:80]}", f"{pair.question}\n{pair.answer}")

@@ -1,7 +1,12 @@
-"""Which files questions and answers are read from, and which lie beside them unread."""
+"""Which files questions and answers are read from, under which names, and which lie beside them unread."""
 
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
+from stages.lib.data.columns import Reading, named_columns
+from stages.lib.data.file_formats import ENDINGS, holds_rows
 from stages.lib.errors import UserError
 from stages.lib.schema.data import PreparePdfQa
 
@@ -10,19 +15,54 @@ DECISIONS = ".decisions"
 
 
 def questions_and_pdfs(section: PreparePdfQa) -> tuple[list[Path], list[Path]]:
-    """The JSONL files and the PDFs to read. Raises UserError if there are none."""
-    files = files_in(section.files, ".jsonl", "prepare_pdf_qa.files")
-    pdfs = files_in(section.pdfs, ".pdf", "prepare_pdf_qa.pdfs")
+    """The files of rows and the PDFs to read. Raises UserError if there are none."""
+    files = files_in(section.files, ENDINGS, "prepare_pdf_qa.files")
+    pdfs = files_in(section.pdfs, (".pdf",), "prepare_pdf_qa.pdfs")
     if not files and not pdfs:
-        places = ", ".join([*section.files, *section.pdfs])
-        raise UserError(f"found no *.jsonl and no *.pdf in {places}; needed at least one. Put yours there")
+        places, others = ", ".join([*section.files, *section.pdfs]), ", ".join(ENDINGS)
+        raise UserError(f"found no *.jsonl and no *.pdf in {places}, nor rows in another format ({others}); needed at "
+                        "least one. Put yours there")  # fmt: skip
     return files, pdfs
+
+
+def labels_of(paths: list[Path]) -> dict[Path, str]:
+    """The name that reports and rows give each file: its own, or as much of its path as tells it from the others."""
+    labels = {}
+    for path in dict.fromkeys(paths):
+        parts = path.parts
+        for length in range(1, len(parts) + 1):
+            tail = parts[-length:]
+            if sum(other.parts[-length:] == tail for other in set(paths)) == 1:
+                break
+        labels[path] = "/".join(tail)
+    return labels
+
+
+def readings_of(paths: list[Path], columns: dict[str, dict[str, str]]) -> dict[Path, Reading]:
+    """How each file's columns are read, by the first pattern of `prepare_pdf_qa.columns` that its name has.
+
+    Raises UserError for a pattern that no file has.
+    """
+    unused = [pattern for pattern in columns if not any(named(path, pattern) for path in paths)]
+    if unused:
+        found = ", ".join(path.name for path in paths[:10]) or "none"
+        raise UserError(f"prepare_pdf_qa.columns: found no file named {', '.join(unused)}; there are {found}")
+    readings = {}
+    for path, label in labels_of(paths).items():
+        asked = next((columns[pattern] for pattern in columns if named(path, pattern)), {})
+        readings[path] = Reading(named_columns(asked), f"prepare_pdf_qa.columns ({path.name})", str(path), label)
+    return readings
+
+
+def named(path: Path, pattern: str) -> bool:
+    """Whether a pattern is a file's name or the end of its path, with * for anything."""
+    return fnmatch(path.name, pattern) or fnmatch(str(path), f"*/{pattern}")
 
 
 def unread_files(section: PreparePdfQa, read: list[Path]) -> list[str]:
     """The other files in the folders named, but for README.md, the decisions of a review and hidden ones."""
     folders = {Path(path) for path in [*section.files, *section.pdfs] if Path(path).is_dir()}
-    found = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+    found = {path for folder in folders for path in files_below(folder)}
     return sorted(
         str(path)
         for path in found - set(read)
@@ -30,15 +70,44 @@ def unread_files(section: PreparePdfQa, read: list[Path]) -> list[str]:
     )
 
 
-def files_in(paths: list[str], suffix: str, setting: str) -> list[Path]:
-    """The files that `paths` name, and those with `suffix` in and below the folders that they name, in order.
+def files_in(paths: list[str], endings: tuple[str, ...], setting: str) -> list[Path]:
+    """The files that `paths` name, and those with one of `endings` in and below the folders that they name, in order.
 
-    Raises UserError for a path that isn't there.
+    Raises UserError for a path that isn't there, and for a file of rows in a format that isn't read.
     """
-    files = []
+    files: list[Path] = []
     for path in map(Path, paths):
+        if path.is_dir():
+            files += sorted(file for file in files_below(path) if file.name.lower().endswith(endings))
+            continue
         if not path.exists():
-            raise UserError(f"{setting}: found no {path}; needed a file, or a folder of *{suffix}")
-        inside = (file for file in path.rglob("*") if file.suffix.lower() == suffix) if path.is_dir() else [path]
-        files += sorted(inside)
-    return files
+            raise UserError(f"{setting}: found no {path}; needed a file, or a folder of them")
+        if endings == ENDINGS and not holds_rows(path):
+            raise UserError(f"{setting}: found {path}, needed a name that ends in one of {', '.join(ENDINGS)}")
+        files.append(path)
+    return list(dict.fromkeys(files))
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files in and below a folder, linked folders too, each folder once; hidden ones (._x.pdf) are left out.
+
+    Raises UserError for a folder that can't be listed and a link that leads nowhere.
+    """
+    seen: set[str] = set()
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: can't be read: {error.strerror}; check its permissions, or remove it")
+
+    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = sorted(name for name in folders if name[0] != ".") if real not in seen else []
+        if real in seen:
+            continue
+        seen.add(real)
+        for name in sorted(names):
+            path = Path(here) / name
+            if name[0] == ".":
+                continue
+            if path.is_symlink() and not path.exists():
+                raise UserError(f"{path}: a link to {os.readlink(path)}, which leads nowhere; mend or remove it")
+            yield path
