@@ -41,8 +41,8 @@ FUNNEL = Path("metrics/data_pdf_qa_funnel.csv")
 TOKENS = Path("metrics/data_pdf_qa_tokens.csv")
 
 NOTHING_LEFT = (
-    "Mend these rows or add others. Of a PDF only headings that ask, FAQ sections and ruled tables become questions, "
-    "unless prepare_pdf_qa.generate.backend is a model"
+    "Mend these rows or add others. Of a PDF only headings that ask, FAQs, tables and articles become questions, and "
+    "prose doesn't, unless prepare_pdf_qa.generate.backend is a model"
 )
 SPLITS = ("train", "seen", "unseen")
 

@@ -3,7 +3,8 @@
 Every row's source: {"file": "guide.pdf", "sha256": "3f…", "page": 3, "span": [120, 164], "by": "rules"}
 """
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 from stages.lib.data.jsonl_reader import Line, Rejected
 from stages.lib.lineage import file_sha256
 from stages.lib.models.answer_models import PROMPT, Ask, pairs_in
+from stages.lib.pdf_qa.document_questions import Pair, document_questions
 from stages.lib.pdf_qa.grounding import UNGROUNDED, ungrounded
 from stages.lib.pdf_qa.page_gate import UNUSABLE
-from stages.lib.pdf_qa.page_questions import Pair, page_questions
 from stages.lib.pdf_qa.pdf_pages import Page, PdfRefused, read_pdf
 from stages.lib.schema.choices import OnBadPdf
 from stages.lib.schema.data import Generate, PreparePdfQa
@@ -46,10 +47,13 @@ def pdf_rows(
                              "prepare_pdf_qa.on_bad_pdf=skip to go on without it") from None  # fmt: skip
         report.refused.append({"file": label, "reason": refused.reason, "detail": refused.detail})
         return
-    sha256 = file_sha256(path)
+    sha256, asked_on = file_sha256(path), defaultdict(list)
+    for pair in document_questions(pages, path.stem) if ask is None else ():
+        asked_on[pair.page].append((pair, pair.source))
     for page in pages:
+        found = asked_on[page.page] if ask is None else asked(page, section.generate, ask)
         usable = not UNUSABLE & set(page.problems)
-        rows = list(page_rows(path, label, sha256, page, section.generate, ask)) if usable else []
+        rows = list(page_rows(path, label, sha256, page, found, section.generate)) if usable else []
         report.pages.append({
             "file": label, "page": page.page, "characters": len(page.text), "via": page.via,
             "problems": page.problems, "tables": len(page.tables), "questions": len(rows),
@@ -58,11 +62,10 @@ def pdf_rows(
 
 
 def page_rows(
-    path: Path, label: str, sha256: str, page: Page, generate: Generate, ask: Ask | None
+    path: Path, label: str, sha256: str, page: Page, found: Iterable[tuple[Pair | str, str]], generate: Generate
 ) -> Iterator[Line | Rejected]:
     """The pairs of one page, each held against the text that it was made from."""
     where, stem = f"{path}:{page.page}", label[: -len(path.suffix)]
-    found = ((pair, page_text(page)) for pair in page_questions(page)) if ask is None else asked(page, generate, ask)
     for number, (pair, text) in enumerate(found, start=1):
         if isinstance(pair, str):
             yield Rejected(where, "unreadable_response", pair, text)
@@ -81,11 +84,6 @@ def page_rows(
             yield Line(where, row | {"source": source})
 
 
-def page_text(page: Page) -> str:
-    """What a page says, its tables' cells whole."""
-    return "\n".join([page.text, *(cell for table in page.tables for row in table for cell in row)])
-
-
 def asked(page: Page, generate: Generate, ask: Ask) -> Iterator[tuple[Pair | str, str]]:
     """What a model makes of each piece of a page, with the piece; a response that can't be read is its complaint."""
     for start, text in chunks(page.text, generate.chunk_characters):
@@ -97,7 +95,7 @@ def asked(page: Page, generate: Generate, ask: Ask) -> Iterator[tuple[Pair | str
         for question, answer in pairs:
             place = text.find(answer)
             span = (start + place, start + place + len(answer)) if place >= 0 else (start, start + len(text))
-            yield Pair(question, answer, *span), text
+            yield Pair(question, answer, page.page, *span, text), text
 
 
 def chunks(text: str, size: int) -> Iterator[tuple[int, str]]:
