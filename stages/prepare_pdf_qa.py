@@ -7,6 +7,7 @@ Writes  data/prepared/pdf_qa: train.jsonl, seen.jsonl (trained facts, unseen wor
 Run     python -m stages.prepare_pdf_qa
 """
 
+import os
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from stages.lib.data.token_lengths import TokenCounter
 from stages.lib.entry import run
 from stages.lib.lineage import file_sha256
 from stages.lib.models.answer_models import cache_home, make_ask
-from stages.lib.pdf_qa.pdf_questions import PdfReport, pdf_rows, summary
+from stages.lib.pdf_qa.pdf_questions import PdfReport, by_document, pdf_rows, summary
 from stages.lib.pdf_qa.qa_files import questions_and_pdfs, readings_of, unread_files
 from stages.lib.pdf_qa.qa_gates import STEPS, beware, drop_doubles, refuse_leaks, store_clear_rows
 from stages.lib.pdf_qa.qa_rows import UNCLEAR, UNREADABLE, USUAL
@@ -75,7 +76,8 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             refuse_leaks(store, between_facts)
             kept = sum(write_jsonl(out / f"{name}.jsonl", store.records(name)) for name in SPLITS)
             splits = {name: store.counts(name) for name in SPLITS}
-            ledger.refuse_nothing_left(splits["train"]["rows"], NOTHING_LEFT)
+            documents = by_document(pdf_report)
+            ledger.refuse_nothing_left(splits["train"]["rows"], "\n".join([*documents, NOTHING_LEFT]))
             report = {**ledger.balance(kept), "splits": splits, "sources": sources, "told_apart": told_apart,
                       "pdf": summary(pdf_report), "unread": unread_files(section, [*files, *pdfs])}  # fmt: skip
             if section.reword.backend is not Rewording.none:
@@ -85,13 +87,14 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             histogram = token_histogram(store.token_counts(), section.max_tokens)
             card = data_card("Questions and answers", report, ledger, histogram, beware(report, section))
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
-    print(headline(OUT, report))
+    print(*documents, headline(OUT, report), sep="\n")
     return {"in": report["in"], "kept": kept, "splits": splits}
 
 
 def source_of(path: Path, reading: Reading, rows: int) -> dict[str, Any]:
     """A file for the report: its name, its rows, its checksum, and what its columns were read as."""
-    return {"name": reading.label, "rows": rows, "version": file_sha256(path), "read_as": reading.summary(USUAL)}
+    version = file_sha256(path) if os.access(path, os.R_OK) else "unreadable"
+    return {"name": reading.label, "rows": rows, "version": version, "read_as": reading.summary(USUAL)}
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ EDGE = 2
 
 
 class PdfRefused(UserError):
-    """A PDF that can't be read. `reason` is its code: empty, not_a_pdf, truncated, encrypted, damaged, too_big,
-    too_many_pages, memory_limit, time_limit, text_limit or crashed."""
+    """A PDF that can't be read. `reason` is its code: unreadable, empty, not_a_pdf, truncated, encrypted, damaged,
+    too_big, too_many_pages, memory_limit, time_limit, text_limit or crashed."""
 
     def __init__(self, path: Path, reason: str, detail: str) -> None:
         super().__init__(f"{path}: {reason}: {detail}")
@@ -83,6 +83,8 @@ def read_pdf(path: Path, limits: PdfLimits) -> list[Page]:
         raise PdfRefused(path, "time_limit", f"took more than {limits.seconds * 2} s") from None
     lines: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines() if line.endswith(b"}")]
     last = lines.pop() if lines and "page" not in lines[-1] else {}
+    if last.get("refused") == "damaged" and ends_early(path):
+        raise PdfRefused(path, "truncated", f"has no %%EOF at its end ({last['detail']}); fetch it again")
     if "refused" in last:
         raise PdfRefused(path, last["refused"], last["detail"])
     if "done" not in last:
@@ -92,21 +94,29 @@ def read_pdf(path: Path, limits: PdfLimits) -> list[Page]:
 
 
 def refuse_at_a_glance(path: Path, limits: PdfLimits) -> None:
-    """Raise PdfRefused for what the first and last bytes tell."""
-    size = path.stat().st_size
+    """Raise PdfRefused for what the file system and the first bytes tell."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError as error:
+        raise PdfRefused(
+            path, "unreadable", f"{error.strerror}; check the file, its link and its permissions"
+        ) from None
     if size == 0:
         raise PdfRefused(path, "empty", "has no bytes")
     if size > limits.bytes:
         raise PdfRefused(path, "too_big", f"{size} bytes, at most {limits.bytes}")
-    with path.open("rb") as file:
-        head = file.read(1024)
-        file.seek(max(0, size - 4096))
-        tail = file.read()
     if b"%PDF-" not in head:
         looks = "HTML" if re.search(rb"<!doctype html|<html", head, re.IGNORECASE) else f"{head[:8]!r}"
         raise PdfRefused(path, "not_a_pdf", f"begins with {looks}, needed %PDF-; a download page saved as .pdf?")
-    if b"%%EOF" not in tail:
-        raise PdfRefused(path, "truncated", "has no %%EOF at its end; fetch it again")
+
+
+def ends_early(path: Path) -> bool:
+    """Whether a PDF has no %%EOF anywhere near its end. pdfium may read it all the same, perhaps not all of it."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2**20))
+        return b"%%EOF" not in file.read()
 
 
 def cause_of_death(done: subprocess.CompletedProcess[bytes], limits: PdfLimits) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from stages.lib.models.answer_models import PROMPT, Ask, pairs_in
 from stages.lib.pdf_qa.document_questions import Pair, document_questions
 from stages.lib.pdf_qa.grounding import UNGROUNDED, ungrounded
 from stages.lib.pdf_qa.page_gate import UNUSABLE
-from stages.lib.pdf_qa.pdf_pages import Page, PdfRefused, read_pdf
+from stages.lib.pdf_qa.pdf_pages import Page, PdfRefused, ends_early, read_pdf
 from stages.lib.schema.choices import OnBadPdf
 from stages.lib.schema.data import Generate, PreparePdfQa
 
@@ -29,6 +29,7 @@ class PdfReport:
 
     pages: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)  # files without %%EOF that were read all the same
 
 
 def pdf_rows(
@@ -47,6 +48,8 @@ def pdf_rows(
                              "prepare_pdf_qa.on_bad_pdf=skip to go on without it") from None  # fmt: skip
         report.refused.append({"file": label, "reason": refused.reason, "detail": refused.detail})
         return
+    if ends_early(path):
+        report.cut.append(label)
     sha256, asked_on = file_sha256(path), defaultdict(list)
     for pair in document_questions(pages, path.stem) if ask is None else ():
         asked_on[pair.page].append((pair, pair.source))
@@ -118,4 +121,22 @@ def summary(report: PdfReport) -> dict[str, Any]:
         "read_by_pypdf": sum(page["via"] == "pypdf" for page in report.pages),
         "problems": {name: sum(name in page["problems"] for page in report.pages) for name in problems},
         "refused": report.refused,
+        "cut": report.cut,
     }
+
+
+def by_document(report: PdfReport) -> list[str]:
+    """A line for each PDF: what it gave, or why it gave nothing."""
+    lines = [f"{one['file']}: left out: {one['reason']}: {one['detail']}" for one in report.refused]
+    for name in dict.fromkeys(page["file"] for page in report.pages):
+        pages = [page for page in report.pages if page["file"] == name]
+        asked, empty = sum(page["questions"] for page in pages), sum("no_text" in page["problems"] for page in pages)
+        said = f"{name}: {asked or 'no'} questions from {len(pages)} pages"
+        if empty == len(pages):
+            said += "; no page has text: a scan. Run OCR over it first (ocrmypdf writes a PDF with a text layer)"
+        elif not asked:
+            said += "; it has no heading that asks, FAQ, table or article that was understood"
+        elif empty:
+            said += f"; {empty} pages have no text"
+        lines.append(said)
+    return lines

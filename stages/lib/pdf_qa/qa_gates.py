@@ -116,6 +116,7 @@ def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
     notes += [f"{source['name']} gave no row." for source in report["sources"]
               if not source["rows"] and source["name"] not in refused]  # fmt: skip
     notes += [f"{page['file']} was left out: {page['reason']}: {page['detail']}." for page in pdf["refused"]]
+    notes += [f"{name} has no %%EOF at its end: it was read, but pages may be missing." for name in pdf["cut"]]
     if pdf["pages"]:
         flagged = ", ".join(f"{count} {name}" for name, count in pdf["problems"].items()) or "none"
         notes.append(f"{pdf['pages']} pages of PDFs were read; with problems: {flagged} (`pages.jsonl` says which). "

@@ -77,7 +77,7 @@ def test_few_lines_are_running_lines_in_a_short_document() -> None:
 REFUSED = {
     "empty": b"",
     "not_a_pdf": b"<!DOCTYPE html><html><body>Sign in to download</body></html>",
-    "truncated": pdf([text_page([KOREAN] * 30)])[:-600],
+    "truncated": pdf([text_page([KOREAN] * 30)])[:500],
     "damaged": b"%PDF-1.7\n" + b"no objects at all " * 50 + b"\n%%EOF\n",
     "encrypted": encrypted(pdf([text_page([KOREAN])])),
     "memory_limit": bomb(700),
@@ -97,6 +97,22 @@ def test_each_bad_file_has_its_reason(tmp_path: Path, reason: str) -> None:
     assert "bad.pdf" in str(refused.value)
     assert time.monotonic() - started < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
+
+
+def test_what_pdfium_reads_is_read_whatever_its_end(tmp_path: Path) -> None:
+    whole = pdf([text_page([KOREAN])])
+    for name, content in {"longer": whole + bytes(9000), "shorter": whole.removesuffix(b"%%EOF\n")}.items():
+        path = tmp_path / f"{name}.pdf"
+        path.write_bytes(content)
+        assert KOREAN in read_pdf(path, PdfLimits())[0].text.replace("\n", " ")
+
+
+def test_a_file_that_is_gone_or_links_to_itself_is_named(tmp_path: Path) -> None:
+    (tmp_path / "nowhere.pdf").symlink_to(tmp_path / "gone")
+    (tmp_path / "loop.pdf").symlink_to(tmp_path / "loop.pdf")
+    for name in ("nowhere", "loop", "removed"):
+        with pytest.raises(PdfRefused, match=rf"{name}.pdf: unreadable: .*check the file, its link"):
+            read_pdf(tmp_path / f"{name}.pdf", PdfLimits())
 
 
 @pytest.mark.slow
