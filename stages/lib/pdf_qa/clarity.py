@@ -11,7 +11,7 @@ DANGLING = re.compile(
     r"^(그것|그거|그건|그게|그곳|그때|그분|이것|이거|이건|이게|저것|저거|거기|저기)"
     r"(은|는|이|가|을|를|의|도|에|에서|에는|에서는|으로|로|까지|부터|만|과|와)?(?=\s|[?.!,]|$)"
     r"|^(?:(?:what|where|when|who|how|why|which)(?:'s)?\s+)?(?:is|are|was|were|does|do|did|can|will)?\s*"
-    r"\b(?:it|they|he|she|this one|that one)\b",
+    r"\b(?:it(?!\s+(?:that|possible|necessary|safe|legal|better|worth|true)\b)|they|he|she|this one|that one)\b",
     re.IGNORECASE,
 )
 LEAST_LETTERS = 3

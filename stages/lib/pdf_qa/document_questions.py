@@ -23,7 +23,7 @@ from stages.lib.pdf_qa.page_gate import UNUSABLE
 from stages.lib.pdf_qa.pdf_pages import Page
 from stages.lib.pdf_qa.tables import CAPTION, NOTHING, UNREADABLE, Table
 
-ASKS = re.compile(r"[?？]['\"”’)）]?\s*$")
+ASKS = re.compile(r"[?？]!?['\"”’)）]?\s*$")
 QUESTIONS = {"질문", "문의", "문의사항", "문의내용", "질의", "물음", "question", "questions", "q"}
 ANSWERS = {"답변", "답", "응답", "회신", "답변내용", "answer", "answers", "response", "a"}
 SENTENCE_END = re.compile(r"[.!?。:;다>)\]”\"]\s*$|\|")

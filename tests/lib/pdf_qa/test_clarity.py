@@ -30,6 +30,7 @@ def test_unclear(question: str, answer: str, reason: str) -> None:
     [
         ("Italy's capital is called what?", "Rome"),
         ("How are items returned?", "By post."),
+        ("Why is it that the library closes early?", "The staff is small."),
         ("여기저기 흩어진 서류는 어디에 내나요?", "1번 창구에 냅니다."),
         ("도서관 위치를 알려주세요.", "시청 옆입니다."),
         ("반려동물과 들어갈 수 있나요?", "죄송하지만 반려동물은 들어올 수 없습니다."),
