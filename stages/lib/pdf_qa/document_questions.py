@@ -164,7 +164,7 @@ def table_questions(block: Block, table: Table, said: str, korean: bool, english
     `said` is the page's text without spaces: a header that isn't in it was read upside down.
     """
     rows = [row for row in table.rows if any(cell.strip() for cell in row)]
-    if len(rows) < 2 or any(UNREADABLE.search(cell) for row in rows for cell in row):
+    if len(rows) < 2 or any(UNREADABLE.search(cell) for cell in (*rows[0], *(row[0] for row in rows))):
         return
     header = [" ".join(cell.split()) for cell in rows[0]]
     kinds = ["".join(cell.casefold().split()) for cell in header]
@@ -183,7 +183,7 @@ def table_questions(block: Block, table: Table, said: str, korean: bool, english
         return
     for row in rows[1:]:
         for column, cell in zip(header[1:], row[1:], strict=False):
-            if row[0].strip() and not NOTHING.match(cell) and not column.endswith("?"):
+            if row[0].strip() and not (NOTHING.match(cell) or UNREADABLE.search(cell) or column.endswith("?")):
                 question = korean_question if korean else english_question
                 yield Pair(question(context, row[0], column), cell, block.page, block.start, block.end, source)
 
