@@ -18,6 +18,7 @@ from stages.lib.configuration import (
     GROUPS,
     PARAMS,
     compose_config,
+    for_hydra,
     overridden,
     read_params,
     refuse_unheard,
@@ -41,7 +42,7 @@ def config(overrides: list[str]) -> None:
     """Write params.lock.yaml. Raises UserError, leaving the file as it was, if any value is refused."""
     refuse_unheard(overrides)
     choices, knobs = read_params()
-    composed = compose_config(choices, knobs, overrides)
+    composed = compose_config(choices, knobs, for_hydra(overrides))
     sections = typed_sections(composed)
     refuse_unwatched(sections)
     link_base(sections["prepare_base"])

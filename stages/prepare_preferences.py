@@ -13,11 +13,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from stages.lib.data.columns import Reading, named_columns
 from stages.lib.data.comparison import letters
 from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.near_duplicates import KnownQuestions
-from stages.lib.data.preference_pairs import DEFECTIVE, FILTERED, accounted, sound_pairs
+from stages.lib.data.preference_pairs import DEFECTIVE, FILTERED, USUAL, accounted, sound_pairs
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.rows import name, version
 from stages.lib.data.votes import FILE as VOTES_FILE
@@ -52,12 +53,13 @@ STEPS = {
 def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, Any]:
     renderer, asked = RowRenderer(BASE, section.system_messages), evaluation_questions(PDF_QA)
     lengths, leaks = array("I"), []
+    reading = Reading(named_columns(section.rows.columns), "prepare_preferences.rows.columns")
     with published(root / OUT) as out:
         out.mkdir()
         with Ledger(out, STEPS) as ledger:
             splits: dict[str, list[dict[str, Any]]] = {"train": [], "evaluation": []}
             votes = read_votes(VOTES) if PairSource.votes in section.sources else []
-            pairs = chain(sound_pairs(section, ledger), accounted(voted_pairs(votes, asked), ledger))
+            pairs = chain(sound_pairs(section, reading, ledger), accounted(voted_pairs(votes, asked), ledger))
             for rendered in renderer.rendered(pairs, ledger):
                 pair = rendered.row
                 pair.prompt = rendered.conversations[0][:-1]
@@ -75,7 +77,7 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
                 counts["train"]["rows"], "Add pairs, or lower prepare_preferences.min_chosen_score"
             )
             balance = ledger.balance(sum(part["rows"] for part in counts.values()))
-            report = {**balance, "splits": counts, "sources": sources(section, ledger.read, len(votes))}
+            report = {**balance, "splits": counts, "sources": sources(section, reading, ledger.read, len(votes))}
             histogram = token_histogram(lengths, 0)
             card = data_card("Preference pairs", report, ledger, histogram, BEWARE)
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
@@ -83,11 +85,12 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
     return {"in": report["in"], "kept": report["kept"], "splits": counts}
 
 
-def sources(section: PreparePreferences, read: int, votes: int) -> list[dict[str, Any]]:
+def sources(section: PreparePreferences, reading: Reading, read: int, votes: int) -> list[dict[str, Any]]:
     """Where the pairs come from, for the report: name, rows and what pins them."""
     found = []
     if PairSource.rows in section.sources:
-        found.append({"name": name(section.rows), "rows": read - votes, "version": version(section.rows)})
+        found.append({"name": name(section.rows), "rows": read - votes, "version": version(section.rows),
+                      "read_as": reading.summary(USUAL)})  # fmt: skip
     if votes:
         found.append({"name": VOTES_FILE, "rows": votes, "version": file_sha256(VOTES / VOTES_FILE)})
     return found

@@ -11,8 +11,9 @@ from array import array
 from pathlib import Path
 from typing import Any
 
+from stages.lib.data.columns import Reading, named_columns
 from stages.lib.data.conversation_gates import STEPS, HeldOut, conversations, short_enough
-from stages.lib.data.conversations import MALFORMED, UNREADABLE
+from stages.lib.data.conversations import MALFORMED, UNREADABLE, USUAL
 from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.near_duplicates import KnownQuestions
@@ -42,11 +43,13 @@ def prepare_ultrachat(section: PrepareUltrachat, root: Path) -> dict[str, Any]:
         with Ledger(out, STEPS) as ledger:
             for split, rows in {"evaluation": section.evaluation, "train": section.train}.items():
                 before = ledger.read
-                rendered = renderer.rendered(conversations(rows, ledger), ledger)
+                reading = Reading(named_columns(rows.columns), f"prepare_ultrachat.{split}.columns")
+                rendered = renderer.rendered(conversations(rows, reading, ledger), ledger)
                 fitting = short_enough(rendered, section.max_tokens, renderer, lengths, ledger)
                 kept = held_out.remember(fitting) if split == "evaluation" else held_out.keep_apart(fitting, ledger)
                 splits[split] = {"rows": write_jsonl(out / f"{split}.jsonl", (row.record() for row in kept))}
-                sources.append({"name": name(rows), "rows": ledger.read - before, "version": version(rows)})
+                sources.append({"name": name(rows), "rows": ledger.read - before, "version": version(rows),
+                                "read_as": reading.summary(USUAL)})  # fmt: skip
             if section.overlap is Overlap.error:
                 held_out.refuse_overlap()
             defects = (*UNREADABLE, *MALFORMED, *UNFIT)

@@ -94,7 +94,43 @@ def test_files_of_another_kind_are_named(workspace: Path) -> None:
     prepare_pdf_qa(section(), workspace)
     assert report()["in"] == 16 and report()["unread"] == [str(OWN / "안내.hwp")]
     card = (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
-    assert f"- {OWN}/안내.hwp was not read: it is neither *.jsonl nor *.pdf." in card
+    assert f"- {OWN}/안내.hwp was not read: it is neither a PDF nor rows in a format that is read (.jsonl, " in card
+
+
+def test_the_screen_says_what_each_document_gave(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_faq(OWN / "guide.pdf")
+    (OWN / "prose.pdf").write_bytes(pdf([text_page(["달여울시민청은 평일에 문을 열고 여권을 접수합니다."])]))
+    (OWN / "scan.pdf").write_bytes(pdf([text_page([])] * 2))
+    (OWN / "link.pdf").symlink_to("gone.pdf")
+    (OWN / "._guide.pdf").write_bytes(b"\0\5\x16\7")
+    prepare_pdf_qa(section(on_bad_pdf=OnBadPdf.skip), workspace)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("link.pdf: left out: unreadable: No such file")
+    assert said[1] == "guide.pdf: 16 questions from 4 pages"
+    assert said[2].startswith(
+        "prose.pdf: no questions from 1 pages; it has no heading that asks, FAQ, table or article"
+    )
+    assert said[3].startswith("scan.pdf: no questions from 2 pages; no page has text: a scan. Run OCR")
+    with pytest.raises(UserError, match=r"own/link.pdf: unreadable.*on_bad_pdf=skip"):
+        prepare_pdf_qa(section(), workspace)
+
+
+def test_linked_folders_are_read_once_and_equal_names_are_told_apart(workspace: Path) -> None:
+    (OWN / ".kept/b.pdf").mkdir(parents=True)
+    write_faq(OWN / ".kept/b.pdf/guide.pdf", pages=2)
+    write_faq(OWN / "guide.pdf", pages=4)
+    (OWN / "linked").symlink_to(".kept")
+    (OWN / ".kept/round").symlink_to(OWN.absolute())
+    (workspace / "elsewhere").mkdir()
+    write_faq(workspace / "elsewhere/guide.pdf", pages=1)
+    (OWN / "out").symlink_to(workspace / "elsewhere")
+    prepare_pdf_qa(section(), workspace)
+    files = {source["name"]: source["rows"] for source in report()["sources"]}
+    assert files == {"own/guide.pdf": 16, "b.pdf/guide.pdf": 8}
+    assert {row["id"].rpartition("guide-")[0] for row in rows()} == {"own/"}  # the other's rows are duplicates
+    assert report()["unread"] == [str(OWN / "out")]
+    card = (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert f"- {OWN}/out was not read: it leads to a folder elsewhere; copy it." in card
 
 
 def test_a_bad_pdf_stops_the_stage_or_is_left_out_and_named(workspace: Path) -> None:

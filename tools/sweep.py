@@ -22,7 +22,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stages.lib.configuration import CONF, read_params, refuse_unheard, register, typed_sections
+from stages.lib.configuration import CONF, for_hydra, read_params, refuse_unheard, register, typed_sections
 from stages.lib.entry import exit_on_user_error
 from stages.lib.errors import UserError
 from stages.lib.foreign_text import shown
@@ -62,6 +62,7 @@ def sweep() -> None:
     place = home / SWEEPS / time.strftime("%Y-%m-%d_%H-%M-%S")
     directories = {"sweep": {"dir": str(place)}, "run": {"dir": str(place)}}
     refuse_unheard(sys.argv[1:], SweepConfig)
+    sys.argv[1:] = for_hydra(sys.argv[1:], SweepConfig)
     register("sweep", *read_params(schema=SweepConfig), schema=SweepConfig, hydra=directories)
 
     @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")

@@ -77,6 +77,11 @@ def refuse_unheard(words: list[str], schema: type[Config] = Config) -> None:
         raise UserError("\n".join(problems))
 
 
+def for_hydra(words: list[str], schema: type[Config] = Config) -> list[str]:
+    """The words of a command line as Hydra takes them: columns of one's own files may be named without a +."""
+    return KnownKeys(schema, GROUPS).with_plus(words)
+
+
 def is_global(path: Path) -> bool:
     """Whether the keys of a file in conf/ are those of the whole config, and not of one section (Hydra's package)."""
     return path == CONF / "config.yaml" or "@package _global_" in path.read_text(encoding="utf-8").partition("\n")[0]
@@ -199,7 +204,7 @@ def refuse_unwatched(sections: dict[str, Any]) -> None:
     problems = []
     for key, value in flatten(sections).items():
         section, name = key.split(".")[0], key.split(".")[-1]
-        if section not in WATCHED or name not in FILES:
+        if section not in WATCHED or name not in FILES or ".columns." in key:
             continue
         for path in [value] if isinstance(value, str) else value:
             if path and not Path(os.path.relpath(path)).is_relative_to(WATCHED[section]):

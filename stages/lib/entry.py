@@ -92,7 +92,7 @@ def run_from_shell(stage: Stage) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from stages.lib.configuration import CONF, read_params, refuse_unheard, register, typed_sections
+    from stages.lib.configuration import CONF, for_hydra, read_params, refuse_unheard, register, typed_sections
 
     name = stage.__name__
 
@@ -108,6 +108,7 @@ def run_from_shell(stage: Stage) -> None:
 
     def ask() -> None:
         refuse_unheard(sys.argv[1:])
+        sys.argv[1:] = for_hydra(sys.argv[1:])
         register(name, *read_params())
 
     exit_on_user_error(name, ask)

@@ -6,7 +6,7 @@ A key that is set in silence and read by nobody costs a run: `+sft.learningrate=
 import dataclasses
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from stages.lib.errors import UserError
 
@@ -20,17 +20,22 @@ class KnownKeys:
     def __init__(self, schema: type, groups: list[str]) -> None:
         self.groups = groups
         self.names = {".".join(key) for key in keys_within(schema)}
+        self.mappings = {".".join(key) for key in mappings_within(schema)}
 
     def problem(self, key: tuple[str, ...], where: str) -> str:
         """What is wrong with a key that is written at `where`, or an empty text."""
         name = ".".join(part for part in key if not part.startswith("["))  # a place in a list is no key
-        if key[0] == HYDRA or (key[0] in self.groups and len(key) == 1):
+        if key[0] == HYDRA or (key[0] in self.groups and len(key) == 1) or self.within_mapping(key):
             return ""
         if dotted := next((part for part in key if "." in part), ""):
             return f"{where}: found a dot in the key {dotted!r}; needed one mapping within another: {nested(name)}"
         if name in self.names:
             return ""
         return f"{where}: nothing reads the key {name}; {self.nearest(name)}"
+
+    def within_mapping(self, key: tuple[str, ...]) -> bool:
+        """Whether a key stands in a mapping whose keys are the user's own, such as names of files and columns."""
+        return any(".".join(key[:length]) in self.mappings for length in range(1, len(key)))
 
     def problems(self, keys: Iterable[tuple[tuple[str, ...], str]]) -> list[str]:
         """What is wrong with keys, each with where it is written; keys within an unknown one are not named too."""
@@ -84,6 +89,26 @@ class KnownKeys:
             problems += self.problems([(part, word) for part in [key, *inner]])
         if problems:
             raise UserError("\n".join(problems))
+
+    def with_plus(self, words: list[str]) -> list[str]:
+        """The words of a command line, with ++ before those that set a mapping whose keys are the user's own.
+
+        Hydra takes such keys for unknown ones.
+        """
+        names = ((word, tuple(word.partition("=")[0].split("."))) for word in words)
+        return [
+            f"++{word}" if ".".join(key) in self.mappings or self.within_mapping(key) else word for word, key in names
+        ]
+
+
+def mappings_within(schema: type, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the keys of a dataclass and of those within it that hold mappings of any keys (dict[str, …])."""
+    for field in dataclasses.fields(schema):
+        name = (*outer, field.name)
+        if get_origin(field.type) is dict:
+            yield name
+        elif isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            yield from mappings_within(field.type, name)
 
 
 def keys_within(schema: type, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

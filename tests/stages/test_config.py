@@ -69,6 +69,9 @@ def run_config(place, *overrides):
         ("prepare_preferences.held_out_pairs=1", ["prepare_preferences.held_out_pairs"]),
         ("prepare_pdf_qa.files=[/srv/faq.jsonl]", ["prepare_pdf_qa.files: found /srv/faq.jsonl", "data/raw/pdf_qa"]),
         ("prepare_pdf_qa.pdfs=[data/raw/pdf_qa/../guide.pdf]", ["prepare_pdf_qa.pdfs: found", "data/raw/pdf_qa:"]),
+        ("++prepare_pdf_qa.columns={faq.csv:{a:reply}}", ["columns.faq.csv.a: found 'reply', needed one of"]),
+        ("+prepare_preferences.rows.columns={hint:none}", ["rows.columns.hint: found 'none'", "ignore"]),
+        ("prepare_preferences.rows.columns.hint=none", ["rows.columns.hint: found 'none'", "ignore"]),
         ("prepare_ultrachat.train.path=chats.jsonl", ["prepare_ultrachat.train.path: found chats.jsonl", "Move it"]),
         ("prepare_preferences.rows.path=a.jsonl", ["prepare_preferences.rows.path: found", "python -m stages.prepare"]),
     ],
@@ -265,6 +268,26 @@ def test_names_all_problems_at_once(place):
 def test_takes_any_file_in_the_watched_folder(place):
     code, output = run_config(place, f"prepare_pdf_qa.files=[data/raw/pdf_qa/a/b.jsonl,{place}/data/raw/pdf_qa/c]")
     assert code == 0, output
+
+
+def test_a_column_may_be_called_path(place):
+    with (place / "params.yaml").open("a", encoding="utf-8") as file:
+        file.write("prepare_pdf_qa: {columns: {faq.csv: {path: ignore, 문의: question}}}\n")
+    code, output = run_config(place)
+    assert code == 0, output
+    columns = yaml.safe_load((place / "params.lock.yaml").read_text(encoding="utf-8"))["prepare_pdf_qa"]["columns"]
+    assert columns == {"faq.csv": {"path": "ignore", "문의": "question"}}
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_columns_of_ones_own_are_no_unknown_keys(place, plus):
+    words = [f"{plus}prepare_pdf_qa.columns={{faq.csv:{{path:ignore}}}}",
+             f"{plus}prepare_preferences.rows.columns.hint=ignore"]  # fmt: skip
+    code, output = run_config(place, *words)
+    assert code == 0, output
+    sections = yaml.safe_load((place / "params.lock.yaml").read_text(encoding="utf-8"))
+    assert sections["prepare_pdf_qa"]["columns"] == {"faq.csv": {"path": "ignore"}}
+    assert sections["prepare_preferences"]["rows"]["columns"] == {"hint": "ignore"}
 
 
 def test_same_question_same_bytes(place):

@@ -1,5 +1,6 @@
 """Whatever comes in, the stage keeps it or says why not, and nothing that evaluation asks is trained on."""
 
+import gzip
 import json
 import unicodedata
 from collections import Counter
@@ -110,7 +111,7 @@ def test_the_dirty_set_is_accounted_for(dirty: dict[str, Any]) -> None:
 def test_rejects_say_where_and_name_the_remedy(dirty: dict[str, Any]) -> None:
     details = {int(reject["where"].split(":")[1]): reject for reject in dirty["rejects"]}
     assert details[3]["where"].count(":") == 2  # file:line:column
-    assert "'question'" in details[8]["detail"] and "prepare_pdf_qa.question_field" in details[8]["detail"]
+    assert "'instrution'" in details[8]["detail"] and "prepare_pdf_qa.columns" in details[8]["detail"]
     assert "cp1253" in details[43]["detail"]
 
 
@@ -156,13 +157,75 @@ def test_personal_data_can_be_dropped(workspace: Path) -> None:
     assert report["dropped"]["pii"] == 3 and not {"dirty-35", "dirty-36", "dirty-37"} & set(kept_rows())
 
 
+ASKED = {"q": "question", "a": "answer"}
+
+
 def test_foreign_names_of_fields(workspace: Path) -> None:
     file = write_rows(workspace / "faq.jsonl", [{"q": "도서관은 언제 쉬나요?", "a": "월요일에 쉽니다."}])
-    prepare_pdf_qa(settings_for(file, question_field="q", answer_field="a", held_out_facts=0.0), workspace)
+    prepare_pdf_qa(settings_for(file, columns={"faq.jsonl": ASKED}, held_out_facts=0.0), workspace)
     (row,) = kept_rows().values()
     assert row["id"] == "faq.jsonl:1"
     assert row["source"] == {"file": "faq.jsonl", "line": 1}
     assert row["key"] == [] and row["answerable"] is True
+
+
+def test_columns_are_mapped_by_file_and_a_name_that_no_file_has_is_refused(workspace: Path) -> None:
+    rows = [{"q": f"{n}번 창구는 어디인가요?", "a": f"{n}층입니다.", "비고": "메모"} for n in range(3)]
+    files = [write_rows(workspace / f"{name}.jsonl", rows[n : n + 1]) for n, name in enumerate("xyz")]
+    columns = {"x.jsonl": {**ASKED, "비고": "ignore"}, "[yz].jsonl": ASKED}
+    prepare_pdf_qa(settings_for(*files, columns=columns, held_out_facts=0.0), workspace)
+    assert list(kept_rows()) == ["x.jsonl:1"]
+    reject = next(iter(read_jsonl(OUT / "rejects.jsonl")))
+    assert reject["reason"] == "unread_field"
+    assert "'비고' holds \"메모\" and nothing reads it" in reject["detail"]
+    assert "prepare_pdf_qa.columns (y.jsonl), e.g. {비고: ignore}" in reject["detail"]
+    with pytest.raises(UserError, match=r"prepare_pdf_qa.columns: found no file named w.csv; there are x.jsonl"):
+        prepare_pdf_qa(settings_for(*files, columns={"w.csv": ASKED}), workspace)
+
+
+def test_the_input_of_a_question_keeps_rows_apart_and_is_said(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts_given = ["회의는 오전 열 시에 시작합니다.", "창구는 점심에도 열려 있습니다.", "주차는 한 시간까지 무료입니다"]
+    rows = [{"instruction": "다음 문장을 영어로 번역하세요.", "input": text, "output": f"Sentence {n}."}
+            for n, text in enumerate(texts_given)]  # fmt: skip
+    prepare_pdf_qa(settings_for(write_rows(workspace / "alpaca.jsonl", rows), held_out_facts=0.0), workspace)
+    asked = [texts(row)["instruction"] for row in kept_rows().values()]
+    assert sorted(asked) == sorted(f"{rows[0]['instruction']}\n\n{text}" for text in texts_given)
+    said = "alpaca.jsonl: read instruction as question, input as input, output as answer."
+    assert said in capsys.readouterr().out and said in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+
+
+def test_equal_fact_ids_of_two_files_are_two_facts_on_one_side(workspace: Path) -> None:
+    rows = [[{"fact_id": fact, "id": fact, "instruction": f"{place} {fact}번 {word}", "output": f"{place}입니다."}
+             for fact in range(20) for word in ("창구는 어디인가요?", "창구의 위치를 알려 주세요.")]
+            for place in ("가 부서", "나 회사")]  # fmt: skip
+    files = [write_rows(workspace / f"{name}.jsonl", part) for name, part in zip("ab", rows, strict=True)]
+    prepare_pdf_qa(settings_for(*files), workspace)
+    report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
+    splits = {name: list(read_jsonl(OUT / f"{name}.jsonl")) for name in SPLITS}
+    facts = {name: {row["fact_id"] for row in part} for name, part in splits.items()}
+    assert report["kept"] == 80 and report["told_apart"] == 20
+    assert len(facts["train"] | facts["unseen"]) == 40 and facts["seen"] <= facts["train"]
+    assert {fact.removeprefix("b.jsonl:") for fact in facts["unseen"] if fact.startswith("b")} == {
+        fact for fact in facts["unseen"] if not fact.startswith("b")
+    }
+    assert "20 fact_ids stand in more than one file" in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+    alone = workspace / "alone"
+    prepare_pdf_qa(settings_for(files[0]), alone)
+    trained = [texts(row)["instruction"] for row in splits["train"]]
+    assert all(texts(row)["instruction"] in trained for row in read_jsonl(alone / OUT / "train.jsonl"))
+
+
+def test_files_of_one_name_in_two_folders_have_rows_of_their_own(workspace: Path) -> None:
+    files = []
+    for folder in ("2030", "2031"):
+        (workspace / folder).mkdir()
+        rows = [{"instruction": f"{folder}년 접수는 언제인가요?", "output": f"{folder}년 3월입니다."}]
+        files.append(write_rows(workspace / folder / "faq.jsonl", rows))
+    prepare_pdf_qa(settings_for(*files, held_out_facts=0.0), workspace)
+    assert list(kept_rows()) == ["2030/faq.jsonl:1", "2031/faq.jsonl:1"]
+    assert next(iter(kept_rows().values()))["source"] == {"file": "2030/faq.jsonl", "line": 1}
 
 
 @pytest.mark.parametrize("field", [{"answerable": "false"}, {"answerable": 1}, {"key": "여권"}, {"fact_id": 1.5}])
@@ -274,6 +337,10 @@ json_values = st.recursive(
 row_values = st.fixed_dictionaries(
     {"instruction": st.text() | json_values, "output": st.text() | json_values},
     optional={
+        "input": json_values,
+        "messages": json_values,
+        "text": json_values,
+        "비고": json_values,
         "id": json_values,
         "fact_id": json_values,
         "key": json_values,
@@ -295,15 +362,16 @@ files = st.one_of(
 )
 
 
-@given(content=files)
+@given(content=files, ending=st.sampled_from([".jsonl", ".json", ".csv", ".jsonl.gz"]))
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_comes_in_is_kept_or_counted(workspace: Path, content: bytes) -> None:
-    (workspace / "any.jsonl").write_bytes(content)
+def test_whatever_comes_in_is_kept_or_counted(workspace: Path, content: bytes, ending: str) -> None:
+    path = workspace / f"any{ending}"
+    path.write_bytes(gzip.compress(content) if ending == ".jsonl.gz" else content)
     trained = write_rows(workspace / "trained.jsonl", [TRAINED])
     try:
-        prepare_pdf_qa(settings_for(trained, workspace / "any.jsonl"), workspace)
+        prepare_pdf_qa(settings_for(trained, path), workspace)
     except UserError as error:
-        assert "any.jsonl" in str(error)
+        assert path.name in str(error)
         return
     report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
     splits = [row for name in SPLITS for row in read_jsonl(OUT / f"{name}.jsonl")]

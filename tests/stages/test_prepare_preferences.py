@@ -13,6 +13,7 @@ from stages.lib.schema.data import PreparePreferences, Rows
 from stages.prepare_preferences import prepare_preferences
 from tests.ballots import vote
 from tests.byte_tokenizer import write_byte_tokenizer
+from tests.row_files import write
 
 OUT = Path("data/prepared/preferences")
 SHIPPED = Path(__file__).parents[2] / "data/raw/preferences/preferences.jsonl"
@@ -147,6 +148,48 @@ def test_a_source_that_is_not_asked_for_is_not_read(workspace: Path) -> None:
 def test_without_votes_nothing_is_other_than_it_was(workspace: Path) -> None:
     before = prepare(workspace, [pair()], sources=[PairSource.rows])
     assert prepare(workspace, [pair()]) == before
+
+
+@pytest.mark.parametrize("ending", [".json", ".csv", ".jsonl.gz", ".parquet"])
+def test_pairs_of_another_format_and_shape_are_read_and_counted(workspace: Path, ending: str) -> None:
+    rows = [
+        {
+            "prompt": f"{n}번 창구는 어디인가요?",
+            "chosen": f"{n}층입니다.",
+            "rejected": "모릅니다.",
+            "score_chosen": n / 2,
+        }
+        for n in range(21)
+    ]
+    path = write(workspace / f"pairs{ending}", rows)
+    report = prepare_from(path)
+    assert (report["in"], report["kept"], report["dropped"]) == (21, 5, {"low_score": 16})
+    assert "prompt as question" in report["sources"][0]["read_as"]
+    asked = [row["prompt"][0]["content"] for row in read_jsonl(OUT / "train.jsonl")]
+    assert set(asked) <= {row["prompt"] for row in rows[16:]}
+
+
+def test_a_shuffle_takes_the_same_rows_of_every_format(workspace: Path) -> None:
+    rows = [pair(input=f"Where is window {n}?") for n in range(30)]
+    found = []
+    for ending in (".jsonl", ".csv", ".json"):
+        prepare_from(write(workspace / f"pairs{ending}", rows), shuffle_seed=1, take=10)
+        found.append((OUT / "train.jsonl").read_bytes())
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_pairs_column_that_nothing_reads_is_refused_by_name(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"unread_field: 'hint' holds .*prepare_preferences.rows.columns"):
+        prepare(workspace, [pair(hint="By the sea.")], max_reject_rate=0.0)
+    rows = Rows(source=RowSource.jsonl, path=str(workspace / "pairs.jsonl"), columns={"hint": "ignore"})
+    prepare_preferences(PreparePreferences(rows=rows), workspace)
+    assert len(list(read_jsonl(OUT / "train.jsonl"))) == 1
+
+
+def prepare_from(path: Path, **chosen: Any) -> dict[str, Any]:
+    rows = Rows(source=RowSource.jsonl, path=str(path), **chosen)
+    prepare_preferences(PreparePreferences(rows=rows, held_out_pairs=0.001, max_reject_rate=1.0), Path())
+    return json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
 
 
 def test_no_source_at_all_is_refused() -> None:

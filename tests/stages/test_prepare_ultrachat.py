@@ -14,6 +14,7 @@ from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import Overlap, RowSource
 from stages.lib.schema.data import PrepareUltrachat, Rows
 from stages.prepare_ultrachat import prepare_ultrachat
+from tests import row_files
 from tests.byte_tokenizer import write_byte_tokenizer
 
 OUT = Path("data/prepared/ultrachat")
@@ -177,3 +178,17 @@ def test_whatever_comes_in_is_kept_or_counted(workspace: Path, chats: list[Any],
     for row in kept:
         roles = [message["role"] for message in row["messages"]]
         assert roles[-1] == "assistant" and all(message["content"] for message in row["messages"])
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl.gz", ".parquet", ".arrow"])
+def test_chats_of_another_format_and_shape_are_read_and_counted(
+    workspace: Path, ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = [{"conversations": [{"from": "human", "value": f"Where is window {n}?"}, {"from": "gpt", "value": f"{n}."}]}
+            for n in range(10)]  # fmt: skip
+    path = str(row_files.write(workspace / f"chats{ending}", said))
+    train, held_out = (Rows(source=RowSource.jsonl, path=path, **part) for part in ({"skip": 4}, {"take": 4}))
+    prepare_ultrachat(PrepareUltrachat(train=train, evaluation=held_out), workspace)
+    asked = [row["messages"][0]["content"] for row in read_jsonl(OUT / "train.jsonl")]
+    assert asked == [f"Where is window {n}?" for n in range(4, 10)]
+    assert f"chats{ending}: read conversations as messages." in capsys.readouterr().out

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from stages.lib.data.columns import Reading
 from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.conversations import (
     MALFORMED,
@@ -32,13 +33,13 @@ STEPS = {
 """The funnel's steps, and the reasons that each drops rows for."""
 
 
-def conversations(rows: Rows, ledger: Ledger) -> Iterator[Conversation]:
+def conversations(rows: Rows, reading: Reading, ledger: Ledger) -> Iterator[Conversation]:
     """Yield the conversations that can be trained on, each id and first question once; count all."""
     ids: set[int] = set()
     prompts: set[int] = set()
     for line in load_rows(rows):
         ledger.read += 1
-        row = line if isinstance(line, Rejected) else admit_conversation(line)
+        row = line if isinstance(line, Rejected) else admit_conversation(line, reading)
         if isinstance(row, Rejected):
             ledger.reject(row)
             continue

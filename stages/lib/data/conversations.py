@@ -2,7 +2,8 @@
 
 {"prompt": "What is inflation?", "prompt_id": "cae8059e…", "messages": [{"content": "What is inflation?",
  "role": "user"}, {"content": "Inflation is …", "role": "assistant"}]}
-prompt and prompt_id may be missing: the first question and its SHA-256 stand in for them.
+prompt and prompt_id may be missing: the first question and its SHA-256 stand in for them. shapes.py has the other
+shapes that chats are read in.
 """
 
 import hashlib
@@ -10,12 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.lib.data.characters import mend
+from stages.lib.data.columns import Reading, Unfit
 from stages.lib.data.jsonl_reader import Line, Rejected
 from stages.lib.data.rows import as_text
+from stages.lib.data.shapes import as_chat
 from stages.lib.models.chat_template import Messages
 
 ROLES = {"system", "user", "assistant"}
-UNREADABLE = ("invalid_json", "duplicate_key", "invalid_unicode", "missing_field", "wrong_type", "mojibake")
+UNREADABLE = ("invalid_json", "duplicate_key", "invalid_unicode", "invalid_row", "line_too_long", "missing_field",
+              "unread_field", "wrong_type", "mojibake")  # fmt: skip
+USUAL = ("messages", "prompt", "prompt_id")
+"""The names that the columns have where nothing needs to be said about them."""
 MALFORMED = (
     "unknown_role",
     "system_not_first",
@@ -46,26 +52,18 @@ class Conversation:
         return {"id": self.id, "messages": self.messages}
 
 
-def admit_conversation(line: Line) -> Conversation | Rejected:
-    """Check one JSON value. A last turn without an answer is cut off and the conversation kept."""
+def admit_conversation(line: Line, reading: Reading) -> Conversation | Rejected:
+    """Check one value. A last turn without an answer is cut off and the conversation kept."""
     try:
-        return conversation(line)
+        return conversation(line, reading)
     except Unfit as unfit:
         reason, detail = unfit.args
         return Rejected(line.where, reason, detail, as_text(line.value))
 
 
-class Unfit(ValueError):
-    """Reason code and detail of what makes a conversation unfit for training."""
-
-
-def conversation(line: Line) -> Conversation:
-    """The conversation in a JSON value. Raises Unfit."""
-    if not isinstance(line.value, dict):
-        raise Unfit("wrong_type", f"found a {type(line.value).__name__}, needed an object in braces")
-    row = line.value
-    if "messages" not in row:
-        raise Unfit("missing_field", f"found keys {sorted(row)}, needed 'messages'")
+def conversation(line: Line, reading: Reading) -> Conversation:
+    """The conversation in a value of any shape. Raises Unfit."""
+    row = as_chat(line, reading)
     messages, done = read_messages(row["messages"])
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()

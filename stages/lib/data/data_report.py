@@ -24,14 +24,20 @@ def token_histogram(lengths: Iterable[int], max_tokens: int) -> dict[int, int]:
 
 
 def headline(out: Path, report: dict[str, Any]) -> str:
-    """One line for whoever watches the stage."""
+    """One line for whoever watches the stage, and one for each file whose columns have other names than ours."""
     dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items())
     folded = report["mended"].get(FOLDED)
     told = f"; {folded} folded: a system message in front of the first question" if folded else ""
+    read_as = "".join(f"{line}\n" for line in columns_read(report))
     return (
-        f"{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped"
+        f"{read_as}{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped"
         f"{f' ({dropped})' if dropped else ''}{told}; look at {out / CARD}"
     )
+
+
+def columns_read(report: dict[str, Any]) -> list[str]:
+    """A sentence for each source whose columns have other names than ours, or some that were passed over."""
+    return [f"{source['name']}: {source['read_as']}." for source in report["sources"] if source.get("read_as")]
 
 
 def write_reports(
@@ -69,6 +75,7 @@ def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dic
     parts += ["## Sources", table(("source", "rows", "SHA-256 or revision"), [
         (source["name"], source["rows"], source["version"]) for source in report["sources"]
     ])]  # fmt: skip
+    parts += columns_read(report)
     parts += [
         "## Rows",
         f"{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped.",

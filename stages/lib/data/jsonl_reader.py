@@ -4,11 +4,15 @@
 """
 
 import codecs
+import gzip
+import io
 import json
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from stages.lib.errors import UserError
 
@@ -36,10 +40,11 @@ class Rejected:
 
 @dataclass
 class Line:
-    """One JSON value and where it stood, as `file:line`."""
+    """One value and where it stood, as `file:line`. `cells` says that its texts may be numbers or lists: a table's."""
 
     where: str
     value: Any
+    cells: bool = False
 
 
 class DuplicateKey(ValueError):
@@ -52,8 +57,8 @@ def read_lines(path: Path) -> Iterator[Line | Rejected]:
     Raises UserError for a missing file or bytes that no supported encoding explains.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; needed JSON Lines. Check prepare_pdf_qa.files in conf/data")
-    with path.open(encoding=encoding_of(path), newline="\n") as file:
+        raise UserError(f"{path}: no such file; needed JSON Lines. Check the paths in conf/data")
+    with opened_text(path) as file:
         number = 0
         while text := file.readline(MAX_LINE):
             number += 1
@@ -96,13 +101,35 @@ def refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked if its name ends in .gz. Raises UserError if they can't be read or unpacked."""
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            yield file  # type: ignore[misc]
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: damaged: {error}; pack or fetch it again") from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: can't be read: {error.strerror or error}; check the file and its permissions"
+        ) from None
+
+
+@contextmanager
+def opened_text(path: Path, newline: str = "\n") -> Iterator[io.TextIOWrapper]:
+    """The text of a file in the encoding that explains all of it. Raises UserError as `opened` and `encoding_of` do."""
+    encoding = encoding_of(path)
+    with opened(path) as file, io.TextIOWrapper(file, encoding=encoding, newline=newline) as text:
+        yield text
+
+
 def encoding_of(path: Path) -> str:
     """The encoding of a text file, by its byte order mark or by strict decoding of all of it.
 
     UTF-8 before UTF-16 before cp949, each strictly: cp949 text is hardly ever valid UTF-8. Raises UserError naming
     the line and column of the first byte that isn't UTF-8, if none of them decodes the file.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         head = file.read(4096)
     for mark, encoding in BOMS:
         if head.startswith(mark):
@@ -124,7 +151,7 @@ def decodes(path: Path, encoding: str) -> bool:
     """Whether all bytes of the file are valid in `encoding`."""
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             while block := file.read(2**20):
                 decoder.decode(block)
         decoder.decode(b"", final=True)
@@ -139,8 +166,9 @@ def first_undecodable(path: Path, encoding: str) -> tuple[int, int, int]:
     For encodings in which a line break is not the byte 0x0a the place is the beginning of the file.
     """
     if encoding not in ("utf-8", "utf-8-sig"):
-        return 1, 1, path.read_bytes()[0]
-    with path.open("rb") as file:
+        with opened(path) as file:
+            return 1, 1, file.read(1)[0]
+    with opened(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode("utf-8")

@@ -1,8 +1,9 @@
-"""Pairs of a better and a worse answer in the Orca pairs' columns, checked, and the notebook's filter.
+"""Pairs of a better and a worse answer, checked, and the notebook's filter.
 
 {"system": "", "input": "주차는 얼마인가요?", "chosen": "처음 55분은 무료입니다.", "rejected": "비쌉니다.",
  "status": "unchanged", "chosen_score": 10.0, "in_gsm8k_train": false, …}
-Only input, chosen and rejected are needed where pairs aren't rated (min_chosen_score 0).
+Only input, chosen and rejected are needed where pairs aren't rated (min_chosen_score 0). shapes.py has the other shapes
+that pairs are read in.
 """
 
 import hashlib
@@ -13,23 +14,37 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.lib.data.characters import mend
+from stages.lib.data.columns import Reading, Unfit
 from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.jsonl_reader import Line, Rejected
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.rows import as_text, load_rows
+from stages.lib.data.shapes import as_pair
 from stages.lib.models.chat_template import UNFIT, Messages
 from stages.lib.schema.choices import PairSource
 from stages.lib.schema.data import PreparePreferences
 
+USUAL = ("system", "input", "chosen", "rejected", "chosen_score", "status", "in_gsm8k_train")
+"""The names that the columns have where nothing needs to be said about them."""
 FILTERED = ("tie", "no_score", "low_score", "in_gsm8k_train")
-DEFECTIVE = (*UNFIT, "invalid_json", "duplicate_key", "invalid_unicode", "missing_field", "wrong_type", "mojibake",
-             "blank_content", "equal_answers")  # fmt: skip
+DEFECTIVE = (*UNFIT, "invalid_json", "duplicate_key", "invalid_unicode", "invalid_row", "line_too_long",
+             "missing_field", "unread_field", "wrong_type", "mojibake", "blank_content", "equal_answers",
+             "prompt_differs", "turns_do_not_alternate", "more_than_an_answer")  # fmt: skip
+
+
+class Turn(BaseModel):
+    """A message before the question."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    role: str
+    content: str
 
 
 class Columns(BaseModel):
-    """The columns that are read, strictly typed; others are passed over."""
+    """What a pair holds, strictly typed."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     input: str
     chosen: str
@@ -38,6 +53,7 @@ class Columns(BaseModel):
     status: str | None = None
     chosen_score: float | None = None
     in_gsm8k_train: bool | None = None
+    history: list[Turn] = []
 
 
 @dataclass
@@ -50,12 +66,13 @@ class Pair:
     chosen: str
     rejected: str
     mended: list[str]
+    history: list[dict[str, str]] = field(default_factory=list)  # questions and answers before the question
     vote: str = ""  # the vote that made the pair: people compare more than two answers to one question
-    prompt: Messages = field(default_factory=list)  # system message and question, in the form that the template takes
+    prompt: Messages = field(default_factory=list)  # all before the answer, in the form that the template takes
 
     def __post_init__(self) -> None:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        self.prompt = [*system, {"role": "user", "content": self.question}]
+        self.prompt = [*system, *self.history, {"role": "user", "content": self.question}]
 
     def conversations(self) -> list[Messages]:
         """What training makes of the row: the prompt with either answer."""
@@ -63,7 +80,8 @@ class Pair:
 
     def identity(self) -> str:
         """What the pair asks, system message included, for comparison."""
-        return letters(self.system + self.question) + self.vote
+        earlier = "".join(message["content"] for message in self.history)
+        return letters(self.system + earlier + self.question) + self.vote
 
     def record(self) -> dict[str, Any]:
         """The record that DPO reads."""
@@ -75,19 +93,26 @@ class Pair:
         }
 
 
-def admit_pair(line: Line, min_chosen_score: float) -> Pair | Rejected:
-    """Check one JSON value: the notebook's filter first (ties, scores, GSM8K), then the defects of the real set."""
+def admit_pair(line: Line, min_chosen_score: float, reading: Reading | None = None) -> Pair | Rejected:
+    """Check one value: the notebook's filter first (ties, scores, GSM8K), then the defects of the real set."""
     text = as_text(line.value)
-    row = typed(line)
-    if isinstance(row, str):
-        reason, _, detail = row.partition(": ")
+    try:
+        columns = as_pair(line, reading or Reading())
+        row = Columns.model_validate(columns)
+    except Unfit as unfit:
+        reason, detail = unfit.args
         return Rejected(line.where, reason, detail, text)
-    if reason := filtered(row, "chosen_score" in line.value, min_chosen_score):
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        detail = f"{first['loc'][0]!r} is a {type(first['input']).__name__}: {first['msg']}"
+        return Rejected(line.where, "wrong_type", detail, text)
+    if reason := filtered(row, "chosen_score" in columns, min_chosen_score):
         return Rejected(line.where, reason, f"status {row.status}, chosen_score {row.chosen_score}", text)
     mended = {
         name: mend(value or "")
         for name, value in row.model_dump(include={"system", "input", "chosen", "rejected"}).items()
     }
+    mended |= {f"history {number}": mend(turn.content) for number, turn in enumerate(row.history)}
     for name, result in mended.items():
         if result.unreadable:
             return Rejected(line.where, "mojibake", f"{name}: {result.unreadable}", text)
@@ -97,21 +122,10 @@ def admit_pair(line: Line, min_chosen_score: float) -> Pair | Rejected:
     if chosen == rejected:
         return Rejected(line.where, "equal_answers", "chosen and rejected are the same", text)
     done = sorted({step for result in mended.values() for step in result.done})
-    return Pair(line.where, system, question, chosen, rejected, done)
-
-
-def typed(line: Line) -> Columns | str:
-    """The row's columns, or `reason: detail` of what is wrong with them."""
-    if not isinstance(line.value, dict):
-        return f"wrong_type: found a {type(line.value).__name__}, needed an object in braces"
-    missing = [name for name in ("input", "chosen", "rejected") if name not in line.value]
-    if missing:
-        return f"missing_field: found keys {sorted(line.value)}, needed {missing}"
-    try:
-        return Columns.model_validate(line.value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        return f"wrong_type: {first['loc'][0]!r} is a {type(first['input']).__name__}: {first['msg']}"
+    history = [
+        {"role": turn.role, "content": mended[f"history {number}"].text} for number, turn in enumerate(row.history)
+    ]
+    return Pair(line.where, system, question, chosen, rejected, done, history)
 
 
 def filtered(row: Columns, rated: bool, min_chosen_score: float) -> str:
@@ -125,11 +139,13 @@ def filtered(row: Columns, rated: bool, min_chosen_score: float) -> str:
     return "in_gsm8k_train" if row.in_gsm8k_train else ""
 
 
-def sound_pairs(section: PreparePreferences, ledger: Ledger) -> Iterator[Pair]:
+def sound_pairs(section: PreparePreferences, reading: Reading, ledger: Ledger) -> Iterator[Pair]:
     """Yield the pairs that pass the filter and have no defect, each question once; count all."""
     seen: set[int] = set()
     lines = load_rows(section.rows) if PairSource.rows in section.sources else iter(())
-    pairs = (line if isinstance(line, Rejected) else admit_pair(line, section.min_chosen_score) for line in lines)
+    pairs = (
+        line if isinstance(line, Rejected) else admit_pair(line, section.min_chosen_score, reading) for line in lines
+    )
     for pair in accounted(pairs, ledger):
         if (identity := hash_of(pair.identity())) in seen:
             ledger.reject(Rejected(pair.where, "duplicate_prompt", pair.question[:80], pair.question))

@@ -4,12 +4,14 @@ import json
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 
+from stages.lib.data.file_formats import LINES, read_rows
 from stages.lib.data.hub_rows import first_rows, whole_split
-from stages.lib.data.jsonl_reader import Line, Rejected, encoding_of, parse
+from stages.lib.data.jsonl_reader import Line, Rejected, encoding_of, opened, parse
 from stages.lib.errors import UserError
 from stages.lib.lineage import file_sha256
 from stages.lib.schema.choices import RowSource
@@ -51,15 +53,29 @@ def chosen(rows: Rows, length: int) -> np.ndarray:
 
 
 def file_rows(rows: Rows) -> Iterator[Line | Rejected]:
-    """Rows of a JSON Lines file by their byte offsets; blank lines are no rows."""
+    """Rows of a file by their byte offsets; blank lines are no rows. Other formats are JSON Lines in a scratch file."""
     path = Path(rows.path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; needed JSON Lines. Check the path in conf/data")
-    encoding = encoding_of(path)
-    if encoding not in ("utf-8", "utf-8-sig"):
-        raise UserError(f"{path}: found {encoding}, needed UTF-8; save it as UTF-8")
+        raise UserError(f"{path}: no such file; needed a file of rows. Check the path in conf/data")
+    if path.name.lower().endswith(LINES) and encoding_of(path) in ("utf-8", "utf-8-sig"):
+        yield from lines_by_offset(path, rows)
+        return
+    offsets = array("Q")
+    with TemporaryFile() as scratch:
+        for line in read_rows(path):
+            offsets.append(scratch.tell())
+            kept = [line.where, line.value, line.cells] if isinstance(line, Line) else vars(line)
+            scratch.write(as_text(kept).encode() + b"\n")
+        for index in chosen(rows, len(offsets)):
+            scratch.seek(offsets[index])
+            kept = json.loads(scratch.readline())
+            yield Rejected(**kept) if isinstance(kept, dict) else Line(*kept)
+
+
+def lines_by_offset(path: Path, rows: Rows) -> Iterator[Line | Rejected]:
+    """The lines asked for of a JSON Lines file in UTF-8."""
     offsets, numbers, offset = array("Q"), array("Q"), 0
-    with path.open("rb") as file:
+    with opened(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 offsets.append(offset)

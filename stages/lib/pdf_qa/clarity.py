@@ -11,12 +11,24 @@ DANGLING = re.compile(
     r"^(그것|그거|그건|그게|그곳|그때|그분|이것|이거|이건|이게|저것|저거|거기|저기)"
     r"(은|는|이|가|을|를|의|도|에|에서|에는|에서는|으로|로|까지|부터|만|과|와)?(?=\s|[?.!,]|$)"
     r"|^(?:(?:what|where|when|who|how|why|which)(?:'s)?\s+)?(?:is|are|was|were|does|do|did|can|will)?\s*"
-    r"\b(?:it|they|he|she|this one|that one)\b",
+    r"\b(?:it(?!\s+(?:that|possible|necessary|safe|legal|better|worth|true)\b)|they|he|she|this one|that one)\b",
     re.IGNORECASE,
 )
+LEAST_LETTERS = 3
+NOUNS_LEAST = 3
+"""Words from which on a phrase of nouns alone is none that a person types: a heading, a name of a form."""
 PREDICATE = re.compile(
-    r"(다|요|까|오|죠|지|라|줘|냐|니|나|가|래|자|음|기|함|세|걸|군|네|데|은|는|란|부탁|무엇|어디|언제|누구|얼마|왜)$"
+    r"([다요까오죠지라줘냐니나가래자음기함세걸군네데은는란아어여야해돼봐와워져쳐켜려펴셔겨껴쪄써커꺼떠퍼파빠싸혀뻐러더서게께든고며면"
+    r"대내구듯당용임됨봄냄감옴줌짐움림남낌싶죵징염삼쥬슈애뭐때마재레]"
+    r"|부탁|무엇|어디|언제|누구|얼마|왜|몇|만|로|추천|방법|좀)$"
 )
+"""How a Korean sentence or a wish may end, polite or plain; nouns that end alike pass, too."""
+GRAMMAR = re.compile(
+    r"([은는이가을를에의도와과로서고게지면해어아요다만랑한된난온린진친쁜픈큰운른본준던런킨할될갈올볼줄]"
+    r"|하고|부터|까지|처럼|보다|한테|너무|다시|그|내|네|좀|더|안|못)$"
+)
+"""How a word ends that stands in a sentence: a particle, an ending, a verb before a noun (만난 사람)."""
+AFTER_SENTENCE = re.compile(r"[\s.!~…;^,ㄱ-ㅣ)(\-]+$")
 CUT_OFF = re.compile(
     r"([,(\[:;·\-–]|(^|\s)\S+(면서|어서|아서|려서|해서|가서|와서|에서|이며|하며|하고|되고|이고|있고|없고|지만|는데|은데|므로|니까|거나|도록|하여|를)"
     r"|(^|\s)(및|또는|그리고|하는|되는|있는|없는|위해|대한|통해)"
@@ -31,8 +43,8 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 NAMES_A_LANGUAGE = re.compile(
-    r"중국어|일본어|러시아어|영어|한자|한문|원어|번역|로마자|translat"
-    r"|\bin (korean|english|chinese|japanese|russian)\b",
+    r"[가-힣]어(로|는|도|를|의)?(?=[\s,.?!]|$)|한자|한문|원어|번역|로마자|translat"
+    r"|\b(korean|english|chinese|japanese|russian|arabic|hindi|thai|greek|ukrainian|bulgarian|persian|urdu)\b",
     re.IGNORECASE,
 )
 SCRIPTS = {
@@ -60,13 +72,12 @@ def unclear(question: str, answer: str, answerable: bool) -> tuple[str, str]:
     Codes: question_too_short, dangling_reference, no_predicate, answer_repeats_question, answer_is_refusal,
     answer_truncated, language. A row marked unanswerable is meant to refuse.
     """
-    if len(letters(question)) < 4:
-        return "question_too_short", f"{question!r} has {len(letters(question))} letters, needed 4"
+    if len(letters(question)) < LEAST_LETTERS:
+        return "question_too_short", f"{question!r} has {len(letters(question))} letters, needed {LEAST_LETTERS}"
     if found := DANGLING.match(question):
         return "dangling_reference", f"{found.group().strip()!r} refers to nothing in the question"
-    asks = "?" in question or "？" in question or PREDICATE.search(question.rstrip(" .!~…"))
-    if SCRIPTS["Hangul"].search(question) and not asks:
-        return "no_predicate", f"{question[-20:]!r} ends in no verb and no question mark"
+    if SCRIPTS["Hangul"].search(question) and nouns_alone(question):
+        return "no_predicate", f"{question[-20:]!r} is nouns alone, with no verb, particle or question mark"
     if letters(question) == letters(answer):
         return "answer_repeats_question", "the answer is the question"
     if answerable and (found := REFUSAL.search(answer)) and len(answer) < 120:
@@ -76,10 +87,20 @@ def unclear(question: str, answer: str, answerable: bool) -> tuple[str, str]:
     return other_language(question, answer)
 
 
+def nouns_alone(question: str) -> bool:
+    """Whether a Korean text is a row of nouns: no question mark, no ending of a sentence, no grammar in its words."""
+    if "?" in question or "？" in question:
+        return False
+    words = AFTER_SENTENCE.sub("", question).split()
+    return len(words) >= NOUNS_LEAST and not PREDICATE.search(words[-1]) and not any(map(GRAMMAR.search, words[:-1]))
+
+
 def other_language(question: str, answer: str) -> tuple[str, str]:
     """`language` if the answer is in another script than the question; names and short Latin answers are fine."""
     asked, answered = script(question), script(answer)
     if not answered or not asked or answered == asked or NAMES_A_LANGUAGE.search(question):
+        return "", ""
+    if {asked, answered} == {"Han", "Kana"}:  # Japanese
         return "", ""
     if SCRIPTS[asked].search(answer) or (answered == "Latin" and len(answer.split()) < 8):
         return "", ""
@@ -87,8 +108,15 @@ def other_language(question: str, answer: str) -> tuple[str, str]:
 
 
 def script(text: str) -> str:
-    """The script that most letters of the text have, or an empty string if it has none of them."""
+    """The script that a text is written in, or an empty string if it has letters of none of them.
+
+    Korean with a Latin name in it (Green Card 센터의 문의처는?) is Korean if its last letter is: Korean ends in a verb
+    or a particle, and other languages hardly end in a Korean name. Else the script that most letters have.
+    """
     counts = {name: len(pattern.findall(text)) for name, pattern in SCRIPTS.items()}
+    last = next((char for char in reversed(text) if char.isalpha()), "")
+    if SCRIPTS["Hangul"].match(last):
+        return "Hangul"
     name = max(counts, key=counts.__getitem__)
     return name if counts[name] else ""
 

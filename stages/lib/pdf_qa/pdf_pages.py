@@ -14,6 +14,7 @@ from typing import Any
 
 from stages.lib.errors import UserError
 from stages.lib.pdf_qa import pdf_child
+from stages.lib.pdf_qa.text_lines import TextLine, plain_lines
 from stages.lib.schema.data import PdfLimits
 
 REPOSITORY = Path(__file__).parents[3]
@@ -21,6 +22,15 @@ RUNNING_SHARE = 0.05
 """A line at the top or bottom of more pages than this is a header or a footer."""
 RUNNING_LEAST = 3
 """Pages on which it must stand at least: in a short document 5 % is less than one page."""
+STAMPED_SHARE = 0.5
+"""A line at the same place on more pages than this is a stamp or a watermark, wherever it stands."""
+BAND_SHARE = 0.3
+BAND_ALWAYS = 0.9
+"""Share of the pages whose outermost line stands at that height on which it must be apart."""
+BAND_GAP = 1.4
+"""Times the usual distance between a page's lines that a header or footer is apart from the text."""
+SAME_LINE = 4
+"""Points within which two heights are one line's: fonts beside each other stand differently high."""
 ENDED_ITSELF = {-signal.SIGTRAP, -signal.SIGILL, -signal.SIGABRT}
 TOLD = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "PYTHONHOME", "PYTHONUTF8", "TMPDIR", "VIRTUAL_ENV")
 """Variables that a child gets, which opens what a stranger made: no key and no token is among them."""
@@ -29,8 +39,8 @@ EDGE = 2
 
 
 class PdfRefused(UserError):
-    """A PDF that can't be read. `reason` is its code: empty, not_a_pdf, truncated, encrypted, damaged, too_big,
-    too_many_pages, memory_limit, time_limit, text_limit or crashed."""
+    """A PDF that can't be read. `reason` is its code: unreadable, empty, not_a_pdf, truncated, encrypted, damaged,
+    too_big, too_many_pages, memory_limit, time_limit, text_limit or crashed."""
 
     def __init__(self, path: Path, reason: str, detail: str) -> None:
         super().__init__(f"{path}: {reason}: {detail}")
@@ -40,13 +50,27 @@ class PdfRefused(UserError):
 
 @dataclass
 class Page:
-    """One page: its number from 1, its text without headers and footers, which library read it, what is wrong."""
+    """One page: its number from 1, its text without headers and footers, which library read it, what is wrong.
+
+    `lines` are the text's, with their places where pdfium read them. `boxes` are the tables' (left, bottom, right,
+    top), in points from the lower left corner.
+    """
 
     page: int
     text: str
     via: str
     problems: list[str]
     tables: list[list[list[str]]] = field(default_factory=list)
+    boxes: list[list[float]] = field(default_factory=list)
+    lines: list[TextLine] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.lines = self.lines or plain_lines(self.text)
+
+    def keep(self, lines: list[TextLine]) -> None:
+        """Leave these lines alone."""
+        self.lines = lines
+        self.text = "\n".join(line.text.rstrip() for line in lines)
 
 
 def read_pdf(path: Path, limits: PdfLimits) -> list[Page]:
@@ -62,29 +86,40 @@ def read_pdf(path: Path, limits: PdfLimits) -> list[Page]:
         raise PdfRefused(path, "time_limit", f"took more than {limits.seconds * 2} s") from None
     lines: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines() if line.endswith(b"}")]
     last = lines.pop() if lines and "page" not in lines[-1] else {}
+    if last.get("refused") == "damaged" and ends_early(path):
+        raise PdfRefused(path, "truncated", f"has no %%EOF at its end ({last['detail']}); fetch it again")
     if "refused" in last:
         raise PdfRefused(path, last["refused"], last["detail"])
     if "done" not in last:
         raise PdfRefused(path, *cause_of_death(done, limits))
-    return without_continued_tables(without_running_lines([Page(**line) for line in lines]))
+    pages = [Page(**(line | {"lines": [TextLine(**place) for place in line["lines"]]})) for line in lines]
+    return without_continued_tables(without_running_lines(pages))
 
 
 def refuse_at_a_glance(path: Path, limits: PdfLimits) -> None:
-    """Raise PdfRefused for what the first and last bytes tell."""
-    size = path.stat().st_size
+    """Raise PdfRefused for what the file system and the first bytes tell."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError as error:
+        raise PdfRefused(
+            path, "unreadable", f"{error.strerror}; check the file, its link and its permissions"
+        ) from None
     if size == 0:
         raise PdfRefused(path, "empty", "has no bytes")
     if size > limits.bytes:
         raise PdfRefused(path, "too_big", f"{size} bytes, at most {limits.bytes}")
-    with path.open("rb") as file:
-        head = file.read(1024)
-        file.seek(max(0, size - 4096))
-        tail = file.read()
     if b"%PDF-" not in head:
         looks = "HTML" if re.search(rb"<!doctype html|<html", head, re.IGNORECASE) else f"{head[:8]!r}"
         raise PdfRefused(path, "not_a_pdf", f"begins with {looks}, needed %PDF-; a download page saved as .pdf?")
-    if b"%%EOF" not in tail:
-        raise PdfRefused(path, "truncated", "has no %%EOF at its end; fetch it again")
+
+
+def ends_early(path: Path) -> bool:
+    """Whether a PDF has no %%EOF anywhere near its end. pdfium may read it all the same, perhaps not all of it."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2**20))
+        return b"%%EOF" not in file.read()
 
 
 def cause_of_death(done: subprocess.CompletedProcess[bytes], limits: PdfLimits) -> tuple[str, str]:
@@ -102,20 +137,44 @@ def without_running_lines(pages: list[Page]) -> list[Page]:
     """Remove the lines that recur at the top or bottom of pages, page numbers aside."""
     counts: Counter[str] = Counter()
     for page in pages:
-        lines = [line for line in page.text.split("\n") if line.strip()]
-        counts.update({masked(line, page.page) for line in lines[:EDGE] + lines[-EDGE:]})
+        counts.update({masked(page.lines[number].text, page.page) for number in edges(page)})
     least = max(RUNNING_LEAST, RUNNING_SHARE * len(pages))
     running = {line for line, count in counts.items() if count >= least}
+    above_and_below = bands(pages)
+    stamped = Counter(stamp for page in pages for stamp in {(line.text.strip(), round(line.y0)) for line in page.lines})
+    often = max(RUNNING_LEAST, STAMPED_SHARE * len(pages))
     for page in pages:
-        lines = page.text.split("\n")
-        for edge in (0, -1):
-            for _ in range(EDGE):
-                while lines and not lines[edge].strip():
-                    lines.pop(edge)
-                if lines and masked(lines[edge], page.page) in running:
-                    lines.pop(edge)
-        page.text = "\n".join(lines)
+        gone = {number for number in edges(page) if masked(page.lines[number].text, page.page) in running}
+        gone |= {number for number, line in enumerate(page.lines)
+                 if line.size and (stamped[line.text.strip(), round(line.y0)] >= often
+                                   or round(line.y0) in above_and_below)}  # fmt: skip
+        gone -= {number for number in gone if any(page.lines[number].within(box) for box in page.boxes)}
+        page.keep([line for number, line in enumerate(page.lines) if number not in gone])
     return pages
+
+
+def bands(pages: list[Page]) -> set[int]:
+    """Heights at which pages have a line apart from their text: headers and footers that name the section."""
+    counts: Counter[int] = Counter()
+    edges_at: Counter[int] = Counter()
+    for page in pages:
+        heights = sorted({round(line.y0) for line in page.lines if line.size})
+        if len(heights) < 4:
+            continue
+        steps = sorted(high - low for low, high in pairwise(heights) if high - low > SAME_LINE)
+        usual = steps[len(steps) // 2] if steps else 0
+        for edge, next_one in ((heights[0], heights[1]), (heights[-1], heights[-2])):
+            edges_at[edge] += 1
+            counts[edge] += abs(edge - next_one) > BAND_GAP * usual
+    least = max(RUNNING_LEAST, BAND_SHARE * len(pages))
+    return {height for height, count in counts.items() if count >= max(least, BAND_ALWAYS * edges_at[height])}
+
+
+def edges(page: Page) -> set[int]:
+    """Numbers of the lines at a page's edges: first and last as read, and the highest and lowest on the page."""
+    said = [number for number, line in enumerate(page.lines) if line.text.strip()]
+    by_place = sorted((number for number in said if page.lines[number].size), key=lambda n: page.lines[n].y0)
+    return {*said[:EDGE], *said[-EDGE:], *by_place[:EDGE], *by_place[-EDGE:]}
 
 
 def without_continued_tables(pages: list[Page]) -> list[Page]:
@@ -133,6 +192,7 @@ def without_continued_tables(pages: list[Page]) -> list[Page]:
         )
         if touching and len(above[0]) == len(below[0]) and above[0] != below[0]:
             page.tables.pop(0)
+            page.boxes[:1] = []
             page.problems.append("table_continued")
     return pages
 

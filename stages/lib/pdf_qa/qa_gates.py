@@ -1,16 +1,19 @@
 """The gates of Q&A in order: rows one by one, then doubles and conflicts among all, then leaks between the splits."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.lib.data.columns import Reading
+from stages.lib.data.file_formats import ENDINGS
 from stages.lib.data.jsonl_reader import Line, Rejected
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.errors import UserError
 from stages.lib.models.chat_template import UNFIT
 from stages.lib.pdf_qa.pdf_questions import FROM_PDF
-from stages.lib.pdf_qa.qa_rows import UNCLEAR, UNREADABLE, Question, admit
+from stages.lib.pdf_qa.qa_rows import NO_ANSWER, UNCLEAR, UNREADABLE, Question, admit
 from stages.lib.pdf_qa.qa_store import QuestionStore
 from stages.lib.records import write_jsonl
 from stages.lib.schema.choices import Conflicts, PersonalData
@@ -18,7 +21,7 @@ from stages.lib.schema.data import PreparePdfQa
 
 STEPS = {
     "grounded": FROM_PDF,
-    "readable": UNREADABLE,
+    "readable": (*UNREADABLE, *NO_ANSWER),
     "clear": UNCLEAR,
     "rendered": UNFIT,
     "short enough": ("too_long_tokens",),
@@ -29,10 +32,15 @@ STEPS = {
 
 
 def store_clear_rows(
-    lines: Iterable[Line | Rejected], section: PreparePdfQa, renderer: RowRenderer, ledger: Ledger, store: QuestionStore
+    lines: Iterable[Line | Rejected],
+    reading: Reading,
+    section: PreparePdfQa,
+    renderer: RowRenderer,
+    ledger: Ledger,
+    store: QuestionStore,
 ) -> None:
     """Put what can be read, is clear and short enough into the store, and everything else into the ledger."""
-    questions = clear_questions(lines, section, ledger)
+    questions = clear_questions(lines, reading, section, ledger)
     for rendered in renderer.rendered(questions, ledger):
         row, (tokens,) = rendered.row, rendered.tokens
         if tokens > section.max_tokens:
@@ -44,16 +52,14 @@ def store_clear_rows(
         store.add(row, tokens)
 
 
-def clear_questions(lines: Iterable[Line | Rejected], section: PreparePdfQa, ledger: Ledger) -> Iterator[Question]:
+def clear_questions(
+    lines: Iterable[Line | Rejected], reading: Reading, section: PreparePdfQa, ledger: Ledger
+) -> Iterator[Question]:
     """Yield the rows that can be read and understood; count all."""
     drop_personal_data = section.personal_data is PersonalData.drop
     for line in lines:
         ledger.read += 1
-        row: Question | Rejected = (
-            line
-            if isinstance(line, Rejected)
-            else admit(line, section.question_field, section.answer_field, drop_personal_data)
-        )
+        row = line if isinstance(line, Rejected) else admit(line, reading, drop_personal_data)
         if isinstance(row, Rejected):
             ledger.reject(row)
         else:
@@ -106,19 +112,27 @@ def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
                      f"{section.max_tokens} tokens of the base model and were dropped: SFT learns whole answers, since "
                      "a cut one teaches not to stop. The limit follows sft.max_length; a model whose tokenizer knows "
                      "the language needs fewer tokens.")  # fmt: skip
-    notes += [f"{path} was not read: it is neither *.jsonl nor *.pdf." for path in report["unread"]]
+    neither = f"it is neither a PDF nor rows in a format that is read ({', '.join(ENDINGS)})"
+    notes += [
+        f"{path} was not read: {'it leads to a folder elsewhere; copy it' if os.path.isdir(path) else neither}."
+        for path in report["unread"]
+    ]
     refused = {page["file"] for page in pdf["refused"]}
     notes += [f"{source['name']} gave no row." for source in report["sources"]
               if not source["rows"] and source["name"] not in refused]  # fmt: skip
     notes += [f"{page['file']} was left out: {page['reason']}: {page['detail']}." for page in pdf["refused"]]
+    notes += [f"{name} has no %%EOF at its end: it was read, but pages may be missing." for name in pdf["cut"]]
     if pdf["pages"]:
         flagged = ", ".join(f"{count} {name}" for name, count in pdf["problems"].items()) or "none"
         notes.append(f"{pdf['pages']} pages of PDFs were read; with problems: {flagged} (`pages.jsonl` says which). "
-                     "Questions come from headings, FAQ sections and tables alone unless a model was asked; "
+                     "Questions come from headings that ask, FAQs, tables and articles unless a model was asked; "
                      "`python -m tools.review` shows them to you one by one.")  # fmt: skip
     if any(reason.startswith("pii") for reason in report["reported"]):
         notes.append("Personal data may be in the kept rows (counted above, by patterns: the count misses some and may "
                      "hold false ones). `prepare_pdf_qa.personal_data=drop` removes those rows.")  # fmt: skip
+    if report["told_apart"]:
+        notes.append(f"{report['told_apart']} fact_ids stand in more than one file: each file's rows are facts of "
+                     "their own, named by file and fact_id. Put the rows of one fact into one file.")  # fmt: skip
     if section.held_out_wordings and report["splits"]["seen"]["rows"] == 0:
         notes.append("No fact has two wordings, so there is no `seen` split: only `unseen`, held-out facts, which "
                      "measures made-up answers, not learning. Give the rows of one fact one fact_id.")  # fmt: skip

@@ -2,34 +2,40 @@
 
 {"instruction": "여권과로 거는 전화번호는?", "output": "여권과 전화번호는 099-731-5913입니다.", "id": "phone-2",
  "fact_id": "phone-passport", "key": ["099-731-5913"], "answerable": true, "source": {"file": "guide.pdf", "page": 3}}
-Only instruction and output are needed, under whatever names the settings give.
+Only instruction and output are needed; shapes.py has the other names and shapes that rows are read in.
 """
 
 import json
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.lib.data.characters import mend
+from stages.lib.data.columns import Reading, Unfit
 from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.jsonl_reader import Line, Rejected
+from stages.lib.data.shapes import as_question, with_input
 from stages.lib.models.chat_template import Messages
 from stages.lib.pdf_qa.clarity import personal_data, unclear
 
-UNREADABLE = ("invalid_json", "duplicate_key", "invalid_unicode", "line_too_long", "missing_field", "wrong_type",
-              "blank_field", "mojibake")  # fmt: skip
+UNREADABLE = ("invalid_json", "duplicate_key", "invalid_unicode", "invalid_row", "line_too_long", "missing_field",
+              "unread_field", "not_one_question", "wrong_type", "blank_field", "mojibake")  # fmt: skip
+NO_ANSWER = ("no_answer",)
+"""Questions that a source asks and says to have no answer: nobody's fault, and nothing to learn."""
+USUAL = ("instruction", "output", "id", "fact_id", "key", "answerable", "source")
+"""The names that a file's columns have where nothing needs to be said about them."""
 UNCLEAR = ("question_too_short", "dangling_reference", "no_predicate", "answer_repeats_question", "answer_is_refusal",
            "answer_truncated", "language", "pii")  # fmt: skip
 
 
 class Fields(BaseModel):
-    """The fields of a row, strictly typed; others are passed over."""
+    """The fields of a row, strictly typed."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     instruction: str
+    input: str
     output: str
     id: str | int | None = None
     fact_id: str | int | None = None
@@ -43,6 +49,7 @@ class Question:
     """One admitted pair. `fact_given` says that the source names the fact; else the row is its own fact."""
 
     where: str
+    file: str
     id: str
     fact_id: str
     fact_given: bool
@@ -70,32 +77,37 @@ class Question:
         }
 
 
-def admit(line: Line, question_field: str, answer_field: str, drop_personal_data: bool) -> Question | Rejected:
-    """Check one JSON value and mend its texts."""
-    text = json.dumps(line.value, ensure_ascii=False)
-    fields = typed(line, question_field, answer_field)
-    if isinstance(fields, str):
-        reason, _, detail = fields.partition(": ")
+def admit(line: Line, reading: Reading, drop_personal_data: bool) -> Question | Rejected:
+    """Check one value of any shape and mend its texts."""
+    text = json.dumps(line.value, ensure_ascii=False, default=str)
+    try:
+        fields = Fields.model_validate(as_question(line, reading))
+    except Unfit as unfit:
+        reason, detail = unfit.args
         return Rejected(line.where, reason, detail, text)
-    mended = {"question": mend(fields.instruction), "answer": mend(fields.output)}
+    except ValidationError as error:
+        return Rejected(line.where, "wrong_type", type_error(error, line, reading), text)
+    mended = {"question": mend(fields.instruction), "input": mend(fields.input), "answer": mend(fields.output)}
     for name, result in mended.items():
         if result.unreadable:
             return Rejected(line.where, "mojibake", f"{name}: {result.unreadable}", text)
-        if not result.text:
-            found = question_field if name == "question" else answer_field
-            return Rejected(line.where, "blank_field", f"{found!r} holds no visible text", text)
+        if not result.text and name != "input":
+            return Rejected(line.where, "blank_field", f"the {name} holds no visible text", text)
     question, answer = mended["question"].text, mended["answer"].text
     answerable = fields.answerable is not False
     reason, detail = unclear(question, answer, answerable)
+    question = with_input(question, mended["input"].text)
     kinds = personal_data(question + "\n" + answer)
     if not reason and drop_personal_data and kinds:
         reason, detail = "pii", ", ".join(kinds)
     if reason:
         return Rejected(line.where, reason, detail, text)
     path, _, number = line.where.rpartition(":")
-    identity = str(fields.id) if fields.id is not None else f"{PurePath(path).name}:{number}"
+    name = reading.label + path.removeprefix(reading.file)
+    identity = str(fields.id) if fields.id is not None else f"{name}:{number}"
     return Question(
         where=line.where,
+        file=reading.label,
         id=identity,
         # without one a row is its own fact, named by what it asks: ids of two files may be equal, and lines move
         fact_id=str(fields.fact_id) if fields.fact_id is not None else f"{hash_of(letters(question)) % 2**64:016x}",
@@ -104,25 +116,15 @@ def admit(line: Line, question_field: str, answer_field: str, drop_personal_data
         answer=answer,
         key=[mend(part).text for part in fields.key or []],
         answerable=answerable,
-        source=fields.source or {"file": PurePath(path).name, "line": int(number)},
-        mended=sorted({*mended["question"].done, *mended["answer"].done}),
+        source=fields.source or {"file": name, "line": int(number)},
+        mended=sorted({step for result in mended.values() for step in result.done}),
         personal_data=kinds,
     )
 
 
-def typed(line: Line, question_field: str, answer_field: str) -> Fields | str:
-    """The row's fields, or `reason: detail` of what is wrong with them."""
-    if not isinstance(line.value, dict):
-        return f"wrong_type: found a {type(line.value).__name__}, needed an object in braces"
-    settings = {question_field: "prepare_pdf_qa.question_field", answer_field: "prepare_pdf_qa.answer_field"}
-    for name, setting in settings.items():
-        if name not in line.value:
-            return f"missing_field: found keys {sorted(line.value)}, needed {name!r}; {setting} says which key to read"
-    try:
-        return Fields.model_validate({
-            **line.value, "instruction": line.value[question_field], "output": line.value[answer_field]
-        })  # fmt: skip
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = {"instruction": question_field, "output": answer_field}.get(str(first["loc"][0]), str(first["loc"][0]))
-        return f"wrong_type: {name!r} is a {type(first['input']).__name__}: {first['msg']}"
+def type_error(error: ValidationError, line: Line, reading: Reading) -> str:
+    """The first wrong type in a row, by the name of its column."""
+    first = error.errors(include_url=False)[0]
+    field = {"instruction": "question", "output": "answer"}.get(str(first["loc"][0]), str(first["loc"][0]))
+    columns = [column for column, name in reading.read.items() if name.value == field and column in line.value]
+    return f"{(columns or [field])[0]!r} is a {type(first['input']).__name__}: {first['msg']}"

@@ -16,7 +16,7 @@ from stages.lib.records import share_of
 
 TABLE = """
 CREATE TABLE rows (
-    n INTEGER PRIMARY KEY, place TEXT, id TEXT, fact_id TEXT, fact_given INTEGER, question TEXT, answer TEXT,
+    n INTEGER PRIMARY KEY, place TEXT, file TEXT, id TEXT, fact_id TEXT, fact_given INTEGER, question TEXT, answer TEXT,
     question_hash INTEGER, answer_hash INTEGER, question_share REAL, fact_share REAL, tokens INTEGER, record TEXT,
     verdict TEXT, detail TEXT, split TEXT
 )"""
@@ -32,6 +32,7 @@ class QuestionStore:
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384;"
         )
         self.connection.execute(TABLE)
+        self.files: set[str] = set()
 
     def close(self) -> None:
         """Close the database."""
@@ -39,14 +40,32 @@ class QuestionStore:
 
     def add(self, row: Question, tokens: int) -> None:
         """Add a question with its number of tokens."""
+        self.files.add(row.file)
         self.connection.execute(
-            "INSERT INTO rows VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
+            "INSERT INTO rows VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
             (
-                row.where, row.id, row.fact_id, row.fact_given, row.question, row.answer,
+                row.where, row.file, row.id, row.fact_id, row.fact_given, row.question, row.answer,
                 hash_of(letters(row.question)), hash_of(letters(row.answer)),
                 share_of(row.question), share_of(row.fact_id), tokens, json.dumps(row.record(), ensure_ascii=False),
             ),
         )  # fmt: skip
+
+    def tell_files_apart(self) -> int:
+        """Put the file's name before a fact_id, and an id, that an earlier file uses too; the number of such facts.
+
+        Two files number their facts from 0 without knowing of each other. Which side of the split a fact is on goes on
+        to follow from the fact_id as given: if two files do mean one fact, none of it is both trained and held out.
+        """
+        if len(self.files) < 2:
+            return 0
+        for column, given in (("fact_id", "fact_given"), ("id", "TRUE")):
+            self.connection.execute(f"""
+                UPDATE rows SET {column} = file || ':' || {column}
+                FROM (SELECT n AS later, FIRST_VALUE(file) OVER (PARTITION BY {column} ORDER BY n) AS first
+                      FROM rows WHERE {given}) AS pair
+                WHERE rows.n = pair.later AND rows.file != pair.first""")  # fmt: skip
+        query = "SELECT COUNT(DISTINCT fact_id) FROM rows WHERE fact_id != json_extract(record, '$.fact_id')"
+        return self.connection.execute(query).fetchone()[0]
 
     def drop_exact_duplicates(self) -> None:
         """Keep the first of the rows that ask and answer the same, spacing and punctuation aside."""
@@ -125,11 +144,12 @@ class QuestionStore:
         """Yield a split's records: facts in the order they first came, wordings by hash, held-out facts' as read."""
         order = "n" if split == "unseen" else "question_share, n"
         query = f"""
-            SELECT record FROM rows JOIN (SELECT fact_id AS fact, MIN(n) AS first FROM rows WHERE verdict IS NULL
-                GROUP BY fact_id) ON fact = fact_id
+            SELECT id, fact_id, record FROM rows JOIN
+                (SELECT fact_id AS fact, MIN(n) AS first FROM rows WHERE verdict IS NULL GROUP BY fact_id)
+                ON fact = fact_id
             WHERE verdict IS NULL AND split = ? ORDER BY first, {order}"""
-        for (record,) in self.connection.execute(query, (split,)):
-            yield json.loads(record)
+        for identity, fact, record in self.connection.execute(query, (split,)):
+            yield json.loads(record) | {"id": identity, "fact_id": fact}
 
     def dropped(self) -> Iterator[tuple[str, str, str, str]]:
         """Yield place, reason, detail and record of the rows that leave because of other rows."""

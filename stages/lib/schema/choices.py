@@ -26,6 +26,32 @@ class SystemMessages(Enum):
     refuse = "refuse"  # the row is rejected
 
 
+class Column(Enum):
+    """What a column of a file of rows is, where its name doesn't say so."""
+
+    question = "question"
+    input = "input"  # what the question is about: it is put below the question
+    answer = "answer"
+    id = "id"
+    fact_id = "fact_id"
+    key = "key"
+    answerable = "answerable"
+    source = "source"
+    system = "system"
+    messages = "messages"
+    history = "history"  # earlier turns, as pairs of question and answer
+    prompt_id = "prompt_id"
+    role = "role"  # of a message
+    content = "content"  # of a message
+    chosen = "chosen"
+    rejected = "rejected"
+    chosen_score = "chosen_score"
+    rejected_score = "rejected_score"
+    status = "status"
+    in_gsm8k_train = "in_gsm8k_train"
+    ignore = "ignore"
+
+
 class Quantization(Enum):
     auto = "auto"  # the most precise of none, int8, nf4 whose weights take at most half of the memory found
     nf4 = "nf4"

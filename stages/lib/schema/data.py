@@ -8,6 +8,7 @@ from stages.lib.errors import UserError, require
 from stages.lib.schema.choices import (
     Backend,
     BaseSource,
+    Column,
     Conflicts,
     OnBadPdf,
     Overlap,
@@ -97,6 +98,13 @@ class PrepareBase:
             )
 
 
+def require_columns(key: str, columns: dict[str, str]) -> None:
+    """Raise UserError for a column that is said to be nothing that a column can be."""
+    names = [column.value for column in Column]
+    for name, said in columns.items():
+        require(said in names, f"{key}.{name}", said, f"one of {', '.join(names)}")
+
+
 @dataclass
 class Rows:
     """Which rows of which source, in order: shuffle with `shuffle_seed`, leave out `skip`, take `take`."""
@@ -105,7 +113,8 @@ class Rows:
     id: str = ""  # hub: dataset id
     revision: str = ""  # hub: commit
     split: str = ""  # hub: split name
-    path: str = ""  # jsonl: the file
+    path: str = ""  # jsonl: the file, in any format that own questions may have
+    columns: dict[str, str] = field(default_factory=dict)  # the Column that a column is, if its name doesn't say so
     shuffle_seed: int = -1  # -1: the source's own order
     skip: int = 0
     take: int = 0  # 0: all that are left
@@ -114,6 +123,7 @@ class Rows:
         needs = ("id", "revision", "split") if self.source is RowSource.hub else ("path",)
         for name in needs:
             require(bool(getattr(self, name)), f"rows.{name}", "", f"a value for source={self.source.value}")
+        require_columns("rows.columns", self.columns)
         require(self.skip >= 0 and self.take >= 0, "rows.skip and rows.take", (self.skip, self.take), "0 or more")
 
 
@@ -174,10 +184,10 @@ class Reword:
 
 @dataclass
 class PreparePdfQa:
-    files: list[str] = MISSING  # JSONL files of questions and answers, or folders of them
+    files: list[str] = MISSING  # files of questions and answers (JSONL, JSON, CSV, Parquet, …), or folders of them
     pdfs: list[str] = field(default_factory=list)  # PDF files that questions are made from, or folders of them
-    question_field: str = "instruction"  # the JSONL key that holds the question
-    answer_field: str = "output"  # the JSONL key that holds the answer
+    # by the file's name or a pattern such as "*.csv": the Column that a column is, if its name doesn't say so
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
     max_tokens: int = MISSING  # rows longer than this in the base model's tokens are dropped
     max_reject_rate: float = 0.1  # share of rows that may be unreadable or unclear before the stage fails
     conflicts: Conflicts = Conflicts.drop_all  # one question with several answers
@@ -190,6 +200,8 @@ class PreparePdfQa:
     held_out_wordings: int = 1  # wordings of each trained fact kept for evaluation
 
     def __post_init__(self) -> None:
+        for pattern, columns in self.columns.items():
+            require_columns(f"prepare_pdf_qa.columns.{pattern}", columns)
         require(0 <= self.held_out_facts < 1, "prepare_pdf_qa.held_out_facts", self.held_out_facts, "0 <= share < 1")
         require(self.held_out_wordings >= 0, "prepare_pdf_qa.held_out_wordings", self.held_out_wordings, "0 or more")
         require(0 <= self.max_reject_rate <= 1, "prepare_pdf_qa.max_reject_rate", self.max_reject_rate, "0 to 1")

@@ -106,6 +106,30 @@ def test_the_shipped_pairs_reach_dpo_with_their_system_messages_folded(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_turns_before_a_pairs_question_are_rendered_and_learned_from(workspace: Path, kind: str) -> None:
+    """The system message goes in front of the first question, which is not the one that is answered."""
+    tokenizer = base(kind)
+    row = {"system": "Be brief.", "history": [["What is a tide?", "A rise of the sea."]], "input": "And a wave?",
+           "chosen": "A ridge that runs over it.", "rejected": "Nothing."}  # fmt: skip
+    others = [{"input": f"What is {n}?", "chosen": f"{n}.", "rejected": "No."} for n in range(20)]
+    write_jsonl(Path("data/raw/preferences/turns.jsonl"), [row, *others])
+    rows = Rows(source=RowSource.jsonl, path="data/raw/preferences/turns.jsonl")
+    shipped_pairs(FOLD, rows=rows, min_chosen_score=0.0)
+    found = {row["prompt"][-1]["content"]: (split, number, row["prompt"]) for split in ("train", "evaluation")
+             for number, row in enumerate(read_jsonl(PAIRS / f"{split}.jsonl"))}  # fmt: skip
+    split, number, prompt = found["And a wave?"]
+    assert [turn["content"] for turn in prompt] == [
+        "Be brief.\n\nWhat is a tide?",
+        "A rise of the sea.",
+        "And a wave?",
+    ]
+    assert report(PAIRS)["mended"] == {"folded": 1}
+    pairs, _ = preference_rows("dpo", PAIRS / f"{split}.jsonl", tokenizer, 4096)
+    asked = tokenizer.decode(pairs[number]["prompt_ids"])
+    assert "A rise of the sea." in asked and asked.index("Be brief.") < asked.index("And a wave?")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_not_folded_they_are_refused_by_their_lines(workspace: Path, kind: str) -> None:
     base(kind)
     with pytest.raises(UserError, match=r"35 of 120 rows are rejected") as caught:

@@ -24,7 +24,7 @@ def test_links_that_lead_out_are_refused_all_at_once(own):
     (own / "a.jsonl").symlink_to(Path("secret.jsonl").absolute())
     (own / "b.jsonl").symlink_to("/etc/hostname")
     with pytest.raises(UserError, match=r"own/a\.jsonl -> .*secret\.jsonl, own/b\.jsonl -> /etc/hostname\. Copy"):
-        files_in([str(own)], ".jsonl", "prepare_pdf_qa.files")
+        files_in([str(own)], (".jsonl",), "prepare_pdf_qa.files")
 
 
 def test_links_within_the_folder_and_dvcs_own_are_read(own):
@@ -33,7 +33,7 @@ def test_links_within_the_folder_and_dvcs_own_are_read(own):
     cached.parent.mkdir(parents=True)
     cached.touch()
     (own / "tracked.jsonl").symlink_to(cached.absolute())
-    found = files_in([str(own)], ".jsonl", "prepare_pdf_qa.files")
+    found = files_in([str(own)], (".jsonl",), "prepare_pdf_qa.files")
     assert [path.name for path in found] == ["again.jsonl", "rows.jsonl", "tracked.jsonl"]
 
 

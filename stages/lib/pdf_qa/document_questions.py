@@ -1,0 +1,248 @@
+"""Questions that a document asks and answers itself: FAQs, headings that ask, tables, articles, definitions.
+
+Deterministic and without a model. Each answer is made of words that stand in the document, and says where. Prose makes
+no questions.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stages.lib.pdf_qa.layout import (
+    ANSWER_MARK,
+    BULLET,
+    HANGUL,
+    NUMBERED,
+    PART,
+    QUESTION_MARK,
+    Block,
+    blocks_of,
+    without_number,
+)
+from stages.lib.pdf_qa.page_gate import UNUSABLE
+from stages.lib.pdf_qa.pdf_pages import Page
+from stages.lib.pdf_qa.tables import CAPTION, NOTHING, UNREADABLE, Table
+
+ASKS = re.compile(r"[?？]!?['\"”’)）]?\s*$")
+QUESTIONS = {"질문", "문의", "문의사항", "문의내용", "질의", "물음", "question", "questions", "q"}
+ANSWERS = {"답변", "답", "응답", "회신", "답변내용", "answer", "answers", "response", "a"}
+SENTENCE_END = re.compile(r"[.!?。:;다>)\]”\"]\s*$|\|")
+YEAR = re.compile(r"^(?:19|20)\d\d(?:년|/\d\d)?$")
+NUMBER = re.compile(r"^[\s\d.,%$€₩()\-–/:]+$")
+REPEALED = re.compile(r"^\s*(?:<?삭\s*제>?|\(삭제\))")
+DEFINES = re.compile(r"용어|정의|Definition|Glossary", re.IGNORECASE)
+DEFINED = re.compile(r"^(?P<term>[^:：.?]{2,40}?)\s*[:：]\s*(?P<meaning>\S.{10,})$", re.DOTALL)
+DEFINED_IN_QUOTES = re.compile(
+    r"^[“\"‘'「](?P<term>[^”\"’'」]{2,40})[”\"’'」](?:이)?(?:란|라 함은|은|는)\s*(?P<meaning>.{10,})$", re.DOTALL
+)
+LONGEST_ANSWER = 3000
+"""Characters: what goes on longer than that isn't an answer but a chapter."""
+
+
+@dataclass
+class Pair:
+    """A question and an answer, the page on which the answer begins and where in its text (characters from, to).
+
+    `source` is the text that the answer was taken from, words at line ends whole.
+    """
+
+    question: str
+    answer: str
+    page: int
+    start: int
+    end: int
+    source: str
+
+
+def document_questions(pages: list[Page], name: str) -> Iterator[Pair]:
+    """Yield the pairs of a document in its order. `name` stands for its title where none is found."""
+    usable = [page for page in pages if not UNUSABLE & set(page.problems)]
+    said = {page.page: "".join(page.text.split()) for page in usable}
+    blocks = blocks_of(usable)
+    korean = is_korean(blocks)
+    english = not korean and is_english(blocks)
+    title = title_of(blocks, name)
+    for number, block in enumerate(blocks):
+        if block.kind == "table" and block.table:
+            yield from table_questions(block, block.table, said[block.page], korean, english)
+        elif block.kind == "article":
+            yield from article_questions(blocks, number, title)
+        elif (question := asked_by(block)) and not asked_by(next_of(blocks, number)):
+            yield from answered(blocks, number, question)
+
+
+def asked_by(block: Block | None) -> str:
+    """The question that a block is: after Q. or 문:, numbered, or a heading that asks. Else empty."""
+    if block is None or block.kind not in ("heading", "text", "item"):
+        return ""
+    text = block.text
+    if found := QUESTION_MARK.match(text):
+        return text[found.end() :].strip()
+    if not ASKS.search(text) or ANSWER_MARK.match(text) or CAPTION.match(text):
+        return ""
+    if block.kind == "heading" or NUMBERED.match(text) or BULLET.match(text):
+        return without_number(text)
+    return ""
+
+
+def next_of(blocks: list[Block], number: int) -> Block | None:
+    """The block that follows, notes left out."""
+    return next((block for block in blocks[number + 1 :] if block.kind != "note"), None)
+
+
+def answered(blocks: list[Block], number: int, question: str) -> Iterator[Pair]:
+    """Yield the pair of a question and all that follows it up to the next question, heading or article."""
+    begun = ""
+    if QUESTION_MARK.match(blocks[number].text) and not ASKS.search(question) and "?" in question:
+        question, _, begun = question.partition("?")  # the answer stands in the same lines
+        question, begun = f"{question}?", ANSWER_MARK.sub("", begun.strip())
+    parts = following(blocks, number)
+    if QUESTION_MARK.match(blocks[number].text):  # what stands below an FAQ's answer is the page's
+        tables = (place for place, part in enumerate(parts) if part.kind == "table" and place)
+        parts = parts[: next(tables, len(parts))]
+    texts = run_on([*[begun] * bool(begun), *(part.text for part in parts)])
+    if not texts:
+        return
+    texts[0] = ANSWER_MARK.sub("", texts[0])
+    first = blocks[number] if begun else parts[0]
+    yield from pair(question, "\n".join(texts), first, parts, "\n".join([blocks[number].text, *texts]))
+
+
+def following(blocks: list[Block], number: int) -> list[Block]:
+    """The blocks below one up to the next question, heading or article; footnotes and captions left out."""
+    parts: list[Block] = []
+    for block in blocks[number + 1 :]:
+        if block.kind in ("heading", "article") or asked_by(block):
+            break
+        if block.kind != "note" and not (block.kind != "table" and CAPTION.match(block.text) and len(block.text) < 150):
+            parts.append(block)
+    return parts
+
+
+def run_on(texts: list[str]) -> list[str]:
+    """Texts of which one that ends within a sentence, at the end of a page or column, is one with the next."""
+    whole: list[str] = []
+    for text in texts:
+        if whole and not SENTENCE_END.search(whole[-1]) and not NUMBERED.match(text) and not BULLET.match(text):
+            whole[-1] += f" {text}"
+        else:
+            whole.append(text)
+    return whole
+
+
+def pair(question: str, answer: str, first: Block, parts: list[Block], source: str) -> Iterator[Pair]:
+    """Yield the pair, unless the answer is a chapter; its place is the part that stands on the first page."""
+    question, answer = " ".join(question.split()), answer.strip()
+    if answer and len(answer) <= LONGEST_ANSWER:
+        end = max((part.end for part in [first, *parts] if part.page == first.page), default=first.end)
+        yield Pair(question, answer, first.page, first.start, end, source)
+
+
+def article_questions(blocks: list[Block], number: int, title: str) -> Iterator[Pair]:
+    """Yield an article of rules under its title, and the terms that it defines."""
+    article = blocks[number]
+    parts = following(blocks, number)
+    answer = "\n".join(run_on([text for text in (article.text, *(part.text for part in parts)) if text]))
+    if REPEALED.match(answer) and len(answer) < 60:
+        return
+    part = next((f"{heading} " for heading in article.path[-1:] if heading.startswith("부칙")), "")
+    source = f"{article.title} {answer}"
+    yield from pair(f"「{title}」 {part}{article.title}의 내용은 무엇인가요?", answer, article, parts, source)
+    if DEFINES.search(article.title):
+        for block in parts:
+            text = without_number(block.text)
+            if found := DEFINED.match(text) or DEFINED_IN_QUOTES.match(text):
+                asked = f"「{title}」에서 말하는 {found['term'].strip()}의 뜻은 무엇인가요?"
+                yield from pair(asked, found["meaning"], block, [], block.text)
+
+
+def table_questions(block: Block, table: Table, said: str, korean: bool, english: bool) -> Iterator[Pair]:
+    """Yield the questions of a table: its own where it has columns of them, else one for each cell.
+
+    A cell's question says which row and column it is in, under which caption or heading, in the document's language;
+    in English a caption is needed: "the Fee of Adult" under a chapter's name asks nothing.
+    `said` is the page's text without spaces: a header that isn't in it was read upside down.
+    """
+    rows = [row for row in table.rows if any(cell.strip() for cell in row)]
+    if len(rows) < 2 or any(UNREADABLE.search(cell) for cell in (*rows[0], *(row[0] for row in rows))):
+        return
+    header = [" ".join(cell.split()) for cell in rows[0]]
+    kinds = ["".join(cell.casefold().split()) for cell in header]
+    asks = next((n for n, kind in enumerate(kinds) if kind in QUESTIONS), None)
+    answers = next((n for n, kind in enumerate(kinds) if kind in ANSWERS), None)
+    source = block.text + "\n" + "\n".join(cell for row in rows for cell in row)
+    if asks is not None and answers is not None:
+        for row in rows[1:]:
+            if len(row) > max(asks, answers) and row[asks].strip() and row[answers].strip():
+                yield Pair(QUESTION_MARK.sub("", row[asks]), ANSWER_MARK.sub("", row[answers]), block.page, block.start,
+                           block.end, source)  # fmt: skip
+        return
+    context = table.title or (block.path[-1] if block.path else "")
+    upright = table.numbers == [] or all("".join(cell.split()) in said for cell in header)
+    if not (korean or (english and table.title)) or not upright or not names_its_cells(header, rows[1:]):
+        return
+    for row in rows[1:]:
+        for column, cell in zip(header[1:], row[1:], strict=False):
+            if row[0].strip() and not (NOTHING.match(cell) or UNREADABLE.search(cell) or column.endswith("?")):
+                question = korean_question if korean else english_question
+                yield Pair(question(context, row[0], column), cell, block.page, block.start, block.end, source)
+
+
+def names_its_cells(header: list[str], rows: list[list[str]]) -> bool:
+    """Whether header and first column tell each cell from the others: none empty or twice, and the header no data."""
+    names = [row[0] for row in rows if row]
+    columns = header[1:]
+    if not columns or not all(columns) or len(set(header)) < len(header) or len(set(names)) < len(names):
+        return False
+    if any(len(row) != len(header) for row in rows):
+        return False
+    numbers = sum(bool(NUMBER.match(column)) and not YEAR.match(column) for column in columns)
+    if numbers or any(len(name) > 80 or name.endswith((".", ",", ";")) for name in header):
+        return False
+    if any(len(name) > 80 for name in names):
+        return False
+    return not all(NUMBER.match(name) or not name for name in names)
+
+
+def korean_question(context: str, row: str, column: str) -> str:
+    """여권의 수수료는? under what the table is about."""
+    asked = f"{row}의 {column}{topic(column)}?"
+    return f"{context}: {asked}" if context else asked
+
+
+def english_question(context: str, row: str, column: str) -> str:
+    """What is the fee of Passport? under what the table is about."""
+    about = f"In “{context}”, what" if context else "What"
+    return f"{about} is the {column} figure for {row}?" if YEAR.match(column) else f"{about} is the {column} of {row}?"
+
+
+def is_korean(blocks: list[Block]) -> bool:
+    """Whether most words of the document are Korean."""
+    text = " ".join(block.text for block in blocks)
+    return 3 * len(HANGUL.findall(text)) > len(re.findall("[A-Za-z]", text))
+
+
+def is_english(blocks: list[Block]) -> bool:
+    """Whether the document is in English, by words that no other language has so many of."""
+    words = re.findall(r"[^\W\d_]+", " ".join(block.text for block in blocks).casefold())
+    common = sum(word in ("the", "of", "and", "to", "in", "for") for word in words)
+    return common >= 0.03 * len(words) and bool(words)
+
+
+def title_of(blocks: list[Block], name: str) -> str:
+    """The document's title: the heading in the largest letters of its first two pages, or its name."""
+    first = blocks[0].page if blocks else 0
+    headings = [block for block in blocks if block.kind == "heading" and block.page <= first + 1
+                and not PART.match(block.text)]  # fmt: skip
+    largest = max((block.level for block in headings), default=0.0)
+    usual = [block.level for block in blocks if block.kind == "heading"]
+    title = next((block.text.strip("【】[]<>「」 ") for block in headings if block.level == largest), "")
+    return title if title and len(title) <= 60 and largest >= max(usual) - 0.3 else name
+
+
+def topic(word: str) -> str:
+    """The Korean topic particle after a word: 은 after a final consonant, 는 after a vowel."""
+    last = next((char for char in reversed(word) if char.isalnum()), "")
+    if "가" <= last <= "힣":
+        return "은" if (ord(last) - ord("가")) % 28 else "는"
+    return "은" if last.casefold() in "lmn01368" else "는"
