@@ -12,9 +12,11 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	python -m tools.repair
 	touch $@
 
 repro: $(READY)  ## run what is out of date of the chain and show the scores
+	python -m tools.repair
 	dvc repro
 	python -m tools.scores
 
@@ -33,7 +35,7 @@ test: $(READY)  ## lint, types, the quick tests and a whole chain on a tiny mode
 slow-test: $(READY)  ## the tests that take longer: many whole chains, killed runs, sweeps, browsers
 	python -m pytest -m 'slow and not soak' -n 2 --dist loadgroup
 
-soak: $(READY)  ## sweeps of the tiny chain by every launcher, and twelve points at once, three times
+soak: $(READY)  ## sweeps by every launcher, twelve points at once; 50 kills of training, 20 of other stages, flipped bits
 	python -m pytest -m soak
 
 quick-test: $(READY)  ## the tests that take seconds

@@ -14,7 +14,7 @@ from typing import Any
 from stages.lib.entry import run
 from stages.lib.evaluation.harness import load_tasks, numbers, run_tasks, with_intervals
 from stages.lib.hardware import describe, set_up_cpu
-from stages.lib.lineage import weights_sha256
+from stages.lib.lineage import refuse_damaged, weights_sha256
 from stages.lib.publish import published
 from stages.lib.records import write_json
 from stages.lib.schema.evaluation import Benchmark
@@ -36,6 +36,7 @@ def benchmark(section: Benchmark, root: Path) -> dict[str, Any]:
         tasks = load_tasks(section)
         for name, directory in MODELS.items():
             print(f"benchmark: {name}", flush=True)
+            refuse_damaged(directory)
             results = run_tasks(section, tasks, directory)
             figures[name] = numbers(results["results"])
             detail[name] = {

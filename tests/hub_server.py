@@ -78,6 +78,13 @@ class HubHandler(BaseHTTPRequestHandler):
         files = self.hub.repositories.get(repository)
         if files is None:
             return self.refuse(404, "RepoNotFound", f"Repository not found: {repository}")
+        fault = self.hub.faults.get(repository, "")
+        if fault[:3].isdigit():  # a status, for ever or once
+            if fault.endswith("once"):
+                del self.hub.faults[repository]
+            return self.refuse(int(fault[:3]), "", "busy")
+        if fault == "html":
+            return self.send_page()
         if self.hub.faults.get(repository) == "gated":
             return self.refuse(401, "GatedRepo", f"Access to {repository} is restricted. You must be authenticated.")
         action, revision, *path = [*rest, "", ""] if not rest else [*rest, ""] if len(rest) == 1 else rest
@@ -128,6 +135,8 @@ class HubHandler(BaseHTTPRequestHandler):
         content = files[path]
         tag = etag(path, content)
         fault = self.hub.faults.get(path)
+        if fault == "short":
+            content = content[: len(content) // 2]
         if fault == "corrupt":
             content = content[:100] + bytes(byte ^ 1 for byte in content[100:])
         start, end = 0, len(content)
@@ -155,6 +164,17 @@ class HubHandler(BaseHTTPRequestHandler):
         self.wfile.write(part)
         self.hub.requests.append((self.command, path, len(part)))
 
+    def send_page(self) -> None:
+        """A sign-in page, as of a hotel's network."""
+        body = b"<!doctype html><title>Sign in</title>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        self.hub.requests.append((self.command, "page", len(body)))
+
     def send_json(self, content: object) -> None:
         """An answer of the API."""
         body = json.dumps(content).encode()
@@ -170,6 +190,8 @@ class HubHandler(BaseHTTPRequestHandler):
         """An error as the Hub words it."""
         body = json.dumps({"error": message}).encode()
         self.send_response(status)
+        if status in (429, 503):
+            self.send_header("Retry-After", "1")
         self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", message)
         self.send_header("Content-Type", "application/json")

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def run_stage(
-    stage: str, section: str, workspace: Path, hub: Hub, **environment: str
+    stage: str, section: str, workspace: Path, hub: Hub, before: Sequence[str] = (), **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a stage function on a section, written as Python, in a process that takes `hub` for the Hub."""
     code = (
@@ -112,7 +112,7 @@ def run_stage(
         "PYTHONPATH": str(REPOSITORY), "HF_TOKEN": "",
         "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0",
     } | environment  # fmt: skip
-    return subprocess.run([sys.executable, "-c", code], cwd=workspace, env=env, capture_output=True, text=True)
+    return subprocess.run([*before, sys.executable, "-c", code], cwd=workspace, env=env, capture_output=True, text=True)
 
 
 def rows(split: str, identity: str = ULTRACHAT, revision: str = COMMIT, **choice: int) -> str:
@@ -272,7 +272,7 @@ def test_an_id_alone_is_all_that_a_model_needs(hub: Hub, workspace: Path, tiny_m
     repository = {**tiny_model, **more, **copies}
     done = run_prepare_base(workspace, hub, repository, "PrepareBase(source=BaseSource.hub, id='org/tiny')")
     assert done.returncode == 0, done.stderr
-    assert f"prepare_base.revision=main is commit {COMMIT}; pin it" in done.stdout
+    assert f"org/tiny at main is commit {COMMIT}; pin it in prepare_base.revision" in done.stdout
     lineage = json.loads((workspace / "models/base/lineage.json").read_text(encoding="utf-8"))
     assert (lineage["name"], lineage["license"], lineage["commit"]) == ("org/tiny", "cc-by-4.0", COMMIT)
     assert (lineage["chat_template"], lineage["stop_tokens"], lineage["pad_token"]) == ("own", ["<|im_end|>"], "<pad>")
@@ -299,3 +299,62 @@ def test_each_failure_of_a_base_model_has_its_message(
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("prepare-base: " + message), done.stderr
     assert "Traceback" not in done.stderr and not (workspace / "models/base").exists()
+
+
+@pytest.mark.parametrize("fault", ["429 once", "500 once", "503 once"])
+def test_a_hub_that_is_busy_for_a_moment_is_asked_again(
+    hub: Hub, workspace: Path, tiny_model: dict[str, bytes], fault: str
+) -> None:
+    hub.faults = {"models/org/tiny": fault}
+    done = run_prepare_base(workspace, hub, tiny_model)
+    assert done.returncode == 0, done.stderr
+    assert (workspace / "models/base/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("repository", "file", "message"),
+    [
+        ("500", "", f"org/tiny at {COMMIT}: the Hub answered 500. Run again later"),
+        ("429", "", f"org/tiny at {COMMIT}: the Hub answered 429, and asks to wait for 1 s. Run again later"),
+        ("html", "", f"org/tiny at {COMMIT}: the answer is not the Hub's: a sign-in page or a proxy"),
+        ("", "model.safetensors", "model.safetensors: found SHA-256 "),
+        ("", "config.json", "config.json: found SHA-1 "),
+    ],
+    ids=["500", "429", "html", "short weights", "short config"],
+)
+def test_what_a_hub_answers_is_named_for_what_it_is(
+    hub: Hub, workspace: Path, tiny_model: dict[str, bytes], repository: str, file: str, message: str
+) -> None:
+    hub.faults = {"models/org/tiny": repository, file: "short"}
+    done = run_prepare_base(workspace, hub, tiny_model)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("prepare-base: " + message), done.stderr
+    assert "Traceback" not in done.stderr and not (workspace / "models/base").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [("500", "the Hub answered 500"), ("html", "the answer is not the Hub's")]
+)
+def test_what_a_hub_of_data_answers_is_named_for_what_it_is(
+    hub: Hub, workspace: Path, fault: str, message: str
+) -> None:
+    hub.faults = {f"datasets/{ULTRACHAT}": fault}
+    choice = rows("test_sft", shuffle_seed=42, take=20)
+    done = run_stage("prepare_ultrachat", ultrachat(choice, choice), workspace, hub)
+    assert done.returncode == 1 and message in done.stderr.splitlines()[-1], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0, reason="needs user namespaces"
+)
+def test_a_full_home_of_the_hubs_cache_is_named(hub: Hub, workspace: Path, tiny_model: dict[str, bytes]) -> None:
+    hub.repositories["models/org/tiny"] = tiny_model | {"model.safetensors": b"x" * 400_000}
+    (workspace / "conf").mkdir()
+    (workspace / "conf/chat_template").symlink_to(REPOSITORY / "conf/chat_template")
+    (workspace / "hf").mkdir()
+    mount = f'mount -t tmpfs -o size=200k tmpfs "{workspace}/hf" && exec "$@"'
+    done = run_stage("prepare_base", BASE, workspace, hub, before=["unshare", "-rm", "sh", "-c", mount, "sh"])
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "can't be written: No space left on device" in last, done.stderr
+    assert "can't be reached" not in last and "Traceback" not in done.stderr

@@ -17,8 +17,8 @@ from stages.lib.schema import choices, data, evaluation, training
 from stages.lib.schema.config import Config
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-SCHEMA = ["choices", "data", "training", "evaluation", "probe", "config"]
-EXEMPT = {*(f"stages/lib/schema/{part}.py" for part in SCHEMA), "stages/lib/configuration.py"}
+SCHEMA = {f"stages/lib/schema/{path.name}" for path in (ROOT / "stages/lib/schema").glob("*.py")}
+EXEMPT = {*SCHEMA, "stages/lib/configuration.py"}
 """Tracked by their values: all that they decide is in params.lock.yaml."""
 
 ORDER = [
@@ -96,7 +96,8 @@ def test_command_and_params_follow_the_name(stage):
 def test_code_deps_are_the_modules_imported(stage):
     needed = {f"stages/{module_file(stage).name}"} | library_imports(module_file(stage))
     if stage == "config":
-        needed |= EXEMPT | library_imports(ROOT / "stages/lib/configuration.py")
+        configuration = ROOT / "stages/lib/configuration.py"
+        needed |= {"stages/lib/schema", "stages/lib/configuration.py"} | library_imports(configuration)
     assert {dep for dep in declared(stage, "deps") if dep.startswith("stages/")} == needed
 
 
@@ -129,6 +130,10 @@ def test_importing_stages_and_tools_is_cheap():
     assert done.stdout.strip() == "[]"
 
 
+ASKED = {"hub": {"prepare_base": {"id": "org/model"}}, "local": {"prepare_base": {"path": "data"}}}
+"""What a choice asks its user for."""
+
+
 def group_files() -> list[tuple[str, str]]:
     return [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
 
@@ -140,12 +145,20 @@ def test_every_group_has_files():
 @pytest.mark.parametrize(("group", "choice"), group_files())
 def test_every_conf_file_composes(group, choice, monkeypatch):
     monkeypatch.chdir(ROOT)
-    composed = compose_config({group: choice}, {})
+    composed = compose_config({group: choice}, ASKED.get(choice, {}))
     if terms := composed.prepare_base.terms:  # a model that must be accepted first
         with pytest.raises(UserError, match=f"accept_license={terms.license}"):
             typed_sections(composed)
         composed.prepare_base.accept_license = terms.license
     assert set(typed_sections(composed)) == set(SECTIONS)
+
+
+def test_a_model_by_its_name_alone_leaves_the_rest_to_its_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    base = typed_sections(compose_config({"model": "hub"}, {"prepare_base": {"id": "Qwen/Qwen3-0.6B"}}))["prepare_base"]
+    assert (base["chat_template"], base["pad_token"], base["stop_tokens"]) == ("own", "auto", [])
+    with pytest.raises(UserError, match=r"prepare_base\.id: found '', needed a value for source=hub"):
+        typed_sections(compose_config({"model": "hub"}, {}))
 
 
 def test_no_secret_can_reach_the_lock():

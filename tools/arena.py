@@ -23,17 +23,20 @@ from tools.lib.chat_models import (
     get_ready,
     model_directory,
 )
+from tools.lib.doorkeeper import names_of
 
 VOTES = Path("data/raw/votes")
 TEMPERATURE = 0.7
 """Of both sides, so that the vote is on the models alone."""
-LOCAL = ["127.0.0.1", "localhost"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(TEMPERATURES)}; default: all")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets whoever reaches this machine ask and vote")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a name by which browsers reach this machine"
+    )
     parser.add_argument("--port", type=int, default=8765, help="0: any free one")
     parser.add_argument("--temperature", type=float, help=f"default: {TEMPERATURE} to compare; a chat: {TEMPERATURES}")
     parser.add_argument("--top-p", type=float, default=TOP_P)
@@ -62,10 +65,10 @@ def serve(given: argparse.Namespace) -> None:
         for name, directory in directories.items():
             print(f"arena: loading {name}", flush=True)
             models.append(ChatModel(name, directory))
-        hosts = LOCAL if given.host in LOCAL else ["*"]
-        app = application(Arena(models, VOTES, sampling, given.temperature), hosts)
+        app = application(Arena(models, VOTES, sampling, given.temperature), names_of(given.host, given.allow_host))
         host, port = server.getsockname()[:2]
-        print(f"arena: http://{host}:{port}  (Ctrl-C ends it)", flush=True)
+        address = f"[{host}]" if ":" in host else host
+        print(f"arena: http://{address}:{port}  (Ctrl-C ends it)", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run([server])
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from stages.lib.entry import exit_on_user_error
+from stages.lib.foreign_text import shown
 from stages.lib.models.chat import Messages
 from tools.lib.chat_models import (
     MAX_NEW_TOKENS,
@@ -23,7 +24,6 @@ from tools.lib.chat_models import (
     TooLong,
     get_ready,
     model_directory,
-    visible,
 )
 from tools.lib.phrases import Phrases, phrases_of
 
@@ -75,7 +75,7 @@ def say_answer(model: ChatModel, messages: Messages, sampling: Sampling, say: Sa
     try:
         for piece in model.answer(messages, sampling):
             said += piece.text
-            say(visible(piece.text))
+            say(shown(piece.text))
             if piece.end == "limit":
                 note = phrases.limit.format(tokens=sampling.max_new_tokens)
     except KeyboardInterrupt:

@@ -8,7 +8,6 @@ Run     python -m tools.compare REV_A [REV_B] [--model dpo] [--all]        REV_B
 import argparse
 import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ from typing import Any
 import yaml
 
 from stages.lib.configuration import flatten
+from stages.lib.entry import exit_on_user_error
 from stages.lib.errors import UserError
 from stages.lib.evaluation.figures import differences, figures_of, rows_by_figure
 from stages.lib.evaluation.statistics import mcnemar
+from stages.lib.foreign_text import on_one_line, shown
 from stages.lib.reports.evidence import SHOWN, figure, signed
 
 DETAIL = "metrics/eval_detail.json"
@@ -173,8 +174,8 @@ def changed_answers(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> str
     for title, wanted in (("Became right", 1), ("Became wrong", -1)):
         found = [(a, b) for a, b in pairs if b["scores"].get(BINARY, 0) - a["scores"].get(BINARY, 0) == wanted]
         lines = [
-            f"{a['split']}: {a['prompt']}\n    wanted {a['reference']}\n    A      {a['prediction'][:150]}\n"
-            f"    B      {b['prediction'][:150]}"
+            f"{a['split']}: {on_one_line(a['prompt'])}\n    wanted {on_one_line(a['reference'])}\n"
+            f"    A      {on_one_line(a['prediction'][:150])}\n    B      {on_one_line(b['prediction'][:150])}"
             for a, b in found[:SHOWN_ANSWERS]
         ]
         more = [f"and {len(found) - SHOWN_ANSWERS} more"] if len(found) > SHOWN_ANSWERS else []
@@ -195,10 +196,12 @@ def main() -> None:
     parser.add_argument("--model", default="dpo", help="base, sft or dpo (default)")
     parser.add_argument("--all", action="store_true", help="every figure, not the short table's alone")
     given = parser.parse_args()
-    try:
-        print(comparison(read_run(given.before), read_run(given.after), given.model, given.all))
-    except UserError as error:
-        sys.exit(f"compare: {error}")
+    exit_on_user_error("compare", lambda: say(given), interrupted="nothing was compared")
+
+
+def say(given: argparse.Namespace) -> None:
+    """Print the comparison that was asked for."""
+    print(shown(comparison(read_run(given.before), read_run(given.after), given.model, given.all)))
 
 
 if __name__ == "__main__":

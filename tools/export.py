@@ -9,10 +9,11 @@ Ollama reads the safetensors themselves, or a GGUF file made of them: docs/servi
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
+from stages.lib.entry import exit_on_user_error
 from stages.lib.errors import UserError
+from stages.lib.lineage import refuse_damaged
 from stages.lib.publish import published
 from tools.lib.chat_models import TEMPERATURES, model_directory
 from tools.lib.modelfile import modelfile
@@ -25,16 +26,19 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="dpo", choices=list(TEMPERATURES))
     parser.add_argument("--gguf", type=Path, help="a GGUF file of the model, to be taken instead of its safetensors")
     given = parser.parse_args()
-    try:
-        path = export(given.model, given.gguf)
-    except UserError as error:
-        sys.exit(f"export: {error}")
-    print(f"{path}\nollama create graft-{given.model} -f {path} && ollama run graft-{given.model}")
+    exit_on_user_error("export", lambda: say(given.model, given.gguf))
+
+
+def say(model: str, gguf: Path | None) -> None:
+    """Export a model, and say how to go on."""
+    path = export(model, gguf)
+    print(f"{path}\nollama create graft-{model} -f {path} && ollama run graft-{model}")
 
 
 def export(model: str, gguf: Path | None) -> Path:
     """Write a model's Modelfile and return where. Raises UserError for a template that Ollama can't be told."""
     directory = model_directory(model)
+    refuse_damaged(directory)
     if gguf and not gguf.is_file():
         raise UserError(f"{gguf}: no such file; needed the model as GGUF: docs/serving.md says how to make it")
     out = OUT / model / "Modelfile"

@@ -12,6 +12,7 @@ from typing import Any
 
 from stages.lib.entry import exit_on_user_error
 from stages.lib.errors import UserError
+from stages.lib.foreign_text import shown
 from tools.lib.points import DIGEST, experiments, git
 from tools.lib.queue import dvc
 from tools.lib.sweep_table import figure_text, label
@@ -50,7 +51,7 @@ def choose(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     if not name:
         if not scored:
             raise UserError(f"no point of {len(rows)} has a score; nothing to choose from")
-        print(distinction(scored))
+        print(shown(distinction(scored)))
         return scored[0]
     fitting = [row for row in scored if row["name"].startswith(name)]
     if len(fitting) != 1:

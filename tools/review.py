@@ -9,12 +9,13 @@ Run     python -m tools.review data/prepared/pdf_qa/train.jsonl data/raw/pdf_qa/
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.lib.entry import exit_on_user_error
 from stages.lib.errors import UserError
+from stages.lib.foreign_text import shown
 from stages.lib.pdf_qa.qa_files import DECISIONS
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, write_jsonl
@@ -115,10 +116,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", default="", help="rows made by this back end alone: rules, huggingface, openai")
     arguments = parser.parse_args()
-    try:
-        counts = review(readable(arguments.file, arguments.only), arguments.out, input, print)
-    except UserError as error:
-        sys.exit(f"review: {error}")
+    kept = f"every decision is kept in {arguments.out}{DECISIONS}"
+    exit_on_user_error("review", lambda: start(arguments), interrupted=kept)
+
+
+def start(arguments: argparse.Namespace) -> None:
+    """Review in the terminal, and say how to go on."""
+    rows = readable(arguments.file, arguments.only)
+    counts = review(rows, arguments.out, input, lambda text: print(shown(text)))
     print("\n" + ", ".join(f"{count} {name}" for name, count in counts.items()))
     print(
         "What you rejected is made again as long as the stage reads what it is made of. To train on this alone, set in "

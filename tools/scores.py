@@ -5,9 +5,11 @@ Run     python -m tools.scores
 """
 
 import json
-import sys
 from pathlib import Path
 
+from stages.lib.entry import exit_on_user_error
+from stages.lib.errors import UserError
+from stages.lib.foreign_text import shown
 from stages.lib.reports.evidence import SHOWN, figure, signed
 
 DETAIL = Path("metrics/eval_detail.json")
@@ -63,11 +65,13 @@ def costs_text(runs: Path) -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def scores() -> None:
+    """Print all of it. Raises UserError where nothing was evaluated."""
     if not DETAIL.is_file():
-        sys.exit(f"{DETAIL}: no such file; run `make repro` first")
-    print(scores_text(json.loads(DETAIL.read_text(encoding="utf-8"))))
-    print()
-    print(gates_text(GATES))
-    print()
-    print(costs_text(RUNS))
+        raise UserError(f"{DETAIL}: no such file; run `make repro` first")
+    parts = [scores_text(json.loads(DETAIL.read_text(encoding="utf-8"))), gates_text(GATES), costs_text(RUNS)]
+    print(shown("\n\n".join(parts)))
+
+
+if __name__ == "__main__":
+    exit_on_user_error("scores", scores, interrupted="not all was shown")

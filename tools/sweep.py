@@ -13,16 +13,19 @@ The same command again runs what is missing: a point that ran before is taken fr
 
 import json
 import os
+import sys
 import time
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stages.lib.configuration import CONF, read_params, register, typed_sections
+from stages.lib.configuration import CONF, read_params, refuse_unheard, register, typed_sections
 from stages.lib.entry import exit_on_user_error
 from stages.lib.errors import UserError
+from stages.lib.foreign_text import shown
 from stages.lib.records import write_json
 from stages.lib.schema.config import Config
 from tools.lib.points import Point, fingerprint, run_point
@@ -52,12 +55,14 @@ class SweepConfig(Config):
 def sweep() -> None:
     """Run every point, each by one Hydra job, then compare them. Raises UserError if any failed."""
     import hydra
+    from hydra.errors import CompactHydraException
 
     home = Path.cwd()
     inputs = fingerprint()
     place = home / SWEEPS / time.strftime("%Y-%m-%d_%H-%M-%S")
     directories = {"sweep": {"dir": str(place)}, "run": {"dir": str(place)}}
-    register("sweep", *read_params(), schema=SweepConfig, hydra=directories)
+    refuse_unheard(sys.argv[1:], SweepConfig)
+    register("sweep", *read_params(schema=SweepConfig), schema=SweepConfig, hydra=directories)
 
     @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
     def job(config: DictConfig) -> float | None:
@@ -65,11 +70,20 @@ def sweep() -> None:
         os.chdir(home)
         return run_job(config, inputs, place)
 
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, and not as a traceback on the terminal
     try:
         job()
     except SystemExit:  # a sweeper that breaks off leaves points worth showing
         finish(place)
         raise
+    except CompactHydraException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    except BrokenExecutor as error:
+        finish(place)
+        raise UserError(
+            "a worker process of the sweep was ended, by the system where memory ran out; the same command runs what "
+            "is missing. Choose a smaller hydra.launcher.n_jobs if it happens again"
+        ) from error
     finish(place)
 
 
@@ -87,7 +101,7 @@ def run_job(config: DictConfig, inputs: str, place: Path) -> float | None:
         outcome = {"name": ",".join(overrides), "overrides": overrides, "status": "failed", "reason": str(error)}
     score = score_of(outcome, settings.metric)
     result = outcome["reason"] or (f"{settings.metric} {score}" if score is not None else "no score yet")
-    print(f"{outcome['status']:8}{' '.join(overrides) or 'the workspace'}: {result}", flush=True)
+    print(shown(f"{outcome['status']:8}{' '.join(overrides) or 'the workspace'}: {result}"), flush=True)
     job = HydraConfig.get().job
     number = 0 if OmegaConf.is_missing(job, "num") else job.num  # missing without --multirun
     (place / "jobs").mkdir(parents=True, exist_ok=True)
@@ -109,7 +123,7 @@ def finish(place: Path) -> None:
     rows = compare(outcomes, settings.metric, settings.smaller_is_better)
     write_json(place / "points.json", {"metric": settings.metric, "rows": rows})
     write_csv(place / "table.csv", rows)
-    print(f"\n{table(rows, settings.metric)}\n")
+    print(shown(f"\n{table(rows, settings.metric)}\n"))
     plots = draw(place, rows, settings.metric)
     print(f"written: {', '.join(os.path.relpath(path) for path in [place / 'table.csv', *plots])}")
     if failed := [row for row in rows if row["status"] == "failed"]:

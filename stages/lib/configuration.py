@@ -9,7 +9,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException
@@ -17,7 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.lib.errors import UserError
+from stages.lib.known_keys import HYDRA, KnownKeys, keys_within_value
 from stages.lib.schema.config import Config, check_together
+from stages.lib.yaml_files import read_yaml
 
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
@@ -38,6 +39,8 @@ SECTIONS = [
     "benchmark",
     "report",
 ]
+DEFAULTS = "defaults"
+"""The list in which Hydra finds the files to compose."""
 GROUPS = ["model", "data", "recipe", "profile"]
 WATCHED = {
     "prepare_ultrachat": Path("data/raw/ultrachat"),
@@ -49,19 +52,49 @@ FILES = {"path", "files", "pdfs"}
 """Keys of these sections that name files or folders."""
 
 
-def read_params(path: Path = PARAMS) -> tuple[dict[str, str], dict[str, Any]]:
+def refuse_unheard(words: list[str], schema: type[Config] = Config) -> None:
+    """Raise UserError, before Hydra reads anything, for what it would lose or take in silence: all problems at once.
+
+    These are files of conf/ that aren't UTF-8, keys that stand twice in one of them, and keys that `schema` doesn't
+    know, in conf/ or among the `words` of the command line, whether they are written with a + or not.
+    """
+    known, problems = KnownKeys(schema, GROUPS), []
+    own = [CONF / "config.yaml", *(path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml")))]
+    for path in sorted({*CONF.rglob("*.yaml"), *own}):
+        try:
+            _, keys = read_yaml(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if path in own and is_global(path):
+            listed = [(key, f"{path}:{line}") for key, line in keys if key[0] not in (HYDRA, DEFAULTS)]
+            problems += known.problems(listed)
+    try:
+        known.refuse_overrides(words)
+    except UserError as error:
+        problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def is_global(path: Path) -> bool:
+    """Whether the keys of a file in conf/ are those of the whole config, and not of one section (Hydra's package)."""
+    return path == CONF / "config.yaml" or "@package _global_" in path.read_text(encoding="utf-8").partition("\n")[0]
+
+
+def read_params(path: Path = PARAMS, schema: type[Config] = Config) -> tuple[dict[str, str], dict[str, Any]]:
     """Split params.yaml into group choices and knobs; a knob that is null is left to the groups.
 
-    Raises UserError for a file that isn't a mapping or holds an interpolation, which `dvc exp run -S` breaks on.
+    Raises UserError for a file that isn't a mapping in UTF-8, that has a key twice or one that `schema` doesn't know,
+    null or not, and for an interpolation, which `dvc exp run -S` breaks on.
     """
-    text = path.read_text(encoding="utf-8")
-    try:
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+    content, keys = read_yaml(path)
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise UserError(f"{path}: found a {type(content).__name__}, needed keys such as 'model: smollm2-135m'")
-    if "${" in text:
+    if problems := KnownKeys(schema, GROUPS).problems([(key, f"{path}:{line}") for key, line in keys]):
+        raise UserError("\n".join(problems))
+    if "${" in path.read_text(encoding="utf-8-sig"):
         raise UserError(f"{path}: found an interpolation '${{…}}'; needed literals. Interpolations belong in {CONF}/")
     choices = {group: str(content.pop(group)) for group in GROUPS if content.get(group)}
     return choices, without_nulls(content)
@@ -125,9 +158,13 @@ def typed_sections(config: DictConfig, only: str = "") -> dict[str, Any]:
     """Resolve every stage's section, or `only` one, and check it.
 
     Returns plain dictionaries by section name, enums as their names. Raises UserError listing every problem found
-    at once: missing values by full key, and combinations that the schema's __post_init__ refuses.
+    at once: missing values by full key, and combinations that the schema's __post_init__ refuses. Keys that nothing
+    reads are refused in whatever section they are.
     """
     names = [only] if only else SECTIONS
+    keys = keys_within_value(OmegaConf.to_container(config))
+    if unknown := KnownKeys(OmegaConf.get_type(config) or Config, GROUPS).problems((key, "conf") for key in keys):
+        raise UserError("\n".join(unknown))
     missing = [key for key in sorted(OmegaConf.missing_keys(config)) if key.split(".")[0] in names]
     problems = [
         f"{key}: no value; needed one from params.yaml, a group in {CONF}/ or the command line" for key in missing

@@ -12,17 +12,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stages.lib.errors import UserError
-from stages.lib.publish import published
+from stages.lib.foreign_text import shown
+from stages.lib.publish import published, what_was_published, written_whole
 from stages.lib.schema.config import Config
+from stages.lib.shortages import what_ran_out
+from stages.lib.started import remember
 
 LOCK = Path("params.lock.yaml")
+DVC_LOCK = Path("dvc.lock")
+DVC_LOCK_KEPT = Path(".dvc/tmp/dvc.lock")
 RUN_RECORDS = Path("metrics/runs")
 TRACKING = Path("outputs/tracking")
 """Where trackers (report_to) keep their files. The trainer's own choice for tensorboard is the folder of checkpoints,
@@ -38,6 +44,7 @@ def run(stage: Stage) -> None:
     for variable, value in environment(name).items():
         os.environ.setdefault(variable, value)
     if os.environ.get("DVC_STAGE") == name.replace("_", "-"):
+        begin_under_dvc(os.environ["DVC_STAGE"])
         exit_on_user_error(name, lambda: timed(stage, OmegaConf.to_object(locked_section(name)), Path()))
         gc.freeze()  # the interpreter would look through all objects before it ends: 2 seconds with transformers
     else:
@@ -72,7 +79,12 @@ def locked_section(name: str) -> Any:
     """The typed section `name` of params.lock.yaml."""
     section_type = Config.__annotations__[name]
     content = yaml.safe_load(LOCK.read_text(encoding="utf-8"))[name]
-    return OmegaConf.merge(OmegaConf.structured(section_type), content)
+    try:
+        return OmegaConf.merge(OmegaConf.structured(section_type), content)
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"{LOCK}: {str(error).splitlines()[0]} ({name}); needed what `dvc repro config` writes"
+        ) from None
 
 
 def run_from_shell(stage: Stage) -> None:
@@ -80,7 +92,7 @@ def run_from_shell(stage: Stage) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from stages.lib.configuration import CONF, read_params, register, typed_sections
+    from stages.lib.configuration import CONF, read_params, refuse_unheard, register, typed_sections
 
     name = stage.__name__
 
@@ -94,22 +106,71 @@ def run_from_shell(stage: Stage) -> None:
 
         exit_on_user_error(name, body)
 
-    exit_on_user_error(name, lambda: register(name, *read_params()))
+    def ask() -> None:
+        refuse_unheard(sys.argv[1:])
+        register(name, *read_params())
+
+    exit_on_user_error(name, ask)
     app()
 
 
-def exit_on_user_error(name: str, body: Callable[[], None], interrupted: str = "nothing was published") -> None:
+def exit_on_user_error(name: str, body: Callable[[], None], interrupted: str = "") -> None:
     """Run `body`; a UserError becomes its message on standard error and exit status 1.
 
-    Ctrl-C ends it with status 130 and what `interrupted` says is left behind.
+    So do a full disk or memory and a closed standard output, wherever `body` meets them. Ctrl-C ends it with status
+    130 and what `interrupted` says is left behind; by default what was published.
     """
+    name = name.replace("_", "-")
     try:
         body()
+        flush()  # or its failure would come too late for a message
     except UserError as error:
-        sys.exit(f"{name.replace('_', '-')}: {error}")
+        end(f"{name}: {shown(str(error))}")
     except KeyboardInterrupt:
-        print(f"{name.replace('_', '-')}: stopped by Ctrl-C; {interrupted}", file=sys.stderr)
+        print(f"{name}: stopped by Ctrl-C; {interrupted or what_was_published()}", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not (reason := what_ran_out(error)):
+            raise
+        end(f"{name}: {shown(reason)}; {interrupted or what_was_published()}")
+
+
+def flush() -> None:
+    """Send on what was printed. Without a standard output (>&-) Python has none, and nothing was."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def end(message: str) -> NoReturn:
+    """End with status 1 and a message, whatever became of standard output."""
+    try:
+        flush()
+    except OSError:  # Python would try again, and end with a status and a message of its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(message)
+
+
+def begin_under_dvc(stage: str) -> None:
+    """Remember what the stage begins with, and keep a copy of dvc.lock.
+
+    DVC rewrites that in place: killed while it does, it leaves a part of it, and can't read it again. `make repro` puts
+    the copy back (tools/repair.py).
+    """
+    remember(stage)
+    if DVC_LOCK.is_file() and DVC_LOCK_KEPT.parent.is_dir():
+        content = DVC_LOCK.read_bytes()
+        if is_lock(content):
+            with written_whole(DVC_LOCK_KEPT) as path:
+                path.write_bytes(content)
+
+
+def is_lock(content: bytes) -> bool:
+    """Whether this is a whole dvc.lock."""
+    try:
+        found = yaml.load(content, yaml.CSafeLoader)
+    except yaml.YAMLError:
+        return False
+    return isinstance(found, dict) and {"schema", "stages"} <= set(found)
 
 
 def timed(stage: Stage, section: Any, root: Path) -> None:

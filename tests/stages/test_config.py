@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, Project
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.config import config
+from stages.config import BASE_LINK, config, link_base
 from stages.lib.configuration import compose_config, typed_sections
 from stages.lib.errors import UserError
 from stages.lib.schema.config import Config
@@ -42,7 +42,7 @@ def run_config(place, *overrides):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("dpo.betta=0.2", ["Key 'betta' not in 'Dpo'", "dpo.betta"]),
+        ("dpo.betta=0.2", ["dpo.betta=0.2: nothing reads the key dpo.betta; needed dpo.beta"]),
         ("sft.lora.r=sixteen", ["'sixteen'", "Integer", "sft.lora.r"]),
         ("sft.quantization=fp4", ["nf4, int8, none", "sft.quantization"]),
         ("model=gpt5", ["Could not find 'model/gpt5'", "smollm2-135m", "tinyllama-1.1b"]),
@@ -80,6 +80,172 @@ def test_refuses(place, monkeypatch, override, said):
     for words in said:
         assert words in str(refused.value)
     assert not (place / "params.lock.yaml").exists()
+
+
+UNKNOWN = {
+    "sft.learningrate=5": "the key sft.learningrate; needed sft.learning_rate",
+    "sft.lora.rank=5": "the key sft.lora.rank; needed",
+    "sft.lora={r: 8, alpha: 3}": "the key sft.lora.alpha; needed",
+    "sft={lora: {rr: 3}}": "the key sft.lora.rr; needed sft.lora.r",
+    "sft.beta=0.2": "the key sft.beta; needed dpo.beta or orpo.beta",
+    "sft.lora.r.x=1": "the key sft.lora.r.x; needed sft.lora.r",
+    "modle=smollm2-135m": "the key modle; needed model",
+    "dpoo.beta=1": "the key dpoo.beta; needed dpo.beta or orpo.beta",
+    "nothing=1": "the key nothing; needed one of params.lock.yaml",
+    "sft.learningrate=1e-4,2e-4": "the key sft.learningrate; needed sft.learning_rate",
+}
+"""Overrides of keys that nothing reads, and what is said of each."""
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+@pytest.mark.parametrize("override", UNKNOWN)
+def test_an_unknown_key_is_refused_however_it_is_written(place, monkeypatch, plus, override):
+    monkeypatch.chdir(place)
+    with pytest.raises(UserError) as refused:
+        config([plus + override])
+    assert str(refused.value) == f"{plus}{override}: nothing reads {str(refused.value).partition('reads ')[2]}"
+    assert UNKNOWN[override] in str(refused.value)
+    assert "append" not in str(refused.value)
+    assert not (place / "params.lock.yaml").exists()
+
+
+def test_known_keys_may_be_written_with_a_plus(place, monkeypatch):
+    monkeypatch.chdir(place)
+    config(["++sft.lora.r=5", "hydra.job.name=x"])
+    assert yaml.safe_load((place / "params.lock.yaml").read_text(encoding="utf-8"))["sft"]["lora"]["r"] == 5
+
+
+@pytest.mark.parametrize("override", ["~sft", "~sft.lora.r", "~evaluate"])
+def test_a_key_cannot_be_taken_away(place, monkeypatch, override):
+    monkeypatch.chdir(place)
+    with pytest.raises(UserError, match=rf"{override}: a key can't be taken away; needed a value for it"):
+        config([override])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stages.sft", "+sft.learningrate=5"],
+        ["stages.merge", "++sft.learningrate=5"],  # of another stage's section
+        ["stages.dpo", "--multirun", "+sft.learningrate=5,6"],
+        ["stages.evaluate", "--cfg", "job", "sft.learningrate=5"],
+        ["tools.sweep", "--multirun", "+sft.learningrate=5,6"],
+    ],
+)
+def test_every_command_refuses_it(place, command):
+    for name in ("stages", "tools", "data", "dvc.yaml"):  # a sweep looks at its inputs
+        (place / name).symlink_to(ROOT / name)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", *command], cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout
+    assert "nothing reads the key sft.learningrate; needed sft.learning_rate" in done.stderr
+    assert "Traceback" not in done.stderr and "append" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("sft: {learningrate: 5}", "params.yaml:3: nothing reads the key sft.learningrate; needed sft.learning_rate"),
+        ("sft: {learningrate: null}", "params.yaml:3: nothing reads the key sft.learningrate"),
+        ("orpo: {lora: {rank: null}}", "params.yaml:3: nothing reads the key orpo.lora.rank"),
+        ("recip: guide", "params.yaml:3: nothing reads the key recip; needed recipe"),
+        ("defaults: [model: smollm2-135m]", "params.yaml:3: nothing reads the key defaults"),
+        ("merge.max_kl: 0.1", "found a dot in the key 'merge.max_kl'; needed one mapping"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_of_params_is_named_with_its_line(place, line, said):
+    (place / "params.yaml").write_text(f"model: smollm2-135m\ndata: default\n{line}\n", encoding="utf-8")
+    code, output = run_config(place)
+    assert code == 1 and said in output and "Traceback" not in output
+
+
+def test_an_unknown_key_of_a_group_is_named_with_its_line(place):
+    with (place / "conf/recipe/guide.yaml").open("a", encoding="utf-8") as file:
+        file.write("merge:\n  max_lk: 1\n")
+    code, output = run_config(place)  # whichever recipe is chosen
+    number = (place / "conf/recipe/guide.yaml").read_text(encoding="utf-8").count("\n")
+    assert code == 1
+    assert f"conf/recipe/guide.yaml:{number}: nothing reads the key merge.max_lk; needed merge.max_kl" in output
+
+
+@pytest.mark.parametrize(
+    "name", ["params.yaml", "conf/config.yaml", "conf/recipe/guide.yaml", "conf/accelerate/ddp.yaml"]
+)
+def test_a_key_that_stands_twice_is_refused_with_both_lines(place, name):
+    first = next(
+        (number, line.partition(":")[0])
+        for number, line in enumerate((place / name).read_text(encoding="utf-8").splitlines(), start=1)
+        if line[:1].isalpha()
+    )
+    with (place / name).open("a", encoding="utf-8") as file:
+        file.write(f"\n{first[1]}: {{}}\n")
+    code, output = run_config(place)
+    number = (place / name).read_text(encoding="utf-8").count("\n")
+    assert code == 1
+    assert f"{name}:{number}: the key {first[1]} stands in line {first[0]} already" in output
+
+
+@pytest.mark.parametrize("encoding", ["cp949", "utf-16"])
+@pytest.mark.parametrize("name", ["params.yaml", "conf/data/own.yaml"])
+def test_yaml_in_another_encoding_is_one_sentence(place, name, encoding):
+    text = (place / name).read_text(encoding="utf-8") + "# 우리 파일\n"
+    (place / name).write_bytes(text.encode(encoding, "replace"))
+    code, output = run_config(place)
+    assert code == 1 and len(output.splitlines()) == 1
+    assert output.startswith(f"config: {name}:") and output.endswith("needed UTF-8; save the file as UTF-8\n")
+
+
+@pytest.mark.slow
+def test_a_refused_experiment_says_how_to_restore_and_leaves_nothing_else(tiny_model, tmp_path):
+    project = Project(tmp_path / "project", tiny_model)
+    project.repro("config")
+    project.commit("locked")
+    for setting, said in {
+        "+sft.learningrate=5": "needed sft.learning_rate",
+        "dpo.beta=-1": "dpo.beta: found -1",
+    }.items():
+        output = project.command("dvc", "exp", "run", "--set-param", setting, fails=True)
+        assert said in output
+        command = output.partition("set: `")[2].partition("`")[0]
+        assert project.command("git", "status", "--porcelain").split() == ["M", "params.yaml"]
+        project.command(*command.split())
+        assert project.command("git", "status", "--porcelain") == ""
+    project.write("conf/config.yaml", "merge: {", "merge: {probs: 1, ")
+    project.commit("a mistake of conf/")
+    output = project.command("dvc", "exp", "run", fails=True)  # nothing was set
+    assert "needed merge.probes" in output and "git restore" not in output
+    project.write("conf/config.yaml", "probs: 1, ", "")
+    project.commit("mended")
+    output = project.command("dvc", "exp", "run", "--temp", "--set-param", "dpo.beta=-1", fails=True)
+    assert "dpo.beta: found -1" in output and "git restore" not in output
+    assert project.command("git", "status", "--porcelain") == ""
+    project.write("params.yaml", "recipe: quickstart", "recipe: quick")
+    assert "git restore" not in project.command("dvc", "repro", "config", fails=True)
+    assert project.command("git", "status", "--porcelain").split() == ["M", "params.yaml"]
+
+
+@pytest.mark.slow
+def test_an_edited_default_of_any_section_reaches_the_lock(tiny_model, tmp_path):
+    project = Project(tmp_path / "project", tiny_model)
+    assert project.repro("config") == ["config"]
+    assert project.repro("config") == []
+    project.write("stages/lib/schema/merging.py", "max_kl: float = 0.5", "max_kl: float = 0.25")
+    assert project.repro("config") == ["config"]
+    lock = yaml.safe_load((project.directory / "params.lock.yaml").read_text(encoding="utf-8"))
+    assert lock["merge"]["max_kl"] == lock["merge_dpo"]["max_kl"] == 0.25
+
+
+def test_a_lock_with_a_key_that_the_code_does_not_know_is_one_sentence(place):
+    assert run_config(place)[0] == 0
+    lock = place / "params.lock.yaml"
+    lock.write_text(lock.read_text(encoding="utf-8").replace("max_kl:", "max_lk:"), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "merge"}
+    command = [sys.executable, "-m", "stages.merge"]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith(
+        "merge: params.lock.yaml: Key 'max_lk' not in 'Merge' (merge); needed what `dvc repro"
+    )
 
 
 def test_a_refusal_is_a_message_and_a_status(place):
@@ -240,3 +406,20 @@ def test_a_word_where_a_number_belongs_is_refused_by_its_key(monkeypatch, sectio
     key = "max_kl" if section.startswith("merge") else "learning_rate"
     with pytest.raises(UserError, match=rf"'small'.*full_key: {section}\.{key}"):
         compose_config({}, {}, [f"{section}.{key}=small"])
+
+
+def test_a_local_base_is_linked_where_dvc_looks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    link_base({"source": "wheel", "path": ""})
+    assert BASE_LINK.read_text(encoding="utf-8") == (ROOT / BASE_LINK).read_text(encoding="utf-8")
+    for target in (tmp_path / "one", tmp_path / "two", "one"):
+        link_base({"source": "local", "path": str(target)})
+        assert BASE_LINK.is_symlink()
+        assert BASE_LINK.resolve() == tmp_path / target
+    with pytest.raises(UserError, match="prepare_base.path: found nothing at nowhere"):
+        link_base({"source": "local", "path": "nowhere"})
+    link_base({"source": "hub", "path": "one"})
+    assert not BASE_LINK.is_symlink()
+    assert BASE_LINK.is_file()

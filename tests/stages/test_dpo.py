@@ -62,7 +62,7 @@ def test_an_sft_model_that_is_not_its_merges_is_refused(merged):
     weights = load_file(path)
     weights["model.norm.weight"] += 1
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="not what its merge wrote"):
+    with pytest.raises(UserError, match="isn't what its stage wrote"):
         dpo(Dpo(**tiny_training(beta=0.5)), merged)
 
 

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from conftest import flip_a_bit
 from transformers import BertConfig, BertModel
 
 from stages import evaluate as module
@@ -13,7 +14,7 @@ from stages.lib.errors import UserError
 from stages.lib.evaluation import generation, likelihood, metric_checks, scoring
 from stages.lib.evaluation.generation import Answer
 from stages.lib.evaluation.scoring import score
-from stages.lib.lineage import OFF, write_lineage
+from stages.lib.lineage import OFF, read_lineage, write_lineage
 from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import Dtype
 from stages.lib.schema.evaluation import Evaluate
@@ -65,6 +66,19 @@ def test_three_equal_models_score_equally(three_models):
     predictions = list(read_jsonl(three_models / PREDICTIONS))
     assert {row["model"] for row in predictions} == {"base", "sft", "dpo"}
     assert {row["split"] for row in predictions} == {"seen", "unseen", "control", "preferences"}
+
+
+@pytest.mark.parametrize("name", ["base", "sft-merged", "dpo-merged"])
+def test_a_flipped_bit_in_a_model_is_refused(three_models, name):
+    directory = three_models / "models" / name
+    if directory.is_symlink():
+        source = directory.resolve()
+        directory.unlink()
+        shutil.copytree(source, directory)
+    flip_a_bit(directory / "model.safetensors", 5000)
+    with pytest.raises(UserError, match=f"models/{name}: model.safetensors isn't what its stage wrote"):
+        evaluate(section(), three_models)
+    assert not (three_models / EVAL).exists()
 
 
 def test_all_models_are_scored_in_batches_of_one_size(three_models, monkeypatch):
@@ -136,6 +150,7 @@ def test_a_broken_metric_writes_no_score(three_models, monkeypatch):
 def test_a_model_with_another_template_is_refused(three_models):
     template = three_models / "models/dpo-merged/chat_template.jinja"
     template.write_text(template.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    write_lineage(template.parent, read_lineage(template.parent))
     with pytest.raises(UserError, match=r"models/dpo-merged: found a chat_template.jinja that is not models/base's"):
         evaluate(section(), three_models)
 
@@ -152,6 +167,7 @@ def test_prompts_that_no_model_was_trained_on_are_refused(three_models):
         wrong = right.replace("assistant\\n' }}\n{%- endif", "bot\\n' }}\n{%- endif")
         assert wrong != right
         template.write_text(wrong, encoding="utf-8")
+        write_lineage(template.parent, read_lineage(template.parent))
     with pytest.raises(UserError, match="not the beginning"):
         evaluate(section(), three_models)
     assert not (three_models / EVAL).exists()

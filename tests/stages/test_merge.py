@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 import torch
-from conftest import tiny_training
+from conftest import flip_a_bit, tiny_training
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 import stages.lib.models.merging
 from stages.lib.errors import UserError
+from stages.lib.hardware import Hardware
+from stages.lib.lineage import read_lineage, write_lineage
 from stages.lib.models.loading import load_16bit, load_quantized, load_strictly
 from stages.lib.schema.choices import MergeBase, Method, Quantization
 from stages.lib.schema.merging import Merge
@@ -76,6 +78,7 @@ def test_does_not_believe_the_adapters_own_word(place):
     config_file = place / ADAPTER / "adapter_config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config_file.write_text(json.dumps({**config, "base_model_name_or_path": "someone/else"}), encoding="utf-8")
+    write_lineage(place / ADAPTER, read_lineage(place / ADAPTER))
     merge(Merge(), place)
     assert (place / OUT / "model.safetensors").is_file()
 
@@ -85,6 +88,19 @@ def test_refuses_an_adapter_of_unknown_origin(place):
     (place / ADAPTER / "lineage.json").unlink()
     with pytest.raises(UserError, match=r"lineage\.json: no such file"):
         merge(Merge(), place)
+
+
+@pytest.mark.parametrize("directory", [ADAPTER, BASE], ids=str)
+def test_a_flipped_bit_in_what_is_merged_is_refused(place, directory):
+    """One bit, in a file of the same size and time: DVC sees no change."""
+    sft(Sft(**tiny_training(max_steps=1)), place)
+    (place / "models/base").unlink()
+    shutil.copytree(place.joinpath("data").resolve().parent / "models/base", place / "models/base")
+    (weights,) = (place / directory).glob("*.safetensors")
+    flip_a_bit(weights, weights.stat().st_size - 100)
+    with pytest.raises(UserError, match="models/base holds" if directory == BASE else "isn't what its stage wrote"):
+        merge(Merge(), place)
+    assert not (place / OUT).exists()
 
 
 def test_a_fully_tuned_model_is_taken_as_it_is(place):
@@ -135,6 +151,13 @@ def test_a_merge_that_is_rounded_to_four_bits_again_is_refused(place, monkeypatc
     monkeypatch.setattr(stages.lib.models.merging, "copy_tokenizer", round_again)
     with pytest.raises(UserError, match="nats a token away"):
         merge(section, place)
+
+
+def test_a_cpu_compares_in_what_it_computes_fast():
+    plain, fast = Hardware("cpu", 1, 1, bfloat16=False), Hardware("cpu", 1, 1, bfloat16=True)
+    old_gpu = Hardware("cuda", 1, 1, bfloat16=False)
+    found = [stages.lib.models.merging.dtype_to_compare_in(torch.bfloat16, each) for each in (plain, fast, old_gpu)]
+    assert found == [torch.float32, torch.bfloat16, torch.bfloat16]
 
 
 def test_weights_that_do_not_fit_the_config_are_refused(place):

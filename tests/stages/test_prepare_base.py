@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import trl
-from conftest import ROOT
+from conftest import ROOT, Project
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
@@ -61,6 +62,12 @@ def test_padding_is_no_stop_token(tiny_base):
     config = json.loads((tiny_base / "generation_config.json").read_text(encoding="utf-8"))
     assert config["eos_token_id"] == [2]
     assert config["pad_token_id"] == 0
+
+
+def test_no_path_of_this_machine_is_in_the_lineage(tiny_model, tmp_path):
+    prepare_base(section(path=str(tiny_model)), tmp_path)
+    assert read_lineage(tmp_path / OUT)["source"]["path"] == tiny_model.name
+    assert str(tiny_model.parent) not in (tmp_path / OUT / "lineage.json").read_text(encoding="utf-8")
 
 
 def test_twice_gives_the_same_bytes(tiny_model, tiny_base, tmp_path):
@@ -138,6 +145,9 @@ def test_the_licence_is_the_repositorys_own_and_never_the_groups(tiny_model, tmp
     group = Origin(of="0" * 64, name="org/another", license="apache-2.0")
     prepare_base(section(path=str(own), origin=group), tmp_path)
     assert (lineage_of(tmp_path)["name"], lineage_of(tmp_path)["license"]) == ("mine", "cc-by-4.0")
+    (own / "README.md").write_text("---\nlicense: other\nlicense_name: exaone\n---\n", encoding="utf-8")
+    prepare_base(section(path=str(own)), tmp_path)
+    assert (lineage_of(tmp_path)["license"], lineage_of(tmp_path)["license_name"]) == ("other", "exaone")
     said = Origin(of=str(own), name="org/mine", license="mit")
     prepare_base(section(path=str(own), origin=said), tmp_path)
     assert (lineage_of(tmp_path)["name"], lineage_of(tmp_path)["license"]) == ("org/mine", "mit")
@@ -150,9 +160,10 @@ def test_a_source_set_in_params_keeps_nothing_of_the_groups_name(monkeypatch):
     assert base["origin"]["of"] == base["sha256"]
 
 
-def test_a_language_model_is_taken_out_of_one_that_reads_images(tiny_model, tmp_path, capsys):
+@pytest.mark.parametrize("family", ["Gemma3", "Mistral3"])
+def test_a_language_model_is_taken_out_of_one_that_reads_images(tiny_model, tmp_path, capsys, family):
     import torch
-    from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
+    import transformers
 
     torch.manual_seed(0)
     own = copied(tiny_model, tmp_path / "mine")
@@ -160,17 +171,20 @@ def test_a_language_model_is_taken_out_of_one_that_reads_images(tiny_model, tmp_
             "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 16, "eos_token_id": 2}  # fmt: skip
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
               "image_size": 28, "patch_size": 14}  # fmt: skip
-    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
-    Gemma3ForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(own)
+    if family == "Mistral3":
+        text, vision = {**text, "model_type": "mistral"}, {**vision, "model_type": "pixtral", "head_dim": 8}
+    config = getattr(transformers, f"{family}Config")(text_config=text, vision_config=vision)
+    whole = getattr(transformers, f"{family}ForConditionalGeneration")(config).to(torch.bfloat16)
+    whole.save_pretrained(own)
     prepare_base(section(path=str(own)), tmp_path)
     assert "its language model is taken out" in capsys.readouterr().out
     assert (lineage_of(tmp_path)["taken_out_of"], lineage_of(tmp_path)["class"]) == (
-        "Gemma3ForConditionalGeneration",
-        "Gemma3ForCausalLM",
+        f"{family}ForConditionalGeneration",
+        f"{family.removesuffix('3') if family == 'Mistral3' else family}ForCausalLM",
     )
     ids = torch.tensor([list(range(3, 60))])
     taken = load_strictly(tmp_path / OUT, torch.bfloat16)
-    whole = AutoModelForCausalLM.from_pretrained(own, dtype=torch.bfloat16).eval()
+    whole = type(whole).from_pretrained(own, dtype=torch.bfloat16).eval()
     assert torch.equal(taken(input_ids=ids).logits, whole(input_ids=ids).logits)
     assert not [name for name, _ in taken.named_parameters() if "vision" in name]
 
@@ -378,3 +392,24 @@ def test_offline_hub_says_which_file_and_what_to_do(tmp_path, monkeypatch):
     hub = section(source=BaseSource.hub, id="TinyLlama/none", revision="a" * 40)
     with pytest.raises(UserError, match=r"TinyLlama/none/config.json at a+: can't be reached. Offline, choose model="):
         prepare_base(hub, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_local_base_that_changed_in_place_is_noticed(tiny_model, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    project = Project(tmp_path / "project", model)
+    assert project.repro("prepare-base") == ["config", "prepare-base"]
+    weights = model / "model.safetensors"
+    os.utime(weights)
+    assert "up to date" in project.command("dvc", "status", "prepare-base")
+    assert project.repro("prepare-base") == []
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    assert "data/raw/base" in project.command("dvc", "status", "prepare-base")
+    assert project.repro("prepare-base") == ["prepare-base"]
+    assert project.repro("prepare-base") == []
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    project.write("params.yaml", str(model), str(other))
+    assert project.repro("prepare-base") == ["config", "prepare-base"]
+    assert "up to date" in project.command("dvc", "status", "prepare-base")

@@ -131,6 +131,16 @@ def test_the_page_is_one_file_that_asks_for_nothing(measured):
     assert "default-src 'none'" in page
 
 
+def test_answers_are_no_markup_in_report_and_card(measured):
+    """The planted answer is among the wrong ones, in both."""
+    report(SECTION, measured)
+    for name in (TEXT, CARD / "README.md"):
+        text = (measured / name).read_text(encoding="utf-8")
+        assert not re.search(r"(?<!\\)<(script|img)", text)
+        assert "http://example.com" not in text
+    assert r"\<script\>fetch" in (measured / TEXT).read_text(encoding="utf-8")
+
+
 def test_equal_measurements_give_equal_bytes(measured):
     report(SECTION, measured)
     before = [(measured / path).read_bytes() for path in (PAGE, TEXT, CARD / "README.md")]
@@ -170,6 +180,7 @@ def test_the_card_names_the_base_that_was_trained_and_its_licence(measured):
     card = (measured / CARD / "README.md").read_text(encoding="utf-8")
     assert "base_model: example/Tiny-1M\n" in card
     assert "license: gemma\n" in card
+    assert "license_name" not in card
     assert "\nexample/Tiny-1M at commit a1b2, tuned with SFT" in card
     assert "under which licence" not in card
 

@@ -11,8 +11,11 @@ from safetensors.torch import load_file
 
 import stages.sft
 from stages.lib.errors import UserError
+from stages.lib.lineage import read_lineage, write_lineage
+from stages.lib.publish import remove
 from stages.lib.schema.choices import Dtype, Method, Quantization
 from stages.lib.schema.training import Sft
+from stages.lib.training.run import TrainingRun
 from stages.sft import OUT, sft
 
 pytestmark = pytest.mark.chain
@@ -49,6 +52,8 @@ def test_same_inputs_same_bytes_and_no_local_path_in_them(place):
     config = json.loads((place / "a" / OUT / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == "models/base"
     assert config["target_modules"] == sorted(config["target_modules"])
+    arguments = json.loads((place / "a" / OUT / "lineage.json").read_text(encoding="utf-8"))["arguments"]
+    assert arguments["lora"]["target_modules"] == config["target_modules"]
 
 
 @pytest.mark.parametrize("quantization", [Quantization.int8, Quantization.none])
@@ -130,8 +135,26 @@ def test_a_template_that_leaves_the_stop_token_unlearned_is_refused(place):
     (place / "models/base").unlink()
     shutil.copytree(place.joinpath("data").resolve().parent / "models/base", place / "models/base")
     template.write_text(unlearned, encoding="utf-8")
+    write_lineage(template.parent, read_lineage(template.parent))
     with pytest.raises(UserError, match=r"\d+ of \d+ training rows can't be learned from: .* is not supervised"):
         sft(section(), place)
+    assert not (place / OUT).exists()
+
+
+@pytest.mark.parametrize("gone", ["tokenizer.json", "."])
+def test_a_base_that_goes_while_it_trains_publishes_nothing(place, monkeypatch, gone):
+    """Removed after the last step: the adapter would have no tokenizer."""
+    (place / "models/base").unlink()
+    shutil.copytree(place.joinpath("data").resolve().parent / "models/base", place / "models/base")
+    plain = TrainingRun.train
+
+    def train_and_remove(self, trainer, folder):
+        plain(self, trainer, folder)
+        remove(place / "models/base" / gone)
+
+    monkeypatch.setattr(TrainingRun, "train", train_and_remove)
+    with pytest.raises(UserError, match=r"models/base.*(isn't what its stage wrote|no such file)"):
+        sft(section(max_steps=1), place)
     assert not (place / OUT).exists()
 
 

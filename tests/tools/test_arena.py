@@ -19,12 +19,13 @@ from conftest import ROOT
 
 from stages.lib.data.votes import FILE, Vote, read_votes
 from stages.lib.errors import UserError
-from stages.lib.lineage import weights_sha256
+from stages.lib.lineage import read_lineage, weights_sha256, write_lineage
 from stages.lib.records import read_jsonl
 from tools.arena import listening
 from tools.lib.arena_app import Arena, application
 from tools.lib.ballot_box import cast
 from tools.lib.chat_models import ChatModel, Sampling
+from tools.lib.doorkeeper import names_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, such as Debian's package of that name")
@@ -45,6 +46,7 @@ def tiny_models(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     weights = load_file(tiny_base / "model.safetensors")
     changed = {name: torch.randn_like(values.float()).mul(0.2).bfloat16() for name, values in weights.items()}
     save_file(changed, place / "models/dpo-merged/model.safetensors", metadata={"format": "pt"})
+    write_lineage(place / "models/dpo-merged", read_lineage(place / "models/dpo-merged"))
     return place
 
 
@@ -162,6 +164,53 @@ def test_pages_from_elsewhere_get_nothing(client: Any, tmp_path: Path) -> None:
     assert client.get("/", headers={"Host": "rebound.example"}).status_code == 400
     half = b'{"question": "\\ud800"}'
     assert client.post("/api/battle", content=half, headers={"Content-Type": "application/json"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://127.0.0.1"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:9999"}, 403),
+        ({"Host": "evil.example"}, 400),
+        ({"Host": "127.0.0.1.evil.example"}, 400),
+        ({"Host": "192.0.2.7:8765"}, 400),
+        ({"Host": ""}, 400),
+        ({"Host": "[::1"}, 400),
+    ],
+    ids=str,
+)
+def test_only_its_own_page_under_its_own_name_is_answered(client: Any, headers: dict[str, str], status: int) -> None:
+    assert client.post("/api/battle", json={"question": "?"}, headers=headers).status_code == status
+    assert client.get("/api/state", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "::"])
+def test_bound_to_another_address_it_answers_to_numbers_and_named_hosts(models: list[ChatModel], host: str) -> None:
+    from starlette.testclient import TestClient
+
+    app = application(Arena(models, Path("votes"), WARM, None), names_of(host, ["lab.example"]))
+    client = TestClient(app, base_url="http://192.0.2.7:8765")
+    assert client.get("/").status_code == 200
+    for name in ("lab.example", "LAB.example:8765", "localhost", "[2001:db8::1]:8765"):
+        assert client.get("/", headers={"Host": name}).status_code == 200
+    for name in ("rebound.example", "lab.example.evil.example"):
+        assert client.get("/", headers={"Host": name}).status_code == 400
+
+
+def test_too_much_and_too_deep_are_answers_not_tracebacks(client: Any) -> None:
+    def pieces() -> Iterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 100_000
+
+    headers = {"Content-Type": "application/json"}
+    for content in (b"x" * 2_000_000, pieces()):
+        refused = client.post("/api/battle", content=content, headers=headers)
+        assert refused.status_code == 413 and "MiB" in refused.json()["error"]
+    for deep in (b"[" * 200_000, b'{"question": ' * 50_000, b"1" * 10_000):
+        refused = client.post("/api/battle", content=deep, headers=headers)
+        assert refused.status_code == 400 and "needed it" in refused.json()["error"]
 
 
 def test_votes_of_many_processes_at_once_are_all_whole(tmp_path: Path, client: Any) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 from short_chain import ShortChain
 
@@ -178,6 +179,74 @@ def test_dvcs_queue_runs_points(chain):
     assert statuses(chain) == {"kept": 1}
     refusal = chain.sweep("sft.lora.r=5", "sweep.queue=2", fails=True, CUDA_VISIBLE_DEVICES="0,1")
     assert "sweep.queue: found 2 GPUs" in refusal
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_the_queue_holds_up_no_sweep(chain):
+    """DVC counts its point as running for ever; what it left at work goes on or not."""
+    command = [sys.executable, "-m", "tools.sweep", "--multirun", "sft.lora.r=4,5", "sweep.queue=1"]
+    running = subprocess.Popen(
+        command, cwd=chain.directory, env=chain.environment(CHAIN_SECONDS="5"), stdout=subprocess.PIPE, text=True
+    )
+    while not chain.events("sft"):
+        assert running.poll() is None
+        time.sleep(0.05)
+    workers = [process for process in psutil.process_iter(["cmdline", "cwd"])
+               if "queue-worker" in (process.info["cmdline"] or [])
+               and (process.info["cwd"] or "").startswith(str(chain.directory))]  # fmt: skip
+    assert workers
+    for worker in workers:
+        worker.kill()
+    output = running.communicate(timeout=300)[0]
+    assert running.returncode == 0, output
+    assert "it is queued again" in output
+    assert statuses(chain) == {"done": 2}
+
+
+def test_a_killed_worker_of_joblib_is_one_sentence_and_the_same_command_goes_on(chain):
+    command = [sys.executable, "-m", "tools.sweep", "--multirun", "sft.lora.r=4,5,6", *JOBLIB]
+    pipe = subprocess.PIPE
+    running = subprocess.Popen(
+        command, cwd=chain.directory, env=chain.environment(CHAIN_SECONDS="5"), stdout=pipe, stderr=pipe, text=True
+    )
+    while not chain.events("sft"):
+        assert running.poll() is None
+        time.sleep(0.05)
+    workers = [child for child in psutil.Process(running.pid).children() if "popen_loky" in " ".join(child.cmdline())]
+    for worker in workers:
+        for process in [*worker.children(recursive=True), worker]:
+            process.kill()
+    errors = running.communicate(timeout=300)[1]
+    assert running.returncode == 1
+    assert "sweep: a worker process of the sweep was ended" in errors and "Traceback" not in errors, errors
+    chain.sweep("sft.lora.r=4,5,6", *JOBLIB)
+    assert statuses(chain).keys() <= {"done", "kept"} and len(chain.rows()) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "way",
+    [
+        [],
+        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
+        ["sweep.queue=1"],
+        ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"],
+    ],
+    ids=["basic", "joblib", "submitit", "queue", "optuna"],
+)
+def test_a_workspace_below_hangul_and_spaces_sweeps_by_every_way(tmp_path, monkeypatch, way):
+    """And by whatever else a folder may be called."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    chain = ShortChain(tmp_path / "내 문서 [새=1,2] (사본) $HOME 'a'" / "그래프트 작업")
+    grid = ["sft.lora.r=choice(2,4)"] if "optuna" in str(way) else ["sft.lora.r=2,4"]
+    output = chain.sweep(*grid, *way)
+    assert statuses(chain) == {"done": len(chain.rows())}, output
+    (table,) = chain.directory.glob("multirun/sweep/*/table.csv")
+    assert "sft.lora.r" in table.read_text(encoding="utf-8")
+    assert "is the workspace now" in chain.run(sys.executable, "-m", "tools.promote")
+    chain.commit("promoted")
+    assert "up to date" in chain.run("dvc", "status")
 
 
 def test_ray_runs_points(chain):

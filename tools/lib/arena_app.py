@@ -27,8 +27,7 @@ from anyio.to_thread import run_sync
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -38,6 +37,7 @@ from stages.lib.errors import UserError
 from stages.lib.evaluation.verdicts import IDENTICAL, judged
 from tools.lib.ballot_box import cast
 from tools.lib.chat_models import TEMPERATURES, ChatModel, Piece, Sampling, TooLong
+from tools.lib.doorkeeper import Doorkeeper, TooLarge, too_large
 
 PAGE = Path(__file__).parents[1] / "arena.html"
 PERSON = "person"
@@ -214,8 +214,10 @@ async def body(request: Request) -> Any:
     try:
         content = await request.json()
         json.dumps(content, ensure_ascii=False).encode()  # fails for half of a surrogate pair
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets nested 100,000 deep
         raise UserError("found no JSON in UTF-8, needed it") from None
+    except ClientDisconnect:
+        raise UserError("the request broke off") from None
     return content
 
 
@@ -253,12 +255,13 @@ def refused(request: Request, error: Exception) -> Response:
     if isinstance(error, TooLong):
         return JSONResponse({"error": "too_long", "tokens": error.tokens, "room": error.room})
     if isinstance(error, ValidationError):
-        return JSONResponse({"error": str(error.errors(include_url=False, include_context=False)[0])}, 422)
+        (first, *_) = error.errors(include_url=False, include_context=False, include_input=False)
+        return JSONResponse({"error": str(first)}, 422)
     return JSONResponse({"error": str(error)}, 400)
 
 
 def application(arena: Arena, hosts: list[str]) -> Starlette:
-    """The app. `hosts` are the names it answers to: a page elsewhere whose name leads here gets nothing."""
+    """The app. `hosts` are the names it answers to, as names_of has them."""
     routes = [
         Route("/", arena.index),
         Route("/api/state", arena.state),
@@ -266,9 +269,9 @@ def application(arena: Arena, hosts: list[str]) -> Starlette:
         Route("/api/battle", arena.battle, methods=["POST"]),
         Route("/api/vote", arena.vote, methods=["POST"]),
     ]
-    handlers: Any = {UserError: refused, ValidationError: refused}
+    handlers: Any = {UserError: refused, ValidationError: refused, TooLarge: too_large}
     return Starlette(
         routes=routes,
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+        middleware=[Middleware(Doorkeeper, names=hosts)],
         exception_handlers=handlers,
     )

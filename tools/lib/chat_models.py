@@ -5,11 +5,10 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unicodedata import category
 
 from stages.lib.errors import UserError
 from stages.lib.hardware import resolve_dtype, set_up_cpu
-from stages.lib.lineage import OFF, read_lineage, weights_sha256
+from stages.lib.lineage import OFF, read_lineage, refuse_damaged, weights_sha256
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 from stages.lib.models.loading import load_strictly, load_tokenizer
 from stages.lib.schema.choices import Dtype
@@ -93,6 +92,7 @@ class ChatModel:
 
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
+        refuse_damaged(directory)
         self.tokenizer = load_tokenizer(directory)
         self.model = load_strictly(directory, resolve_dtype(Dtype.auto))
         self.weights_sha256 = weights_sha256(directory)
@@ -185,8 +185,3 @@ def draw(logits: Any, sampling: Sampling) -> int:
     scores = TemperatureLogitsWarper(sampling.temperature)(None, logits.float())
     scores = TopPLogitsWarper(sampling.top_p)(None, scores)
     return int(scores.softmax(-1).multinomial(1))
-
-
-def visible(text: str) -> str:
-    """A text without control characters: a terminal would obey them. Lines and tabs stay."""
-    return "".join(character for character in text if character in "\n\t" or category(character) != "Cc")

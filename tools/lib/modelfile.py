@@ -34,7 +34,8 @@ def modelfile(directory: Path, weights: str, temperature: float) -> str:
 
     tokenizer = load_tokenizer(directory)
     stops = stop_ids(GenerationConfig.from_pretrained(directory, local_files_only=True))
-    context = AutoConfig.from_pretrained(directory, local_files_only=True).max_position_embeddings
+    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    context = config.max_position_embeddings
     parameters: list[tuple[str, object]] = [
         ("stop", json.dumps(tokenizer.convert_ids_to_tokens(stop))) for stop in sorted(stops)
     ]

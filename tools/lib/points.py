@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -192,7 +193,12 @@ def run_dvc(point: Point, directory: Path, chosen: dict[str, str], held: list[in
     log = point.place / "dvc.log"
     with log.open("wb") as output:
         child = subprocess.Popen(
-            command, cwd=directory, env=environment(**chosen), stdout=output, stderr=output, pass_fds=held
+            command,
+            cwd=directory,
+            env=environment(**chosen, **own_site_cache(directory)),
+            stdout=output,
+            stderr=output,
+            pass_fds=held,
         )
         try:
             while child.poll() is None:
@@ -214,6 +220,11 @@ def failure(text: str, log: Path) -> str:
     if not errors:
         return f"{' '.join(lines[-1:]) or 'DVC ended without a word'} (all of it: {log})"
     error = lines[errors[0]].removeprefix("ERROR: ")
+    if ended := re.search(r"exited with -(\d+)$", error):
+        name = signal.Signals(int(ended[1])).name
+        likely = ": the machine was out of memory, or somebody ended it" if name == "SIGKILL" else ""
+        stage = re.search(r"'([\w-]+)'", error)
+        return f"{stage[1] if stage else 'a stage'} was ended by {name}{likely} (all of it: {log})"
     if stage := re.search(r"failed to reproduce '([\w-]+)'", error):
         said = [number for number in range(errors[0]) if lines[number].startswith(f"{stage[1]}: ")]
         begin = said[-1] if said else errors[0] - 1
@@ -253,8 +264,9 @@ def prepare_data(point: Point) -> None:
         if marker.exists():
             return
         with clone(marker.name) as directory:
+            told = environment(**own_site_cache(directory))
             command = [sys.executable, "-m", "dvc", "exp", "run", "--name", marker.name, *point.parameters(), *stages]
-            done = subprocess.run(command, cwd=directory, env=environment(), capture_output=True, text=True)
+            done = subprocess.run(command, cwd=directory, env=told, capture_output=True, text=True)
             marker.with_suffix(".log").write_text(done.stdout + done.stderr, encoding="utf-8")
             if done.returncode:
                 raise UserError(failure(done.stdout + done.stderr, marker.with_suffix(".log")))
@@ -278,9 +290,10 @@ def clone(name: str) -> Iterator[Path]:
     changed = git("diff", "--name-only", "--no-renames", "-z", "HEAD").split("\0")
     untracked = git("ls-files", "--others", "-z", "--", *input_paths()).split("\0")
     for path in filter(None, [*changed, *untracked]):
-        if Path(path).is_file():
+        if Path(path).is_symlink() or Path(path).is_file():
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, directory / path)
+            remove(directory / path)
+            shutil.copy2(path, directory / path, follow_symlinks=False)
         else:
             remove(directory / path)
     share_cache(directory)
@@ -291,17 +304,22 @@ def clone(name: str) -> Iterator[Path]:
 
 
 def share_cache(directory: Path) -> None:
-    """Let DVC in a clone use this workspace's cache and its local settings; its other bookkeeping dies with it."""
+    """Let DVC in a clone use this workspace's cache and its local settings."""
     from dvc.config import Config
     from dvc.repo import Repo
 
     with Repo() as repository:
         cache = repository.cache.local_cache_dir
     if (local := Path(".dvc/config.local")).is_file():
-        shutil.copyfile(local, directory / local)
+        shutil.copy2(local, directory / local)  # with its mode: it may hold keys of a remote
     with Config(str(directory / ".dvc")).edit("local") as settings:
-        settings["cache"] = {**settings.get("cache", {}), "dir": str(Path(cache).resolve())}
-        settings["core"] = {**settings.get("core", {}), "site_cache_dir": str((directory / ".dvc/tmp/site").resolve())}
+        # Relative: DVC writes its configuration in ASCII, and a folder above may be called anything.
+        settings["cache"] = {**settings.get("cache", {}), "dir": os.path.relpath(cache)}
+
+
+def own_site_cache(directory: Path) -> dict[str, str]:
+    """What tells DVC in a clone to keep its own bookkeeping there; it has no relative way to say so."""
+    return {"DVC_SITE_CACHE_DIR": str((directory / ".dvc/tmp/site").resolve())}
 
 
 def discard(directory: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from stages.lib.errors import UserError
+from tools.lib.dvc_caches import name_cache_in_ascii
 from tools.lib.gpus import visible_gpus
 from tools.lib.locks import locked, wait_lock
 from tools.lib.points import (
@@ -31,6 +32,7 @@ from tools.lib.points import (
 )
 
 POLL_SECONDS = 2.0
+UNFINISHED = ("Queued", "Running")
 
 
 def queue_point(point: Point) -> dict[str, Any]:
@@ -48,7 +50,8 @@ def queue_point(point: Point) -> dict[str, Any]:
     prepare_data(point)
     with locked(wait_lock(POINTS / "queue.lock")):
         refuse_changed_inputs(point)
-        if (state := states().get(point.name)) not in ("Queued", "Running"):
+        name_cache_in_ascii()
+        if (state := states().get(point.name)) not in UNFINISHED:
             if state:
                 dvc("queue", "remove", point.name)
             untracked = git("ls-files", "--others", "-z", "--", *input_paths()).split("\0")
@@ -59,15 +62,45 @@ def queue_point(point: Point) -> dict[str, Any]:
 
 def run_queue(outcomes: list[dict[str, Any]], workers: int) -> None:
     """Let `workers` of DVC's queue run what was queued, wait for it, and bring each outcome up to date."""
-    names = {outcome["name"] for outcome in outcomes}
+    points = {outcome["name"]: point_of(outcome) for outcome in outcomes}
     dvc("queue", "start", "--jobs", str(workers))
-    while waiting := [state for name, state in states().items() if name in names and state in ("Queued", "Running")]:
-        if "Running" not in waiting:  # DVC's workers leave when they find nothing to do; a killed one leaves too
+    orphaned: set[str] = set()  # when it was looked at last
+    while waiting := {name: state for name, state in states().items() if name in points and state in UNFINISHED}:
+        if "Running" not in waiting.values():  # DVC's workers leave when they find nothing to do
             dvc("queue", "start", "--jobs", str(workers))
+        running = {name for name, state in waiting.items() if state == "Running"}
+        seen = running if running and not workers_at_work() else set()
+        for name in orphaned & seen:  # seen twice: a worker takes its point before it says so
+            print(f"{name}: no worker of DVC's queue is at it any more; it is queued again", flush=True)
+            requeue(points[name])
+        orphaned = seen - orphaned
         time.sleep(POLL_SECONDS)
     for outcome in outcomes:
-        point = Point(outcome["overrides"], outcome.pop("sections"), outcome["inputs"])
-        outcome |= queued_outcome(point)
+        outcome.pop("sections")
+        outcome |= queued_outcome(points[outcome["name"]])
+
+
+def point_of(outcome: dict[str, Any]) -> Point:
+    """The point that an outcome is of."""
+    return Point(outcome["overrides"], outcome["sections"], outcome["inputs"])
+
+
+def workers_at_work() -> bool:
+    """Whether any worker of DVC's queue has a point in hand."""
+    from dvc.repo import Repo
+
+    with Repo() as repository:
+        return any(tasks for tasks in repository.experiments.celery_queue.worker_status().values())
+
+
+def requeue(point: Point) -> None:
+    """Queue a point again whose worker was killed: DVC counts it as running for ever."""
+    for _ in range(3):  # the first ends what the worker left at work, the next has DVC see that nobody is at it
+        if states().get(point.name) != "Running":
+            break
+        dvc("queue", "kill", "--force", point.name, fails=True)
+        time.sleep(POLL_SECONDS)
+    queue_point(point)
 
 
 def queued_outcome(point: Point) -> dict[str, Any]:

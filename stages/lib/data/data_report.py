@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.data.ledger import FOLDED, REJECTS, Ledger
+from stages.lib.foreign_text import in_markdown, sentence_in_markdown
 from stages.lib.publish import published
 from stages.lib.records import write_json
 
@@ -89,11 +90,12 @@ def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dic
                          "their first question, with an empty line between. `system_messages: refuse` rejects such "
                          "rows instead."]  # fmt: skip
     if notes:
-        parts += ["## Beware", "\n".join(f"- {note}" for note in notes)]
+        parts += ["## Beware", "\n".join(f"- {sentence_in_markdown(note)}" for note in notes)]
     return "\n\n".join(parts) + "\n"
 
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     """A Markdown table."""
-    lines = [header, ("---",) * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    rule = "| " + " | ".join(["---"] * len(header)) + " |"
+    head, *body = ["| " + " | ".join(in_markdown(str(cell)) for cell in line) + " |" for line in [header, *rows]]
+    return "\n".join([head, rule, *body])

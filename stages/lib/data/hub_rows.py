@@ -5,11 +5,13 @@ Offline (HF_HUB_OFFLINE=1) the same files are read from huggingface_hub's cache,
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from stages.lib.errors import UserError
+from stages.lib.hub import from_hub, reason_of
 from stages.lib.lineage import file_sha256
 
 READ_AHEAD = 4 * 2**20
@@ -62,7 +64,7 @@ def split_files(identity: str, revision: str, split: str) -> tuple[str, list[str
     place = identity
     if is_offline_mode():
         place = snapshot_download(identity, repo_type="dataset", revision=revision, local_files_only=True)
-    builder = load_dataset_builder(place, revision=revision)
+    builder = from_hub(identity, partial(load_dataset_builder, place, revision=revision))
     files = builder.config.data_files
     if split not in files:
         raise UserError(f"{identity} at {revision}: found splits {sorted(files)}, needed {split!r}")
@@ -81,7 +83,8 @@ def refuse_damaged(identity: str, revision: str, file: str) -> None:
     if not file.startswith(prefix):
         return
     path = file.removeprefix(prefix)
-    blob = Path(hf_hub_download(identity, path, repo_type="dataset", revision=revision)).resolve()
+    fetch = partial(hf_hub_download, identity, path, repo_type="dataset", revision=revision)
+    blob = Path(from_hub(f"{identity}: {path}", fetch)).resolve()
     if (
         len(blob.name) == 64 and (found := file_sha256(blob)) != blob.name
     ):  # the cache names large files by their SHA-256
@@ -106,10 +109,14 @@ def explained(identity: str, revision: str) -> Iterator[None]:
         else:
             remedy = "check its id and revision in conf/data, and HF_TOKEN if it is private"
         raise UserError(f"{identity} at {revision}: {error} Needed a data set that can be read: {remedy}") from error
-    except (ConnectionError, LocalEntryNotFoundError) as error:
+    except (HTTPError, OSError, ValueError) as error:
+        if reason := reason_of(error):
+            raise UserError(f"{identity} at {revision}: {reason}") from error
+        if isinstance(error, HTTPError) and not isinstance(error, ConnectionError | LocalEntryNotFoundError):
+            raise UserError(f"{identity} at {revision}: the download broke off: {str(error).splitlines()[0]}. "
+                            f"Run again: what came is kept. {offline}") from error  # fmt: skip
+        if not isinstance(error, ConnectionError | LocalEntryNotFoundError):
+            raise
         raise UserError(
             f"{identity} at {revision}: can't be reached: {str(error).splitlines()[0]}. {offline}"
         ) from error
-    except HTTPError as error:
-        raise UserError(f"{identity} at {revision}: the download broke off: {str(error).splitlines()[0]}. "
-                        f"Run again: what came is kept. {offline}") from error  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 from stages.lib.errors import UserError
 from stages.lib.hardware import device
 from stages.lib.lineage import weights_sha256
+from stages.lib.models.loading import LOCAL, load_tokenizer, no_code_of_its_own
 
 BATCH = 32
 
@@ -34,12 +35,13 @@ def bert_scores(directory: Path, references: list[str], texts: list[str]) -> lis
     Source: Zhang et al., BERTScore, 2020, section 3.
     """
     import torch
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     if not (directory / "config.json").is_file():
         raise UserError(f"evaluate.bertscore_model: found no config.json in {directory}, needed a model directory")
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    model = AutoModel.from_pretrained(directory, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    tokenizer = load_tokenizer(directory)
+    with no_code_of_its_own(directory):
+        model = AutoModel.from_pretrained(directory, dtype=torch.float32, **LOCAL)
     model = model.to(device()).eval()
     pairs = [(reference, text) for reference, text in zip(references, texts, strict=True) if reference and text]
     wanted, found = (vectors(model, tokenizer, list(side)) for side in zip(*pairs, strict=True)) if pairs else ([], [])

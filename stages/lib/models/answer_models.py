@@ -7,15 +7,13 @@ rerun costs nothing and gives the same bytes.
 import hashlib
 import json
 import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stages.lib.errors import UserError
-from stages.lib.publish import published
+from stages.lib.models.endpoint import api_key, excerpt, post, shown_address
+from stages.lib.publish import make_private_folder, written_whole
 from stages.lib.schema.choices import Backend
 from stages.lib.schema.data import Generate
 
@@ -30,9 +28,6 @@ JSON 배열만 출력하십시오: [{{"question": "…", "answer": "…"}}]
 글:
 {text}
 """
-RETRIES = 3
-TIMEOUT = 120
-"""Seconds that an endpoint may take."""
 
 
 def make_ask(section: Generate, cache: Path, key: str = "prepare_pdf_qa.generate") -> Ask:
@@ -47,53 +42,48 @@ def cache_home() -> Path:
 
 
 def cached(ask: Ask, model: str, cache: Path) -> Ask:
-    """`ask` that asks each prompt once."""
+    """`ask` that asks each prompt once. A response that was half written when its process was killed is asked again."""
 
     def ask_once(prompt: str) -> str:
         key = hashlib.sha256(f"{model}\n{prompt}".encode()).hexdigest()
         path = cache / f"{key}.json"
-        if not path.is_file():
+        response = kept_response(path)
+        if response is None:
             response = ask(prompt)
-            with published(path) as new:
+            make_private_folder(cache)
+            with written_whole(path) as new:
                 new.write_text(
                     json.dumps({"prompt": prompt, "response": response}, ensure_ascii=False), encoding="utf-8"
                 )
-        return json.loads(path.read_text(encoding="utf-8"))["response"]
+        return response
 
     return ask_once
+
+
+def kept_response(path: Path) -> str | None:
+    """The response in a file of the cache; None where there is none, or no whole one."""
+    try:
+        response = json.loads(path.read_text(encoding="utf-8"))["response"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return response if isinstance(response, str) else None
 
 
 def ask_endpoint(section: Generate, key: str) -> Ask:
     """A model behind an endpoint that speaks OpenAI's chat completions.
 
     What it returns raises UserError for an address that can't be reached, a refused key, or an answer in another form.
+    Raises UserError for a key that no header can hold.
     """
     address = section.endpoint.rstrip("/") + "/chat/completions"
-    headers = {"Content-Type": "application/json"}
-    if token := os.environ.get("OPENAI_API_KEY"):
-        headers["Authorization"] = f"Bearer {token}"
+    token = api_key()
 
     def ask(prompt: str) -> str:
         body = json.dumps({
             "model": section.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0,
             "max_tokens": section.max_new_tokens,
         }).encode()  # fmt: skip
-        request = urllib.request.Request(address, body, headers)
-        for attempt in range(RETRIES):
-            try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                    return content_of(address, response.read())
-            except urllib.error.HTTPError as error:
-                if (error.code != 429 and error.code < 500) or attempt == RETRIES - 1:
-                    said = error.read(300).decode(errors="replace")
-                    raise UserError(f"{address}: answered {error.code}: {said}. Check {key} and "
-                                    "OPENAI_API_KEY; what was answered is cached") from None  # fmt: skip
-            except OSError as error:
-                if attempt == RETRIES - 1:
-                    raise UserError(f"{address}: can't be reached: {error}. Check {key}.endpoint; "
-                                    "what was answered is cached") from None  # fmt: skip
-            time.sleep(2**attempt)
-        raise AssertionError("the last attempt returns or raises")
+        return content_of(address, post(address, body, key, token))
 
     return ask
 
@@ -102,10 +92,13 @@ def content_of(address: str, body: bytes) -> str:
     """The text in a chat completion. Raises UserError for any other form."""
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         content = None
     if not isinstance(content, str):
-        raise UserError(f"{address}: found {body[:200]!r}, needed a chat completion with choices[0].message.content")
+        found = excerpt(body, api_key()) or "nothing"
+        raise UserError(
+            f"{shown_address(address)}: found {found}, needed a chat completion with choices[0].message.content"
+        )
     return content
 
 

@@ -17,6 +17,10 @@ AHEAD = 0.25
 are equal to the bit, an encoder's change as much."""
 
 
+SAMPLE = "Could you? Certainly, gladly: 417."
+"""What any tokenizer gives back, but for case and spaces. Where files are missing, transformers may make up one."""
+
+
 def embedding_rows(model: "PreTrainedModel") -> int:
     """How many tokens a model has embeddings for."""
     return model.get_input_embeddings().num_embeddings  # type: ignore[return-value]
@@ -96,6 +100,12 @@ def load_tokenizer_that_fits(name: str, directory: Path, rows: int, scratch: Pat
         ) from None
     if not tokenizer.is_fast:
         raise UserError(f"{name}: its tokenizer has no fast version; needed a tokenizer.json")
+    back = str(tokenizer.decode(tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]))
+    if "".join(back.lower().split()) != "".join(SAMPLE.lower().split()):
+        raise UserError(
+            f"{name}: its tokenizer loses text: {SAMPLE!r} comes back as {back!r}; needed the tokenizer.json that the "
+            "model was trained with"
+        )
     lost = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
     if lost:
         raise UserError(

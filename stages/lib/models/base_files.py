@@ -128,11 +128,11 @@ def refuse_other_kinds(name: str, config: "PreTrainedConfig") -> None:
     needed = "needed a decoder-only language model, such as a …ForCausalLM"
     if config.is_encoder_decoder:
         raise UserError(f"{name}: {config.model_type} is an encoder-decoder; {needed}")
+    if not speaking_classes(config):
+        raise UserError(f"{name}: transformers has no class for {config.model_type} that continues text; {needed}")
     named = config.architectures or []
     if named and not set(named) & set(speaking_classes(config)):
         raise UserError(f"{name}: config.json says {', '.join(named)}, which doesn't continue text; {needed}")
-    if not speaking_classes(config):
-        raise UserError(f"{name}: {config.model_type} has no language model in transformers; {needed}")
 
 
 def speaking_classes(config: "PreTrainedConfig") -> list[str]:
@@ -140,11 +140,14 @@ def speaking_classes(config: "PreTrainedConfig") -> list[str]:
     from transformers.models.auto import modeling_auto as auto
 
     kinds = {config.model_type, config.get_text_config().model_type}
-    if not any(kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES for kind in kinds):
+    registered = type(config) in auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    if not registered and not any(kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES for kind in kinds):
         return []
     several = (auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
     names: Iterable[Any] = (value for mapping in several for value in mapping.values())
-    return [each for value in names for each in ([value] if isinstance(value, str) else value)]
+    known = [each for value in names for each in ([value] if isinstance(value, str) else value)]
+    own: Any = auto.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if registered else None
+    return [*known, own.__name__] if registered else known
 
 
 def refuse_broken_weights(name: str, directory: Path) -> None:

@@ -7,6 +7,7 @@ license: apache-2.0
 ---
 """
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +24,7 @@ from typing import IO, Any
 import yaml
 
 from stages.lib.errors import UserError
+from stages.lib.hub import from_hub, reason_of
 from stages.lib.lineage import file_sha256
 from stages.lib.models.base_checks import embedding_rows, load_tokenizer_that_fits, refuse_misfits
 from stages.lib.models.base_files import read_object, refuse_unsuitable_files
@@ -47,6 +50,7 @@ class Base:
     license: str  # in the Hub's spelling; unknown where nothing says it
     model: Any
     tokenizer: Any
+    license_name: str = ""  # of a licence that the Hub has no spelling for ("other")
     revision: str = ""  # the commit that a hub's revision led to
 
 
@@ -73,7 +77,7 @@ def load_from_wheel(section: PrepareBase, scratch: Path) -> Base:
     known = section.origin if section.origin.of == section.sha256 else None
     if known:
         return Base(known.name, known.license, model, tokenizer)
-    return Base(f"{section.package} {section.version}", UNKNOWN, model, tokenizer)
+    return Base(f"{pieces[0].package} {pieces[0].version}", UNKNOWN, model, tokenizer)
 
 
 def download_wheels(wanted: list[WheelFile], folder: Path) -> None:
@@ -142,19 +146,21 @@ def load_from_hub(section: PrepareBase, scratch: Path) -> Base:
     Raises UserError naming the file that couldn't be reached, a gated or unknown repository, a download that broke off,
     a file whose bytes don't match the hub's checksum, or what `load_directories` refuses.
     """
-    model_dir = download(section.id, section.revision, MODEL_FILES)
+    revision = section.revision or "main"
+    model_dir = download(section.id, revision, MODEL_FILES)
     tokenizer_dir = model_dir
     if section.tokenizer_id:
         tokenizer_dir = download(section.tokenizer_id, section.tokenizer_revision or "main", TOKENIZER_FILES)
-    if model_dir.name != section.revision:  # the hub's cache names the folder by the commit
+    if model_dir.name != revision:  # the hub's cache names the folder by the commit
         print(
-            f"prepare-base: prepare_base.revision={section.revision} is commit {model_dir.name}; pin it, or another "
-            "day's run may get another model",
+            f"prepare-base: {section.id} at {revision} is commit {model_dir.name}; pin it in prepare_base.revision, "
+            "or another day's run may get another model",
             flush=True,
         )
     known = section.origin.license if section.origin.of == section.id else ""
     model, tokenizer = load_directories(section.id, model_dir, tokenizer_dir, scratch)
-    return Base(section.id, read_card(model_dir).get("license") or known or UNKNOWN, model, tokenizer, model_dir.name)
+    licence, called = read_licence(model_dir)
+    return Base(section.id, licence or known or UNKNOWN, model, tokenizer, called, model_dir.name)
 
 
 def download(repository: str, revision: str, patterns: list[str]) -> Path:
@@ -170,9 +176,8 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
     )
 
     try:
-        directory = Path(
-            snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns=OTHER_FORMATS)
-        )
+        options = {"allow_patterns": patterns, "ignore_patterns": OTHER_FORMATS}
+        directory = Path(from_hub(repository, partial(snapshot_download, repository, revision=revision, **options)))
     except GatedRepoError:
         raise UserError(f"{repository}: gated; accept its licence on the hub and set HF_TOKEN") from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
@@ -180,7 +185,11 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
             f"{repository} at {revision}: found no such repository or commit; check prepare_base.id and "
             "prepare_base.revision, and HF_TOKEN if it is private"
         ) from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError):
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        if reason := reason_of(error):
+            raise UserError(f"{repository} at {revision}: {reason}") from error
+        if not isinstance(error, OSError):
+            raise
         raise UserError(
             f"{repository}/config.json at {revision}: can't be reached. Offline, choose model=smollm2-135m, or "
             "set prepare_base.source=local and prepare_base.path to a model directory"
@@ -192,12 +201,14 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
         ) from error
     for path in directory.iterdir():
         blob = path.resolve()
-        if len(blob.name) == 64:  # the hub's cache names large files by their SHA-256
-            try:
+        try:
+            if len(blob.name) == 64:  # the hub's cache names large files by their SHA-256
                 refuse_wrong_checksum(path, blob.name)
-            except UserError:
-                blob.unlink()  # or the next run would find it and fail again
-                raise
+            elif len(blob.name) == 40:  # and small ones by Git's SHA-1
+                refuse_wrong_git_checksum(path, blob.name)
+        except UserError:
+            blob.unlink()  # or the next run would find it and fail again
+            raise
     return directory
 
 
@@ -210,7 +221,8 @@ def load_from_directory(section: PrepareBase, scratch: Path) -> Base:
         return Base(known.name, known.license, model, tokenizer)
     came_from = str(read_object(str(directory), directory / "config.json").get("_name_or_path") or "")
     name = came_from if came_from.count("/") == 1 and came_from[0] not in "/.~" else directory.resolve().name
-    return Base(name, read_card(directory).get("license") or UNKNOWN, model, tokenizer)
+    licence, called = read_licence(directory)
+    return Base(name, licence or UNKNOWN, model, tokenizer, called)
 
 
 def load_directories(name: str, model_dir: Path, tokenizer_dir: Path, scratch: Path) -> tuple[Any, Any]:
@@ -238,6 +250,12 @@ def load_directories(name: str, model_dir: Path, tokenizer_dir: Path, scratch: P
     return model, load_tokenizer_that_fits(name, tokenizer_dir, embedding_rows(model), scratch)
 
 
+def read_licence(directory: Path) -> tuple[str, str]:
+    """A repository's licence in the Hub's spelling, and its name where that is "other"; empty where none is said."""
+    card = read_card(directory)
+    return str(card.get("license") or ""), str(card.get("license_name") or "")
+
+
 def read_card(directory: Path) -> dict[str, Any]:
     """The metadata at the top of a repository's README.md; nothing where there is none that can be read."""
     path = directory / "README.md"
@@ -263,3 +281,11 @@ def refuse_wrong_checksum(path: Path, sha256: str, pieces: Sequence[WheelFile] =
             f"{', '.join(Path(piece.file).name for piece in pieces)}"
         )
     raise UserError(f"{path.name}: found SHA-256 {found}, needed {sha256}; {reason}")
+
+
+def refuse_wrong_git_checksum(path: Path, sha1: str) -> None:
+    """Raise UserError unless Git's name for the file's content is `sha1`: that of "blob <bytes>\\0" and the content."""
+    content = path.read_bytes()
+    found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    if found != sha1:
+        raise UserError(f"{path.name}: found SHA-1 {found}, needed {sha1}; the download is damaged or another file")

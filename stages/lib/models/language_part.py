@@ -26,13 +26,15 @@ def language_part(name: str, model: "PreTrainedModel", tokenizer: Any) -> "PreTr
     )
     if type(text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"{refused}: transformers has no class for its text part ({text_config.model_type})")
+    head = model.get_output_embeddings()
+    text_config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight  # which the whole decides
     with torch.device("meta"):
         part: Any = AutoModelForCausalLM.from_config(text_config, dtype=model.dtype)
     inner = [module for module in model.modules() if type(module) is type(part.base_model)]
     if len(inner) != 1:
         raise UserError(f"{refused}: found {len(inner)} parts of class {type(part.base_model).__name__} in it")
     setattr(part, part.base_model_prefix, inner[0])
-    part.set_output_embeddings(model.get_output_embeddings())
+    part.set_output_embeddings(head)
     part.generation_config = model.generation_config
     part.eval()
     rows = torch.tensor([tokenizer("Could you? Certainly.", add_special_tokens=False)["input_ids"]])

@@ -3,6 +3,8 @@
 import logging
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,23 @@ from stages.lib.errors import UserError
 from stages.lib.hardware import device
 from stages.lib.schema.choices import Method, Quantization
 from stages.lib.schema.training import Training
+
+LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+"""How every model is loaded. Without the last, transformers asks on a terminal whether to run a model's own code."""
+
+
+@contextmanager
+def no_code_of_its_own(directory: Path) -> Iterator[None]:
+    """Turn transformers' refusal to run the code that a model directory brings into a UserError."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(
+            f"{directory}: the model brings code of its own (auto_map in its configuration), which is never run; "
+            "needed an architecture that transformers has itself"
+        ) from None
 
 
 def quiet_libraries() -> None:
@@ -30,7 +49,8 @@ def load_tokenizer(directory: Path) -> Any:
     """The tokenizer with the chat template that lies in `directory`."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    with no_code_of_its_own(directory):
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
 def copy_tokenizer(base: Path, out: Path) -> None:
@@ -56,8 +76,8 @@ def load_16bit(directory: Path, dtype: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     quiet_libraries()
-    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
-    model: Any = AutoModelForCausalLM.from_pretrained(directory, **options)
+    with no_code_of_its_own(directory):
+        model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, **LOCAL)
     return model.to(device()).eval()
 
 
@@ -70,8 +90,8 @@ def load_strictly(directory: Path, dtype: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     quiet_libraries()
-    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, **options)
+    with no_code_of_its_own(directory):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True, **LOCAL)
     model, found = loaded
     problems = {key: sorted(map(str, names)) for key, names in found.items() if names}
     if problems:
@@ -119,7 +139,7 @@ def load_quantized(directory: Path, quantization: Quantization, dtype: Any, shar
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     quiet_libraries()
-    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, **LOCAL}
     if quantization is Quantization.nf4:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -132,7 +152,8 @@ def load_quantized(directory: Path, quantization: Quantization, dtype: Any, shar
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     if device() == "cuda" and not (sharded and quantization is Quantization.none):
         options["device_map"] = {"": torch.cuda.current_device()}
-    model = AutoModelForCausalLM.from_pretrained(directory, **options)
+    with no_code_of_its_own(directory):
+        model = AutoModelForCausalLM.from_pretrained(directory, **options)
     keep_4bit_weights_unpacked(model)
     return model
 

@@ -53,7 +53,8 @@ def shape_in(directory: Path) -> Shape:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        return shape_of(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory, local_files_only=True)))
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        return shape_of(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
 
 
 def layers_of(causal_lm: PreTrainedModel) -> ModuleList:

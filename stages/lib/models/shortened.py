@@ -10,7 +10,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from stages.lib.hardware import device
-from stages.lib.models.loading import quiet_libraries
+from stages.lib.models.loading import LOCAL, quiet_libraries
 from stages.lib.models.shape import layers_of
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def load_shortened(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     quiet_libraries()
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would list the layers that are left out
-    whole = AutoConfig.from_pretrained(directory, local_files_only=True)
-    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    whole = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    options: dict[str, Any] = {"dtype": dtype, **LOCAL}
     for config in (shortened(whole), whole):
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(

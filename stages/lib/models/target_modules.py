@@ -13,7 +13,9 @@ from stages.lib.lineage import read_lineage
 from stages.lib.schema.training import ALL_LINEAR
 
 if TYPE_CHECKING:
+    from torch.nn import Linear
     from transformers import PreTrainedModel
+    from transformers.pytorch_utils import Conv1D
 
 STATE_SPACE = {"A_log", "D"}
 """Parameters of a Mamba layer."""
@@ -38,7 +40,7 @@ def all_linear(model: "PreTrainedModel") -> list[str]:
     wanted: list[str] = []
     others: list[str] = []
     for name, module in modules.items():
-        if not isinstance(module, Linear | Conv1D):
+        if not isinstance(module, Linear | Conv1D) or not is_a_projection(module):
             continue
         parent, _, last = name.rpartition(".")
         by_kernel = last in READ_BY_KERNELS and set(modules[parent]._parameters) >= STATE_SPACE
@@ -48,6 +50,17 @@ def all_linear(model: "PreTrainedModel") -> list[str]:
         raise UserError(f"{type(model).__name__}: found no linear layer to adapt; needed a model that has some")
     outside = {last_part(name) for name in others}
     return sorted({name if last_part(name) in outside else last_part(name) for name in wanted})
+
+
+def is_a_projection(module: "Linear | Conv1D") -> bool:
+    """Whether a linear layer gives the product alone: routers of experts, of a class below Linear, give more."""
+    import torch
+
+    if type(module) is torch.nn.Linear or not isinstance(module, torch.nn.Linear):
+        return True
+    with torch.no_grad():
+        given = module(torch.zeros(1, module.in_features, dtype=module.weight.dtype, device=module.weight.device))
+    return isinstance(given, torch.Tensor)
 
 
 def fused_experts(model: "PreTrainedModel") -> int:

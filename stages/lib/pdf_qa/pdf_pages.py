@@ -22,6 +22,8 @@ RUNNING_SHARE = 0.05
 RUNNING_LEAST = 3
 """Pages on which it must stand at least: in a short document 5 % is less than one page."""
 ENDED_ITSELF = {-signal.SIGTRAP, -signal.SIGILL, -signal.SIGABRT}
+TOLD = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "PYTHONHOME", "PYTHONUTF8", "TMPDIR", "VIRTUAL_ENV")
+"""Variables that a child gets, which opens what a stranger made: no key and no token is among them."""
 EDGE = 2
 """Lines from the top and from the bottom that are looked at."""
 
@@ -52,7 +54,8 @@ def read_pdf(path: Path, limits: PdfLimits) -> list[Page]:
     refuse_at_a_glance(path, limits)
     command = [sys.executable, "-m", pdf_child.__name__, str(path.resolve())]
     numbers = [str(limits.memory_mib), str(limits.seconds), str(limits.pages)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = {name: os.environ[name] for name in TOLD if name in os.environ}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
         done = subprocess.run([*command, *numbers], capture_output=True, timeout=limits.seconds * 2, env=environment)
     except subprocess.TimeoutExpired:

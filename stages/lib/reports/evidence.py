@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from stages.lib.foreign_text import in_markdown
+
 Row = dict[str, Any]
 
 UNKNOWN = "unknown"
@@ -152,7 +154,7 @@ def render(evidence: Evidence) -> str:
     models, detail = evidence.models, evidence.detail
     wrong = wrong_answers(evidence)
     sets = "\n".join(f"- {name}: {meaning}" for name, meaning in SETS.items())
-    demo = "\n".join(f"- {model}: {detail['demo']['answers'][model]}" for model in models)
+    demo = "\n".join(f"- {model}: {in_markdown(detail['demo']['answers'][model])}" for model in models)
     parts = [
         "# Evaluation",
         f"Greedy answers, at most {detail['settings']['max_new_tokens']} new tokens. Intervals: 95 % bootstrap over "
@@ -161,8 +163,8 @@ def render(evidence: Evidence) -> str:
         table(evidence),
     ]
     if evidence.warnings:
-        parts += ["## Beware", "\n".join(f"- {line}" for line in evidence.warnings)]
-    parts += ["## Before and after", detail["demo"]["question"], demo]
+        parts += ["## Beware", "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)]
+    parts += ["## Before and after", in_markdown(detail["demo"]["question"]), demo]
     if evidence.judged:
         parts += ["## Judge", judge_table(evidence.judged)]
     if evidence.people:
@@ -245,10 +247,16 @@ def benchmark_table(evidence: Evidence) -> str:
     """lm-evaluation-harness's figures in Markdown."""
     header = ["task", "figure", "n", *benchmarked(evidence)]
     lines = [header, ["---"] * len(header), *benchmark_rows(evidence)]
+    for row in lines[2:]:
+        row[:2] = map(in_markdown, row[:2])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def listing(rows: list[Row]) -> str:
     """Questions with the reference and the answer given."""
-    lines = [f"- {row['prompt']}\n  - wanted: {row['reference']}\n  - given: {row['prediction'][:200]}" for row in rows]
+    lines = [
+        f"- {in_markdown(row['prompt'])}\n  - wanted: {in_markdown(row['reference'])}\n"
+        f"  - given: {in_markdown(row['prediction'][:200])}"
+        for row in rows
+    ]
     return "\n".join(lines) or "None."

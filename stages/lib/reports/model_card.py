@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from stages.lib.foreign_text import in_markdown
 from stages.lib.reports.evidence import SETS, Evidence, listing, table, wrong_answers
 from stages.lib.schema.evaluation import Report
 
@@ -19,21 +20,23 @@ def model_card(section: Report, evidence: Evidence) -> str:
     """README.md for the tuned model. Raises ValueError for metadata that the Hub would not read."""
     data = metadata(section, evidence)
     base = evidence.lineages["base"]
-    commit = f" at commit {base['commit']}" if base["commit"] else ""
-    rows = "\n".join(f"- {name}: {digest}" for name, digest in evidence.detail["weights_sha256"].items())
-    made = "\n".join(f"- {name}: {count} rows" for name, steps in evidence.funnels.items() for _, count in steps[-1:])
-    beware = "\n".join(f"- {line}" for line in evidence.warnings) or "Nothing was found; read the table all the same."
+    made_from = in_markdown(base["name"]) + (f" at commit {in_markdown(base['commit'])}" if base["commit"] else "")
+    rows = "\n".join(f"- {in_markdown(name)}: {digest}" for name, digest in evidence.detail["weights_sha256"].items())
+    left = {name: count for name, steps in evidence.funnels.items() for _, count in steps[-1:]}
+    made = "\n".join(f"- {in_markdown(name)}: {count} rows" for name, count in left.items())
+    beware = "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)
+    beware = beware or "Nothing was found; read the table all the same."
     wrong = wrong_answers(evidence)
     question = json.dumps(evidence.detail["demo"]["question"], ensure_ascii=False)  # a literal of Python too
     return f"""---
 {data.to_yaml()}
 ---
 
-# {data.model_name}
+# {in_markdown(data.model_name)}
 
-{base["name"]}{commit}, tuned with SFT, then DPO: everything below was written by the pipeline from what it measured.
+{made_from}, tuned with SFT, then DPO. All below was written by the pipeline from what it measured.
 
-Licence of the base model: {base["license"]}.
+Licence of the base model: {in_markdown(base["license_name"] or base["license"])}.
 
 ## Use
 
@@ -106,6 +109,7 @@ def metadata(section: Report, evidence: Evidence) -> Any:
     return ModelCardData(
         base_model=base["name"] if base["name"].count("/") == 1 else None,  # the Hub takes ids alone
         license=base["license"],
+        license_name=base["license_name"] or None,
         language=section.languages,
         library_name="transformers",
         pipeline_tag="text-generation",

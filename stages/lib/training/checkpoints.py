@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -22,11 +23,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from stages.lib.publish import explain_disk_errors
+from stages.lib.lineage import file_sha256
+from stages.lib.publish import explain_disk_errors, make_private_folder, remove
 from stages.lib.training.processes import from_all, from_main, is_main
 
 COMPLETE = "complete.json"
-"""Written last into a checkpoint: names and sizes of its files. A folder without it was being written when killed."""
+"""Written last into a checkpoint: its files' SHA-256. A folder without it was being written when killed."""
+
+NAME = re.compile(r"checkpoint-(\d+)")
 
 CODE = Path(__file__).parents[2]
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -56,7 +60,7 @@ def checkpoint_folder(stage: str, content: dict[str, Any]) -> Iterator[Path]:
     """
     name = f"{stage}-{fingerprint(content)}"
     with explain_disk_errors(checkpoint_home() / name):
-        checkpoint_home().mkdir(parents=True, exist_ok=True)
+        make_private_folder(checkpoint_home())
         folders = (checkpoint_home() / f"{name}.{number}" for number in count(1))
         folder, held = next((folder, held) for folder in folders if (held := hold(folder)) is not None)
     try:
@@ -69,47 +73,69 @@ def checkpoint_folder(stage: str, content: dict[str, Any]) -> Iterator[Path]:
 def hold(folder: Path) -> int | None:
     """Make `folder` and lock it; the open descriptor that holds the lock, or None where another process has it."""
     while True:
-        folder.mkdir(exist_ok=True)
-        held = os.open(folder, os.O_RDONLY)
+        make_private_folder(folder)
+        try:
+            held = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # its owner removed it in between
+            continue
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(held), os.stat(folder)):
+                return held
         except BlockingIOError:
             os.close(held)
             return None
-        if folder.exists() and os.path.samestat(os.fstat(held), folder.stat()):
-            return held
-        os.close(held)  # its owner removed it in between
+        except FileNotFoundError:
+            pass
+        os.close(held)  # removed in between, and perhaps made again
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The checkpoint to go on from, or None. Half-written ones are removed: the trainer would take them up."""
-    complete = []
-    for path in folder.glob("checkpoint-*"):
-        if is_complete(path):
-            complete.append(path)
+    """The checkpoint to resume from, or None. Whatever else is there by such a name is removed: the trainer would
+    take it up or count it. What was complete and is damaged now is said.
+    """
+    found = {path: int(named[1]) for path in folder.glob("checkpoint-*") if (named := NAME.fullmatch(path.name))}
+    for path in set(folder.glob("checkpoint-*")) - set(found):
+        remove(path)
+    for path in sorted(found, key=found.__getitem__, reverse=True):
+        if not (path / COMPLETE).is_file():
+            remove(path)
+        elif damaged := damaged_files(path):
+            print(f"{path}: not what was saved: {', '.join(damaged)}; it is left out and removed", flush=True)
+            remove(path)
         else:
-            shutil.rmtree(path)
-    return max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+            return path
+    return None
+
+
+def damaged_files(checkpoint: Path) -> list[str]:
+    """The files of a checkpoint whose content isn't what its marker says, the marker itself if it can't be read."""
+    try:
+        digests = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+    except ValueError:
+        return [COMPLETE]
+    if not isinstance(digests, dict) or not digests:
+        return [COMPLETE]
+    paths = {name: checkpoint / name for name in digests}
+    return [name for name, path in paths.items() if not path.is_file() or file_sha256(path) != digests[name]]
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether every file that the marker names is there at its size."""
-    marker = checkpoint / COMPLETE
-    if not marker.is_file():
-        return False
-    try:
-        sizes = json.loads(marker.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return all((checkpoint / name).is_file() and (checkpoint / name).stat().st_size == n for name, n in sizes.items())
+    """Whether every file that the marker names is there, and is what was saved."""
+    return (checkpoint / COMPLETE).is_file() and not damaged_files(checkpoint)
 
 
 def mark_complete(checkpoint: Path) -> None:
     """Write the marker, as the last file, in one rename."""
-    sizes = {path.name: path.stat().st_size for path in sorted(checkpoint.iterdir()) if path.is_file()}
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    digests = {str(path.relative_to(checkpoint)): file_sha256(path) for path in files}
     writing = checkpoint / f".{COMPLETE}"
-    writing.write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+    writing.write_text(json.dumps(digests, indent=1), encoding="utf-8")
     os.replace(writing, checkpoint / COMPLETE)
+
+
+class AtTheEnd(Exception):
+    """The checkpoint that was loaded is that of the last step."""
 
 
 def train_with_checkpoints(trainer: Any, folder: Path, minutes: float) -> None:
@@ -125,6 +151,11 @@ def train_with_checkpoints(trainer: Any, folder: Path, minutes: float) -> None:
 
     class Save(TrainerCallback):
         saved = time.monotonic()
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            # transformers looks for the end after a step alone: it would take one more.
+            if state.global_step >= state.max_steps:
+                raise AtTheEnd
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             # Signals and clocks differ between processes: all save, and all stop, where one of them would.
@@ -153,6 +184,8 @@ def train_with_checkpoints(trainer: Any, folder: Path, minutes: float) -> None:
     try:
         with explain_disk_errors(folder):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except AtTheEnd:  # with weights and history loaded, and nothing left to train
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -102,5 +102,6 @@ def spare_the_host(trainer: Any) -> None:
         modules = list(walked.modules())
         walked.modules = lambda *_, modules=modules, **__: iter(modules)
     model.disable_adapter = disable_adapter
+    set_mode(True)  # all of it: a wrapper is born in training mode around a base that was loaded for inference
     model.train = lambda mode=True: model if model.training is mode else set_mode(mode)
     trainer.add_callback(SpareInTheWrapper())

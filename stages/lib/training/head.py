@@ -3,6 +3,7 @@
 import types
 from typing import Any
 
+from stages.lib.models.logits import logits_at
 from stages.lib.training.decisions import Head
 from stages.lib.training.memory import HEAD_ROWS
 
@@ -75,23 +76,26 @@ def score_supervised_positions(causal_lm: Any) -> None:
 
 
 def score_own_logits(causal_lm: Any) -> None:
-    """Let trl's trainers take log-probabilities from the logits that the model's own forward returns, all at once.
+    """Let trl's trainers take log-probabilities from the logits that the model's own forward returns.
 
     For models whose forward does more between the last hidden state and the logits than trl's fused head knows. Call
     it once the trainer is built.
     """
-    own_forward, trl_forward = types.MethodType(type(causal_lm).forward, causal_lm), causal_lm.forward
+    import torch
+
+    trl_forward = causal_lm.forward
 
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
         if not fused_lm_head:
             return trl_forward(*args, labels=labels, **kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)
-        logits = own_forward(*args, **{**kwargs, "use_cache": False}).logits[:, :-1]
-        labels = labels[:, 1:]
-        mask = labels != -100
-        logits, label = logits[mask].float(), labels[mask][:, None]
+        kwargs.pop("use_cache", None)
+        mask = labels[:, 1:] != -100
+        logits = logits_at(self, torch.nn.functional.pad(mask, (0, 1)), **kwargs).float()
+        label = labels[:, 1:][mask][:, None]
         log_distribution = logits.log_softmax(-1)
-        entropy = -(log_distribution.exp() * log_distribution).sum(-1).detach()
+        shares = log_distribution.detach().exp()
+        entropy = -shares.mul_(log_distribution.detach()).sum(-1)
         top = logits.argmax(-1, keepdim=True) == label
         scores = log_distribution.gather(-1, label)[:, 0], entropy, logits.mean(-1).detach(), top[:, 0]
         return fused_output(scores, mask, num_items)

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -23,7 +24,8 @@ import psutil
 from stages.lib.errors import UserError
 from stages.lib.schema.choices import Distributed
 from stages.lib.schema.training import Orpo, Training
-from stages.lib.training.processes import Stage, end_with_us, run_one_of_several, started_by_launcher
+from stages.lib.started import end_with_us, started
+from stages.lib.training.processes import Stage, run_one_of_several, started_by_launcher
 
 CODE = Path(__file__).parents[3]
 
@@ -94,7 +96,8 @@ def launch(section: Training, root: Path, processes: int, configs: Path) -> dict
     sharing, why = decide_sharing(section, importlib.import_module(f"stages.{name}").BASE, processes)
     print(f"{name}: {processes} processes by accelerate, {sharing.value}: {why}", flush=True)
     with TemporaryDirectory(prefix=f"graft-{name}-") as scratch:
-        told = {"stage": name, "section": arguments_of(section), "root": str(root.absolute())}
+        told: dict[str, Any] = {"stage": name, "section": arguments_of(section), "root": str(root.absolute())}
+        told["started"] = [asdict(begun) for begun in started]
         (Path(scratch) / "told.json").write_text(json.dumps(told), encoding="utf-8")
         command = [
             *(sys.executable, "-m", "accelerate.commands.launch"),

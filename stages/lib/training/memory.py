@@ -70,7 +70,8 @@ def estimate(
         a_layer += 2 * shape.heads * tokens * min(tokens, section.max_length)
     activations = layers * 2 * tokens * hidden + a_layer if checkpointing else layers * a_layer
     scored = min(tokens, HEAD_ROWS) if on_cpu and not all_logits else tokens
-    logits = 10 * scored * shape.vocabulary  # in 16 bit, in float32, and their softmax
+    # In 16 bit, in float32, and their softmax; where all are kept for the backward pass, their gradients too.
+    logits = (20 if all_logits else 10) * scored * shape.vocabulary
     bytes_each = (2 if section.quantization is Quantization.none else 0.55) if rank else 4
     at_once = 2 * parameters // layers + 2 * hidden * shape.vocabulary
     own = -(-trained // shards)

@@ -146,28 +146,32 @@ def each_by_itself(model: PreTrainedModel, rows: list[Row], pad: int) -> Tensor:
 
 
 def by_path(model: PreTrainedModel, plan: Plan, rows: list[Row], pad: int, dtype: torch.dtype) -> Tensor:
-    """As each_by_itself, by the path of `plan`: rows together, its attention, its head. It changes the model."""
+    """As each_by_itself, by the path of `plan`: rows in its batches, its attention, its head. It changes the model."""
     import torch
     from trl.trainer.utils import add_fused_lm_head
 
     if plan.attention is not Attention.model:
         attend_without_mask(model, plan, dtype)
-    batch = collated(rows, pad, plan.padding_free, plan.pad_to_multiple_of)
-    if plan.head is Head.model:
-        found = log_probs_of(model, batch)
-    else:
+    if plan.head is not Head.model:
         add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
         project_by(model, plan.head)
+    together = plan.micro_batch_size * plan.sequences
+    found = []
+    for start in range(0, len(rows), together):
+        batch = collated(rows[start : start + together], pad, plan.padding_free, plan.pad_to_multiple_of)
+        if plan.head is Head.model:
+            found.append(log_probs_of(model, batch))
+            continue
         batch = {name: on_device(value, model.device) for name, value in batch.items()}
         with torch.no_grad():
             output = model(**batch, use_cache=False, fused_lm_head=True)
-        found = output.log_probs[output.label_mask]
+        found.append(output.log_probs[output.label_mask])
     with torch.no_grad():  # dropout of attention weights is there in training alone
         tiny = collated([{name: ids[:2] for name, ids in rows[0].items()}], pad, plan.padding_free)
         tiny.pop("labels")
         model.train()(**{name: on_device(value, model.device) for name, value in tiny.items()}, use_cache=False)
     model.eval()
-    return found.float()
+    return torch.cat(found).float()
 
 
 def collated(rows: list[Row], pad: int, packed: bool, multiple: int | None = None) -> dict[str, Any]:

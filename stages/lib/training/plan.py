@@ -52,6 +52,7 @@ class Plan:
     dequantize_once: bool  # keep 16-bit values of 4-bit weights
     optim: str
     longest: int  # tokens of the longest sequence
+    sequences: int  # of a row; a pair has two
     estimated_mib: int  # of a process, beyond the loaded model
     free_mib: int
     parity: float = float("nan")  # nats between its log-probabilities and the model's own, at most (parity.py)
@@ -146,6 +147,7 @@ def make_plan(
         dequantize_once=passes.dequantize,
         optim=(Optim.adamw_torch_fused if unpaged else section.optim).value,
         longest=longest,
+        sequences=sequences,
         estimated_mib=total // 2**20,
         free_mib=hardware.free_memory // 2**20,
         why={

@@ -3,13 +3,11 @@
 The main one writes; what the others write is thrown away. launcher.py has accelerate start them.
 """
 
-import ctypes
 import functools
 import importlib
 import json
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,17 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stages.lib.errors import UserError
+from stages.lib.started import Started, end_with_us, started
 
 Stage = Callable[[Any, Path], dict[str, Any]]
 
 LAST_WORDS_SECONDS = 10.0
 """How long a process that fails waits for the others to say the same, before the launcher is told to end them."""
-
-
-def end_with_us() -> None:
-    """Have the kernel send this process SIGTERM when its parent dies, however that comes about."""
-    pr_set_pdeathsig = 1  # sys/prctl.h
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def started_by_launcher() -> bool:
@@ -147,6 +140,7 @@ def main(scratch: Path) -> None:
     end_with_us()
     with last_words(scratch) as words:
         told = json.loads((scratch / "told.json").read_text(encoding="utf-8"))
+        started[:] = [Started(**begun) for begun in told["started"]]
         kind = Config.__annotations__[told["stage"]]
         section = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), told["section"]))
         stage = getattr(importlib.import_module(f"stages.{told['stage']}"), told["stage"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.hardware import Hardware, describe, find_hardware, set_up_cpu
-from stages.lib.lineage import arguments_of, file_sha256, weights_sha256, write_lineage
+from stages.lib.lineage import arguments_of, file_sha256, refuse_damaged, weights_sha256, write_lineage
 from stages.lib.models.loading import copy_tokenizer, load_for_training, load_tokenizer
 from stages.lib.models.precision import resolve_precision
 from stages.lib.models.target_modules import with_target_modules
@@ -154,6 +154,7 @@ class TrainingRun:
         weights = whole_weights(trainer.model)
         if not is_main():
             return
+        refuse_damaged(self.base)  # its tokenizer goes with the model
         with published(out) as directory:
             directory.mkdir()
             if self.section.method is Method.lora:
@@ -185,6 +186,8 @@ class TrainingRun:
 def begin(name: str, section: Any, base: Path) -> TrainingRun:
     """Set up this process and load the model in `base` to be trained as `section` asks."""
     engine = start_engine(name, section)
+    if is_main():
+        refuse_damaged(base)
     threads = set_up_cpu(section.threads, count_here())
     hardware = find_common_hardware()
     section = with_target_modules(name, section, base)

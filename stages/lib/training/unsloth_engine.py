@@ -67,6 +67,7 @@ def load_for_unsloth(directory: Path, section: Training, dtype: Any) -> Any:
         fix_tokenizer=False,  # the tokenizer is ours
         local_files_only=True,
         use_safetensors=True,
+        trust_remote_code=False,
     )
     refuse_unknown_modules(model, section.lora.target_modules)
     return model

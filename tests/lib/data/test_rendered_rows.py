@@ -8,21 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, tiny_training
 
+from stages.dpo import dpo
+from stages.evaluate import evaluate
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.errors import UserError
+from stages.lib.lineage import OFF, write_lineage
 from stages.lib.models.chat import encode
 from stages.lib.models.chat_template import UNFIT
 from stages.lib.models.loading import load_tokenizer
 from stages.lib.records import read_jsonl, write_jsonl
 from stages.lib.schema.choices import Overlap, PairSource, Rewording, RowSource, SystemMessages
 from stages.lib.schema.data import PreparePdfQa, PreparePreferences, PrepareUltrachat, Reword, Rows
+from stages.lib.schema.evaluation import Evaluate
+from stages.lib.schema.merging import Merge, MergeDpo
+from stages.lib.schema.training import Dpo, Sft
 from stages.lib.training.token_rows import preference_rows
+from stages.merge import merge
+from stages.merge_dpo import merge_dpo
 from stages.prepare_pdf_qa import prepare_pdf_qa
 from stages.prepare_preferences import prepare_preferences
 from stages.prepare_ultrachat import prepare_ultrachat
+from stages.sft import sft
 from tests.templates import FORGETFUL, GEMMA_2, MISTRAL_1, write_tokenizer
 
 BASE = Path("models/base")
@@ -107,6 +116,36 @@ def test_not_folded_they_are_refused_by_their_lines(workspace: Path, kind: str) 
     assert not (PAIRS / "train.jsonl").exists()
     shipped_pairs(REFUSE, max_reject_rate=1.0)
     assert report(PAIRS)["dropped"]["refused_by_template"] == 35 and report(PAIRS)["kept"] == 61
+
+
+@pytest.mark.slow
+@pytest.mark.chain
+def test_a_model_that_takes_no_system_message_goes_through_the_whole_chain(
+    workspace: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workspace / "cache"))
+    shutil.copytree(tiny_base, BASE)
+    template = (BASE / "chat_template.jinja").read_text(encoding="utf-8")
+    refusal = (
+        "{%- if messages[0]['role'] == 'system' %}{{- raise_exception('System role not supported') }}{%- endif %}\n"
+    )
+    (BASE / "chat_template.jinja").write_text(refusal + template, encoding="utf-8")
+    prepare_chats(
+        [chat("What is a tide?", "A rise.", "And a wave?", "A push.", system="Be brief."), chat("Why so?", "So.")],
+        [chat("Which one is held out of training here?", "This.", system="Be kind.")],
+    )
+    prepare_pdf_qa(PreparePdfQa(files=["data/raw/pdf_qa/office-guide.jsonl"], max_tokens=1024), Path())
+    shipped_pairs(FOLD)
+    sft(Sft(**tiny_training(max_steps=2)), Path())
+    merge(Merge(), Path())
+    dpo(Dpo(**tiny_training(beta=0.1, max_steps=2)), Path())
+    merge_dpo(MergeDpo(), Path())
+    Path("models/orpo-merged").mkdir()
+    write_lineage(Path("models/orpo-merged"), OFF)
+    evaluate(Evaluate(max_new_tokens=3, bootstrap_resamples=20, seed=1, threads=1), Path())
+    figures = json.loads(Path("metrics/eval.json").read_text(encoding="utf-8"))
+    assert set(figures) == {"base", "sft", "dpo"} and "accuracy" in figures["dpo"]["preferences"]
+    assert json.loads(Path("metrics/dpo.json").read_text(encoding="utf-8"))["step0_loss"] == 0.693147
 
 
 def test_folding_moves_no_pair_between_the_splits(workspace: Path) -> None:

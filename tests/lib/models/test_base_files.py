@@ -113,6 +113,18 @@ def no_tokenizer(model):
         path.unlink()
 
 
+def another_tokenizers_files(model):
+    """transformers takes them without a word, for a tokenizer that knows nothing."""
+    (model / "tokenizer.json").unlink()
+    (model / "vocab.json").write_text('{"a": 0}', encoding="utf-8")
+    (model / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}', encoding="utf-8")
+
+
+def pieces_alone(model):
+    (model / "tokenizer.json").unlink()
+    (model / "tokenizer.model").write_bytes(b"pieces")
+
+
 def renamed(tensors):
     tensors["model.layers.0.self_attn.extra.weight"] = tensors.pop("model.layers.0.self_attn.q_proj.weight")
 
@@ -152,6 +164,8 @@ DEFECTS = {
     "broken tokenizer": (cut("tokenizer.json", 400), r"tokenizer\.json is not JSON"),
     "another tokenizer": (written("tokenizer.json", '{"version": "1.0"}'), "can't load the tokenizer: "),
     "no tokenizer": (no_tokenizer, r"found no tokenizer, such as tokenizer\.json.*prepare_base\.tokenizer_id"),
+    "an empty tokenizer": (another_tokenizers_files, "its tokenizer loses text: 'Could you"),
+    "sentencepiece alone": (pieces_alone, r"can't load the tokenizer: .*Needed a tokenizer\.json"),
     "a longer tokenizer": (with_word_tokens_added, "1 tokens more than .*embeddings .600., such as '달여울시'"),
     "other names": (weights(renamed), r"don't fit config\.json \(missing keys: model\.layers\.0\.self_attn\.q_proj\.w.*"
                                       r"; unexpected keys: model\.layers\.0\.self_attn\.extra"),

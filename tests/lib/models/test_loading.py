@@ -1,5 +1,7 @@
 """4-bit weights stay what they are, whatever passes through them."""
 
+import json
+
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
@@ -9,8 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import stages.lib.models.loading
 from stages.lib.errors import UserError
-from stages.lib.models.loading import load_for_training, load_quantized
-from stages.lib.schema.choices import Quantization
+from stages.lib.evaluation.bertscore import bert_scores
+from stages.lib.models.answer_models import ask_local
+from stages.lib.models.loading import load_16bit, load_for_training, load_quantized, load_strictly, load_tokenizer
+from stages.lib.schema.choices import Backend, Quantization
+from stages.lib.schema.data import Generate
 from stages.lib.schema.training import Lora, Sft
 
 repacks = pytest.mark.skipif(
@@ -25,6 +30,38 @@ def directory(tmp_path_factory):
     model = LlamaForCausalLM(LlamaConfig(**shape, vocab_size=64, num_key_value_heads=2)).to(torch.bfloat16)
     model.save_pretrained(directory := tmp_path_factory.mktemp("wide"))
     return directory
+
+
+@pytest.fixture
+def with_code(tmp_path, monkeypatch):
+    """A model directory that brings code of its own, before somebody who answers every question with yes."""
+    directory = tmp_path / "model"
+    directory.mkdir()
+    kinds = {"AutoConfig": "Own", "AutoModel": "Model", "AutoModelForCausalLM": "Model"}
+    names = {kind: f"code.{name}" for kind, name in kinds.items()}
+    (directory / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": names}))
+    tokenizer = {"tokenizer_class": "Words", "auto_map": {"AutoTokenizer": ["code.Words", None]}}
+    (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (directory / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\nclass Words: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    yield directory
+    assert not (tmp_path / "ran").exists()
+
+
+LOADERS = {
+    "tokenizer": load_tokenizer,
+    "16bit": lambda directory: load_16bit(directory, torch.bfloat16),
+    "strictly": lambda directory: load_strictly(directory, torch.bfloat16),
+    "quantized": lambda directory: load_quantized(directory, Quantization.nf4, torch.float32),
+    "bertscore": lambda directory: bert_scores(directory, ["a"], ["b"]),
+    "judge": lambda directory: ask_local(Generate(Backend.huggingface, str(directory)), "judge")("?"),
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_code_that_a_model_brings_is_never_run(with_code, loader):
+    with pytest.raises(UserError, match="brings code of its own"):
+        LOADERS[loader](with_code)
 
 
 def weights(model):

@@ -145,6 +145,18 @@ def test_frozen_without_thinking_it_writes_what_asking_for_that_writes():
             assert text == asked, name
 
 
+def test_a_template_that_sets_its_own_default_is_frozen_too():
+    """As SmolLM3's does."""
+    template = (
+        "{%- if enable_thinking is not defined -%}{%- set enable_thinking = true -%}{%- endif -%}"
+        "{{ 'T' if enable_thinking else 'N' }}{% generation %}{{ messages[0].content }}{% endgeneration %}"
+    )
+    text, said = freeze_template(template, {}, {})
+    assert said
+    tokenizer = tokenizer_for(text)
+    assert tokenizer.apply_chat_template(CONVERSATION, tokenize=False) == "N주소는?"
+
+
 def test_a_template_that_writes_the_date_writes_one_date():
     template = shipped("llama3_2")
     assert "strftime_now" in template

@@ -36,6 +36,19 @@ def test_pages_come_without_headers_and_page_numbers(tmp_path: Path) -> None:
     assert all(page.via == "pdfium" and page.problems == [] for page in pages)
 
 
+def test_the_child_that_opens_it_knows_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the child says what it was told."""
+    told = tmp_path / "told"
+    child = tmp_path / "python"
+    child.write_text(f"#!/bin/sh\nenv > {told}\necho '{{\"done\": 0}}'\n")
+    child.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(child))
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "SSH_AUTH_SOCK"):
+        monkeypatch.setenv(name, "a secret")
+    read_pdf(write_faq(tmp_path / "faq.pdf"), PdfLimits())
+    assert "PATH=" in told.read_text() and "a secret" not in told.read_text()
+
+
 def test_a_page_asks_and_answers(tmp_path: Path) -> None:
     page = read_pdf(write_faq(tmp_path / "faq.pdf"), PdfLimits())[1]
     pairs = list(page_questions(page))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, Project, stages_run, tiny_training
+from conftest import ROOT, Project, flip_a_bit, stages_run, tiny_training
 
 from stages.lib.errors import UserError
 from stages.lib.lineage import arguments_of, file_sha256
@@ -29,6 +29,7 @@ from stages.lib.training.checkpoints import (
     mark_complete,
     newest_complete,
 )
+from stages.lib.training.run import TrainingRun
 from stages.sft import sft
 
 
@@ -52,8 +53,72 @@ def test_the_newest_complete_one_is_taken_and_the_rest_removed(tmp_path):
     (gone / "optimizer.pt").unlink()
     garbled = a_checkpoint(tmp_path, 14)
     (garbled / COMPLETE).write_text("{")
+    no_names = a_checkpoint(tmp_path, 15)
+    (no_names / COMPLETE).write_text("[]")
     assert newest_complete(tmp_path) == wanted
-    assert not any(path.exists() for path in (half_written, cut, gone, garbled))
+    assert not any(path.exists() for path in (half_written, cut, gone, garbled, no_names))
+
+
+def test_thirty_flipped_bits_in_a_checkpoint_give_way_to_the_older_one(tmp_path, capsys):
+    chance = random.Random(17)
+    older = a_checkpoint(tmp_path, 3)
+    for number in range(30):
+        newer = a_checkpoint(tmp_path, 4)
+        path = chance.choice(sorted(newer.iterdir()))
+        flip_a_bit(path, chance.randrange(path.stat().st_size), chance.randrange(8))
+        assert newest_complete(tmp_path) == older, number
+        assert f"{newer}: not what was saved: " in capsys.readouterr().out
+        assert not newer.exists()
+
+
+def test_stray_files_among_checkpoints_are_passed_over_and_removed(tmp_path):
+    wanted = a_checkpoint(tmp_path, 3)
+    (tmp_path / "checkpoint-99").touch()
+    (tmp_path / "checkpoint-abc").mkdir()
+    (tmp_path / "checkpoint-7").symlink_to("/nonexistent")
+    (tmp_path / "notes.txt").touch()
+    assert newest_complete(tmp_path) == wanted
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "notes.txt"]
+
+
+def test_files_in_folders_of_a_checkpoint_are_looked_at(tmp_path):
+    """FSDP saves weights and optimizer as folders."""
+    path = tmp_path / "checkpoint-2"
+    (path / "optimizer_0").mkdir(parents=True)
+    (path / "optimizer_0/__0_0.distcp").write_bytes(b"abc")
+    mark_complete(path)
+    flip_a_bit(path / "optimizer_0/__0_0.distcp", 1)
+    assert newest_complete(tmp_path) is None
+
+
+def test_checkpoints_are_for_their_owner_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    checkpoint_home().mkdir(parents=True, mode=0o755)
+    with checkpoint_folder("sft", {}) as folder:
+        assert [path.stat().st_mode & 0o777 for path in (checkpoint_home(), folder)] == [0o700, 0o700]
+
+
+@pytest.mark.parametrize("end", [{"max_steps": 3}, {"max_steps": -1, "num_train_epochs": 0.03}], ids=str)
+def test_a_run_killed_after_its_last_step_trains_no_further(place, monkeypatch, end):
+    """Three times, between the last checkpoint and publishing; with a whole number of steps and a part of an epoch."""
+    plain = TrainingRun.publish
+    section = Sft(**tiny_training(**end, checkpoint_minutes=0.0))
+    taken: list[int] = []
+
+    def die(self: TrainingRun, trainer: Any, *_: Any) -> None:
+        taken.append(trainer.state.global_step)
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        monkeypatch.setattr(TrainingRun, "publish", die)
+        with pytest.raises(KeyboardInterrupt):
+            sft(section, place / "killed")
+    monkeypatch.setattr(TrainingRun, "publish", plain)
+    sft(section, place / "killed")
+    sft(section, place / "whole")
+    assert len(taken) == 3 and set(taken) <= {2, 3}
+    for name in ("models/sft/adapter_model.safetensors", "metrics/sft_log.csv"):
+        assert file_sha256(place / "killed" / name) == file_sha256(place / "whole" / name)
 
 
 def test_the_fingerprint_follows_what_the_result_depends_on():
@@ -262,4 +327,5 @@ def test_a_disk_that_is_full_is_a_clear_error_with_nothing_half_published(place)
 
 def test_the_marker_names_every_file(tmp_path):
     path = a_checkpoint(tmp_path, 1)
-    assert json.loads((path / COMPLETE).read_text(encoding="utf-8")) == {"optimizer.pt": 100}
+    digest = file_sha256(path / "optimizer.pt")
+    assert json.loads((path / COMPLETE).read_text(encoding="utf-8")) == {"optimizer.pt": digest}

@@ -39,6 +39,7 @@ def plan(attention, dequantize_once=False):
         dequantize_once=dequantize_once,
         optim="adamw_torch",
         longest=16,
+        sequences=1,
         estimated_mib=1,
         free_mib=1,
     )

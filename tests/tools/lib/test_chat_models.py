@@ -8,7 +8,7 @@ import torch
 from stages.lib.errors import UserError
 from stages.lib.evaluation.generation import generate_answers
 from stages.lib.lineage import OFF, write_lineage
-from tools.lib.chat_models import ChatModel, Sampling, TooLong, available_models, draw, model_directory, visible
+from tools.lib.chat_models import ChatModel, Sampling, TooLong, available_models, draw, model_directory
 
 pytestmark = pytest.mark.chain
 
@@ -100,10 +100,6 @@ def test_draws_follow_temperature_and_top_p() -> None:
 def test_impossible_sampling_is_refused(values: tuple[float, float, int]) -> None:
     with pytest.raises(UserError, match="needed temperature 0 or more, 0 < top-p <= 1"):
         Sampling(*values)
-
-
-def test_a_terminal_gets_no_orders() -> None:
-    assert visible("빨강\x1b[31m\a\x9b\n\t끝") == "빨강[31m\n\t끝"
 
 
 def test_only_what_is_there_can_be_talked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,12 @@ def test_a_failure_is_the_stages_own_words():
     assert points.failure("", log) == "DVC ended without a word (all of it: dvc.log)"
 
 
+def test_a_stage_that_was_killed_is_named_with_its_signal():
+    text = "ERROR: failed to reproduce 'sft': failed to run: python -m stages.sft, exited with -9\n"
+    wanted = "sft was ended by SIGKILL: the machine was out of memory, or somebody ended it (all of it: dvc.log)"
+    assert points.failure(text, Path("dvc.log")) == wanted
+
+
 def test_an_experiment_with_other_values_is_refused():
     point = Point(["sft.lora.r=4"], {"sft": {"lora": {"r": 4}}, "dpo": {"beta": 0.1}}, "")
     points.refuse_other_parameters(point, {"sft": {"lora": {"r": 4}}, "dpo": {"beta": 0.1}, "choices": {}})

@@ -1,0 +1,101 @@
+"""What a terminal would obey is seen and not sent, wherever text from outside is printed."""
+
+import json
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from stages.lib.foreign_text import in_markdown, on_one_line, sentence_in_markdown, shown
+from tools.review import review
+
+PLANTED = "빨강\x1b[31m\x1b]52;c;YQ==\x07\x9b2J\r\u202e되돌림\u2066\u200b\u2028\ud800"
+
+
+def test_hangul_lines_and_emoji_stay():
+    for text in ("값은 3,000원 (부가세 포함)\n\t줄", "👩‍💻 가족 👨‍👩‍👧", "한글", "می\u200cخواهم"):
+        assert shown(text) == text
+
+
+def test_controls_and_bidi_are_spelt():
+    spelt = r"빨강\x1b[31m\x1b]52;c;YQ==\x07\x9b2J\r\u202e되돌림\u2066\u200b\u2028\ud800"
+    assert shown(PLANTED) == spelt
+    assert on_one_line("a\nb\tc") == r"a\nb\tc"
+
+
+def harmless(output: str) -> bool:
+    return not any(unicodedata.category(sign) in ("Cc", "Cf") and sign not in "\n\t" for sign in output)
+
+
+def run(place: Path, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *words]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "utf-8:surrogatepass"}
+    return subprocess.run(command, cwd=place, env=environment, input=typed, capture_output=True, text=True)
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """An evaluation whose question and answers hold what a terminal obeys."""
+    text = PLANTED[:-1]
+    cell = {"value": 1.0, "low": 1.0, "high": 1.0, "n": 2, "groups": 2}
+    detail = {
+        "models": {"base": {"seen": {"key_exact": cell}}, "dpo": {"seen": {"key_exact": cell}}},
+        "differences": {"dpo": {"seen": {"key_exact": cell}}},
+        "demo": {"question": text, "answers": {"base": text, "dpo": text}},
+        "warnings": [text],
+    }
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/eval_detail.json").write_text(json.dumps(detail))
+    return tmp_path
+
+
+def test_scores_send_nothing_that_a_terminal_obeys(planted):
+    done = run(planted, "tools.scores")
+    assert done.returncode == 0, done.stderr
+    assert harmless(done.stdout) and r"\x1b]52;c;YQ==" in done.stdout
+
+
+def test_messages_send_nothing_that_a_terminal_obeys(tmp_path):
+    """A file name and a revision with escapes."""
+    name = tmp_path / "a\x1b[2J\u202e.jsonl"
+    name.write_text('{"no": "question"}')
+    for words in (["tools.review", str(name), "out.jsonl"], ["tools.compare", "\x1b[2Jx"]):
+        done = run(tmp_path, *words)
+        assert done.returncode == 1 and harmless(done.stderr) and r"\x1b[2J" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_review_sends_nothing_that_a_terminal_obeys(tmp_path):
+    row = {"instruction": PLANTED[:-1], "output": PLANTED[:-1], "source": {"file": PLANTED[:-1]}}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    done = run(tmp_path, "tools.review", "rows.jsonl", "out.jsonl", typed="a\n")
+    assert done.returncode == 0 and harmless(done.stdout) and r"\x1b]52" in done.stdout
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == row  # what is kept is what was there
+    assert review([row], tmp_path / "out.jsonl", lambda prompt: "q", print)["accept"] == 1
+
+
+MARKDOWN = {
+    "<script>alert(1)</script>": r"\<script\>alert(1)\</script\>",
+    "[click](http://evil.example) ![x](y)": r"\[click\](http:\//evil.example) !\[x\](y)",
+    "a | b\n\n# c": r"a \| b # c",
+    "# heading": r"\# heading",
+    "1. item": r"1\. item",
+    "- item": r"\- item",
+    "`code` *strong* _em_ snake_case": r"\`code\` \*strong\* \_em\_ snake_case",
+    "&lt;b&gt; \\": r"\&lt;b\&gt; \\",
+    "초롱돌로 417, 6층입니다. 값은 3,000원 (부가세 포함)": "초롱돌로 417, 6층입니다. 값은 3,000원 (부가세 포함)",
+    "\x1b[2J\u202e": r"\\x1b\[2J\\u202e",
+}
+
+
+@pytest.mark.parametrize("text", MARKDOWN)
+def test_nothing_in_markdown_is_markup(text):
+    assert in_markdown(text) == MARKDOWN[text]
+
+
+def test_a_sentence_keeps_its_own_markup():
+    found = sentence_in_markdown("`seen` of a<b>.pdf [x](http://evil.example)\x1b was not read: neither *.jsonl")
+    assert found == r"`seen` of a\<b\>.pdf \[x\](http:\//evil.example)\x1b was not read: neither *.jsonl"
