@@ -315,7 +315,8 @@ def write_family(name: str, directory: Path, **changes: Any) -> None:
 def fill_what_is_zero(model: "PreTrainedModel") -> None:
     """Random values for biases and the like, which training moves and initialisation leaves at zero.
 
-    Embeddings that a model scales are made smaller: tied to its head, they would make it repeat each token.
+    Embeddings that a model scales are made smaller: tied to its head, they would make it repeat each token. What decays
+    in a Mamba layer decays slowly, or it would remember nothing.
     """
     import torch
 
@@ -323,6 +324,8 @@ def fill_what_is_zero(model: "PreTrainedModel") -> None:
         for name, parameter in model.named_parameters():
             if name.endswith(("bias", "sinks", "temperature")):
                 parameter.normal_(0, SPREAD)
+            if name.endswith("A_log"):
+                parameter.fill_(-2)
         head = model.get_output_embeddings()
         if head.bias is not None:
             head.bias.normal_()
