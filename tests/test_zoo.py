@@ -6,7 +6,6 @@ against transformers' own model on one row at a time, in float32 and on rows lon
 
 import importlib
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,14 +57,10 @@ KNOBS: dict[str, Any] = {
 BASES = {"sft": "base", "dpo": "sft-merged", "orpo": "base"}
 """What each training stage trains."""
 
-REFUSED = {"llama4": ("probe-base", "SFT can't be done with this model: .*sft.lora.target_modules")}
-"""Families that the chain can't take: which stage refuses them, and why. Llama-4's router is a linear layer, which
-all-linear adapts, and returns two tensors."""
-
 LEAKS = {"qwen3_5", "qwen3_next", "stablelm", "lfm2", "falcon_h1", "bamba", "mamba2", "bloom", "own_shift"}
 """Families whose packed rows see one another, or that can't be packed: each layer would have to know the borders."""
 
-STOCK = {"gpt_oss", "own_bias", "own_temperature"}
+STOCK = {"gpt_oss", "llama4", "own_bias", "own_temperature"}
 """Families whose attention does more than ours, and so is left as it is."""
 
 QUESTIONS = ["주소는 어디인가요?", "Where do I pay the fee, and until when? " * 9, "몇 시에 여나요? " * 3, "1 + 1"]
@@ -95,25 +90,11 @@ class Chain:
     reason: str = ""
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FAMILIES if name not in REFUSED],
-)
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FAMILIES])
 def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """A family's whole chain."""
     with pytest.MonkeyPatch.context() as patch:
         yield run_chain(request.param, tmp_path_factory.mktemp(request.param), patch)
-
-
-@pytest.mark.parametrize("family", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in REFUSED])
-def test_what_cannot_be_trained_is_refused_at_the_front(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chain = run_chain(family, tmp_path, monkeypatch)
-    stage, reason = REFUSED[family]
-    assert chain.refused_by == stage
-    assert re.search(reason, chain.reason), chain.reason
-    assert not (tmp_path / "data/prepared").exists()
 
 
 def test_each_stage_trains_on_the_models_own_arithmetic(chain: Chain) -> None:
@@ -129,7 +110,7 @@ def test_the_fast_path_is_taken_where_it_is_the_models_own(chain: Chain) -> None
     plan = chain.facts["sft"]["plan"]
     assert plan["attention"] == ("model" if chain.family in STOCK else "row_by_row"), plan["why"]
     assert plan["padding_free"] == (chain.family not in LEAKS | STOCK), plan["why"]
-    assert plan["head"] == "supervised", plan["why"]
+    assert plan["head"] == ("model" if chain.family == "llama4" else "supervised"), plan["why"]
     assert plan["parity"] < 1e-4
     fallen = chain.family in LEAKS | STOCK
     assert ("not packed" in plan["why"]["attention"] or "not row_by_row" in plan["why"]["attention"]) == fallen
