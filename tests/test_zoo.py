@@ -6,6 +6,7 @@ against transformers' own model on one row at a time, in float32 and on rows lon
 
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,7 +58,12 @@ KNOBS: dict[str, Any] = {
 BASES = {"sft": "base", "dpo": "sft-merged", "orpo": "base"}
 """What each training stage trains."""
 
-LEAKS = {"qwen3_5", "qwen3_next", "stablelm", "lfm2", "falcon_h1", "bamba", "mamba2", "bloom", "own_shift"}
+REFUSED = {
+    "own_shift": ("probe-base", "answering in batches can't be done with this model: .*What may help: .*another model")
+}
+"""Families that the chain can't take: which stage refuses them, and why. Here a first token sees padding before it."""
+
+LEAKS = {"qwen3_5", "qwen3_next", "stablelm", "lfm2", "falcon_h1", "bamba", "mamba2", "bloom"}
 """Families whose packed rows see one another, or that can't be packed: each layer would have to know the borders."""
 
 STOCK = {"gpt_oss", "llama4", "own_bias", "own_temperature"}
@@ -90,11 +96,25 @@ class Chain:
     reason: str = ""
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FAMILIES])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FAMILIES if name not in REFUSED],
+)
 def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """A family's whole chain."""
     with pytest.MonkeyPatch.context() as patch:
         yield run_chain(request.param, tmp_path_factory.mktemp(request.param), patch)
+
+
+@pytest.mark.parametrize("family", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in REFUSED])
+def test_what_the_chain_cannot_take_is_refused_before_any_data_is_prepared(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = run_chain(family, tmp_path, monkeypatch)
+    stage, reason = REFUSED[family]
+    assert chain.refused_by == stage
+    assert re.search(reason, chain.reason, re.S), chain.reason
+    assert not (tmp_path / "data/prepared").exists()
 
 
 def test_each_stage_trains_on_the_models_own_arithmetic(chain: Chain) -> None:
