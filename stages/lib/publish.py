@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stages.lib.errors import UserError
@@ -46,12 +46,27 @@ def written_whole(target: Path) -> Iterator[Path]:
             clear_up(target)
             remove(sibling)
             yield sibling
-            if target.is_dir() and not target.is_symlink():
-                os.replace(target, aside)
-            os.replace(sibling, target)
+            put(sibling, target, aside)
     finally:
         remove(sibling)
         remove(aside)
+
+
+def put(written: Path, target: Path, aside: Path) -> None:
+    """Rename `written` to `target`. A directory that stands there goes `aside` first.
+
+    Another process may put the same there between any two steps: what comes last stays.
+    """
+    while True:
+        try:
+            os.replace(written, target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        remove(aside)
+        with suppress(FileNotFoundError):
+            os.replace(target, aside)
 
 
 def clear_up(target: Path) -> None:
