@@ -151,7 +151,6 @@ def forget_empty_means(metrics: dict[str, list[float]]) -> None:
 def hold_batches(trainer: Any) -> Any:
     """The `trainer`, of holding_trainer's class with its model prepared, set up to hold what its rows say."""
     causal_lm = causal_lm_of(trainer.model)
-    refuse_trained_head(causal_lm)
     trainer.holding = Holding()
     hold_in_forward(causal_lm, trainer.holding)
     collate = trainer.data_collator
@@ -162,15 +161,6 @@ def hold_batches(trainer: Any) -> Any:
 
     trainer.data_collator = collate_held
     return trainer
-
-
-def refuse_trained_head(causal_lm: PreTrainedModel) -> None:
-    """Raise UserError where the LM head is adapted: hidden states of the base would be projected by the tuned one."""
-    if any(parameter.requires_grad for parameter in causal_lm.get_output_embeddings().parameters()):
-        raise UserError(
-            "sft.lora.target_modules: found the LM head among the layers, and sft.keep_base.weight is above 0; needed "
-            "a head that base and tuned model share. Take it out of the layers, or set sft.keep_base.weight=0"
-        )
 
 
 def hold_in_forward(causal_lm: PreTrainedModel, holding: Holding) -> None:

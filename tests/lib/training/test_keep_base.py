@@ -105,11 +105,10 @@ def test_it_keeps_the_base_where_nothing_else_would(place):
 @pytest.mark.chain
 def test_the_logged_figure_is_that_of_base_and_adapter_by_transformers_own_code(place, rows_seen):
     """What the last step saw is what the adapter of the steps before it and the base say, on the rows of its batch."""
-    everything = {"mix": Mix(ultrachat=1, pdf_qa=1), "batch_size": 254, "micro_batch_size": 2, "lora": Lora(4, 8, 0.0)}
+    everything = {"mix": Mix(ultrachat=1, pdf_qa=1), "batch_size": 1000, "micro_batch_size": 2}
     sft(section(**EXACT, **everything, max_steps=2, learning_rate=0.02), place / "two")
     sft(section(**EXACT, **everything, max_steps=1, learning_rate=0.02), place / "one")
     base = AutoModelForCausalLM.from_pretrained("models/base", dtype=torch.float32)
-    assert len(rows_seen[0]) == 254
     said = []
     for model in (base, PeftModel.from_pretrained(base, place / "one" / OUT)):
         with torch.no_grad():
@@ -168,13 +167,6 @@ def test_a_teacher_that_is_another_model_is_refused(place, monkeypatch):
     with pytest.raises(UserError, match=r"before the first step the KL divergence to the base is .*; needed 0"):
         sft(section(**EXACT), place)
     assert not (place / OUT).exists()
-
-
-@pytest.mark.chain
-def test_an_adapted_head_is_refused(place):
-    lora = Lora(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["q_proj", "lm_head"])
-    with pytest.raises(UserError, match=r"sft.lora.target_modules: found the LM head"):
-        sft(section(**EXACT, lora=lora), place)
 
 
 @pytest.mark.chain
