@@ -74,7 +74,6 @@ def run_config(place, *overrides):
                 "lora, since sft.keep_base.weight=1: the base is the model with its adapter off",
             ],
         ),
-        ("sft={keep_base: {weight: 1}, engine: unsloth}", ["sft.engine: found 'unsloth'", "trl, since"]),
         ("sft={keep_base: {weight: 1}, lora: {bias: all}}", ["sft.lora.bias: found 'all'", "biases stay on"]),
         ("prepare_base.pad_token='<|im_end|>'", ["prepare_base.pad_token", "never stops"]),
         ("prepare_base.source=hub", ["prepare_base.id", "source=hub"]),

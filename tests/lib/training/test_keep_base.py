@@ -109,17 +109,16 @@ def test_the_logged_figure_is_that_of_base_and_adapter_by_transformers_own_code(
     sft(section(**EXACT, **everything, max_steps=2, learning_rate=0.02), place / "two")
     sft(section(**EXACT, **everything, max_steps=1, learning_rate=0.02), place / "one")
     base = AutoModelForCausalLM.from_pretrained("models/base", dtype=torch.float32)
-    said = []
-    for model in (base, PeftModel.from_pretrained(base, place / "one" / OUT)):
-        with torch.no_grad():
-            said.append(torch.cat([held_log_probs(model, row) for row in rows_seen[0] if set(row["held"]) != {-100}]))
-        if model is base:
-            said[0] = said[0].clone()
-    divergence = (said[0].exp() * (said[0] - said[1])).sum(-1)
+    held = [row for row in rows_seen[0] if set(row["held"]) != {IGNORED}]
+    base_said = torch.cat([held_log_probs(base, row) for row in held])
+    tuned = PeftModel.from_pretrained(base, place / "one" / OUT)
+    tuned_said = torch.cat([held_log_probs(tuned, row) for row in held])
+    divergence = (base_said.exp() * (base_said - tuned_said)).sum(-1)
     assert len(divergence) == metrics(place / "two")["held_tokens"]
     assert kl(place / "two")[1] == pytest.approx(float(divergence.mean()), rel=1e-3)
 
 
+@torch.no_grad()
 def held_log_probs(model, row):
     """The distributions of the held tokens of a row, by itself: (n, vocabulary)."""
     logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]

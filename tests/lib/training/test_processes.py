@@ -210,7 +210,7 @@ def start_spread(place: Path, section: Sft | Dpo) -> subprocess.Popen:
     shutil.rmtree(place / "models" / name, ignore_errors=True)
     for written_before in place.glob(f"metrics/{name}*"):
         written_before.unlink()
-    told = {"stage": name, "section": arguments_of(section), "root": str(place)}
+    told = {"stage": name, "section": arguments_of(section), "root": str(place), "started": []}
     scratch = place / "told"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
