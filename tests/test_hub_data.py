@@ -356,7 +356,10 @@ SLOW = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
 @pytest.mark.parametrize(
     ("faults", "said"),
     [
-        ({"model.safetensors": "drip"}, r"resolve/.*model\.safetensors: found \d+ bytes in 1 s, needed 1000 a second: "),
+        (
+            {"model.safetensors": "drip"},
+            r"resolve/.*model\.safetensors: found \d+ bytes in 1 s, needed 1000 a second: ",
+        ),
         ({"models/org/tiny": "drip"}, r"api/models/org/tiny.*: found \d+ bytes in 1 s, needed 1000 a second: "),
         ({"models/org/tiny": "silent"}, rf"org/tiny/config\.json at {COMMIT}: can't be reached"),
     ],

@@ -383,12 +383,17 @@ WRONG = {
     "pairs": "[dpo:dpo]",
     "questions": "0",
     "limit": "-1",
+    "samples": "0",
+    "temperature": "0",
+    "wordings": "-1",
+    "pairs_per_question": "0",
+    "max_ratio": "0.5",
     "allow_code": "perhaps",
 }
 """A value that nothing can use, for each key of a section that trains, merges or scores."""
 
 TRAINED = ("sft", "dpo", "orpo", "merge", "merge_dpo", "merge_orpo")
-SCORED = ("evaluate", "judge", "benchmark")
+SCORED = ("sample_preferences", "evaluate", "judge", "benchmark")
 FREE = ("demo_question", "bertscore_model", "model", "endpoint", "tasks", "task_folder")
 """Keys of the latter that take any text; what it names is looked for when the stage runs."""
 
