@@ -17,7 +17,7 @@ from stages.lib.evaluation.generation import (
     sample_answers,
 )
 from stages.lib.evaluation.likelihood import answer_log_probs
-from stages.lib.models.chat import encode
+from stages.lib.models.chat import encode, encode_prompt
 from stages.lib.models.loading import load_16bit, load_tokenizer
 
 QUESTIONS = ["주소는 어디인가요?", "층?", "여권 수수료는 얼마인지 자세히 알려주세요.", "What is the address?", "몇 시?"]
@@ -159,8 +159,7 @@ def test_drawn_answers_do_not_depend_on_the_batch_and_are_those_of_a_loop_withou
         stops = set(model.generation_config.eos_token_id)
         numbers = torch.rand(5, 3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
         for prompt, answers, rows in zip(prompts, together, numbers, strict=True):
-            text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-            ids = tokenizer(text, add_special_tokens=False).input_ids
+            ids = encode_prompt(tokenizer, prompt)
             for answer, row in zip(answers, rows.tolist(), strict=True):
                 said, ended = [], False
                 while len(said) < 12 and not ended:
