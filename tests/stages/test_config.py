@@ -72,7 +72,10 @@ def run_config(place, *overrides):
         ("++prepare_pdf_qa.columns={faq.csv:{a:reply}}", ["columns.faq.csv.a: found 'reply', needed one of"]),
         ("+prepare_preferences.rows.columns={hint:none}", ["rows.columns.hint: found 'none'", "ignore"]),
         ("prepare_preferences.rows.columns.hint=none", ["rows.columns.hint: found 'none'", "ignore"]),
-        ("prepare_ultrachat.train.path=chats.jsonl", ["prepare_ultrachat.train.path: found chats.jsonl", "Move it"]),
+        (
+            "prepare_ultrachat.train.en.path=chats.jsonl",
+            ["prepare_ultrachat.train.en.path: found chats.jsonl", "Move it"],
+        ),
         ("prepare_preferences.rows.path=a.jsonl", ["prepare_preferences.rows.path: found", "python -m stages.prepare"]),
     ],
 )
@@ -362,7 +365,7 @@ WRONG = {
     "base": "quantized",
     "probes": "0",
     "max_kl": "0",
-    "max_new_tokens": "0",
+    "max_new_tokens": "-1",
     "batch_tokens": "-1",
     "continuous_batching": "perhaps",
     "bootstrap_resamples": "0",

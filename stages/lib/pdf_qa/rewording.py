@@ -6,7 +6,7 @@ The answer stays. A rewording counts only if numbers, names and negations are th
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def ends_in_consonant(text: str) -> bool:
 
 
 def add_rewordings(
-    out: Path, evaluation: list[str], wordings: int, ask: Ask | None, fits: Callable[[Messages], bool]
+    out: Path, evaluation: Sequence[str], wordings: int, ask: Ask | None, fits: Callable[[Messages], bool]
 ) -> dict[str, int]:
     """Add up to `wordings` rewordings after each row of `out`/train.jsonl, by templates or by `ask`.
 
