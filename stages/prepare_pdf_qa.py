@@ -1,7 +1,7 @@
 """Questions and answers from your PDFs and files, checked, without doubles, split by fact.
 
 Reads   rows of instruction and output in any shape and format of stages/lib/data, with fact_id and key where known;
-        PDFs; models/base's tokenizer and chat template
+        PDFs; what people decided about them (data/raw/pdf_qa/review); models/base's tokenizer and chat template
 Writes  data/prepared/pdf_qa: train.jsonl, seen.jsonl (trained facts, unseen wording), unseen.jsonl (held-out facts),
         unanswerable.jsonl (held-out questions to refuse), rejects.jsonl, conflicts.jsonl, pages.jsonl,
         data_report.json, DATA_CARD.md; metrics/data_pdf_qa*
@@ -18,7 +18,6 @@ from typing import Any
 from stages.lib.data.columns import Reading
 from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.data.file_formats import read_rows
-from stages.lib.data.jsonl_reader import Rejected
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.shapes import expanded
@@ -31,6 +30,8 @@ from stages.lib.pdf_qa.qa_files import questions_and_pdfs, readings_of, unread_f
 from stages.lib.pdf_qa.qa_gates import STEPS, beware, drop_doubles, refuse_leaks, store_clear_rows
 from stages.lib.pdf_qa.qa_rows import UNCLEAR, UNREADABLE, USUAL
 from stages.lib.pdf_qa.qa_store import QuestionStore
+from stages.lib.pdf_qa.review_decisions import FILE as DECISIONS
+from stages.lib.pdf_qa.review_decisions import Review, told
 from stages.lib.pdf_qa.rewording import add_rewordings
 from stages.lib.publish import published
 from stages.lib.records import write_jsonl
@@ -54,6 +55,7 @@ SPLITS = ("train", "seen", "unseen", "unanswerable")
 def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
     renderer, pdf_report = RowRenderer(BASE), PdfReport()
     files, pdfs = questions_and_pdfs(section)
+    review = Review.of(DECISIONS)
     readings = {**readings_of(files, section.columns), **readings_of(pdfs, {})}
     ask = None if section.generate.backend is Backend.rules else make_ask(section.generate, cache_home())
     with published(root / OUT) as out, TemporaryDirectory() as scratch:
@@ -62,7 +64,7 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             sources = []
             for path in files:
                 before, reading = ledger.read, readings[path]
-                store_clear_rows(expanded(read_rows(path)), reading, section, renderer, ledger, store)
+                store_clear_rows(expanded(read_rows(path)), reading, section, renderer, ledger, store, review)
                 sources.append(source_of(path, reading, ledger.read - before))
             # before the PDFs: a pair that a page doesn't ground says nothing about the files
             defects = (*UNREADABLE, *UNCLEAR, *UNFIT)
@@ -70,12 +72,12 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             for path in pdfs:
                 before, reading = ledger.read, readings[path]
                 rows = pdf_rows(path, reading.label, section, ask, pdf_report)
-                store_clear_rows(rows, reading, section, renderer, ledger, store)
+                store_clear_rows(rows, reading, section, renderer, ledger, store, review)
                 sources.append(source_of(path, reading, ledger.read - before))
             told_apart = store.tell_files_apart()
             between_facts = drop_doubles(store, section.conflicts, out)
-            for place, reason, detail, record in store.dropped():
-                ledger.reject(Rejected(place, reason, detail, record))
+            for dropped in store.dropped():
+                ledger.reject(dropped)
             store.split(section.held_out_facts, section.held_out_wordings)
             refuse_leaks(store, between_facts)
             kept = sum(write_jsonl(out / f"{name}.jsonl", store.records(name)) for name in SPLITS)
@@ -88,12 +90,14 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
                 translate = ask if section.reword.backend is Rewording.back_translation else None
                 fits = partial(renderer.fits, section.max_tokens)
                 wordings = section.reword.wordings
-                report["reworded"] = add_rewordings(out, SPLITS[1:], wordings, translate, fits)
+                report["reworded"] = add_rewordings(out, SPLITS[1:], wordings, translate, fits, review)
+            if review.decisions or review.damaged:
+                report["review"] = review.summary(ledger.overruled)
             write_jsonl(out / "pages.jsonl", pdf_report.pages)
             histogram = token_histogram(store.token_counts(), section.max_tokens)
             card = data_card("Questions and answers", report, ledger, histogram, beware(report, section))
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
-    print(*documents, headline(OUT, report), sep="\n")
+    print(*documents, *told(report.get("review", {})), headline(OUT, report), sep="\n")
     return {"in": report["in"], "kept": kept, "splits": splits}
 
 

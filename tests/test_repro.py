@@ -10,7 +10,6 @@ import yaml
 from stages.lib.data.votes import Vote
 from stages.lib.records import read_jsonl
 from tests.ballots import vote
-from tools.lib.ballot_box import cast
 
 pytestmark = pytest.mark.xdist_group("repro")
 
@@ -57,7 +56,7 @@ def test_fifty_votes_become_pairs_that_dpo_trains_on(project):
     before = json.loads(lineage.read_text(encoding="utf-8"))
     for number in range(50):
         verdict = ("first", "first", "second", "first", "tie")[number % 5]
-        cast(Vote.model_validate(vote(number, verdict=verdict, second_stopped=True)), path)
+        append(Vote.model_validate(vote(number, verdict=verdict, second_stopped=True)), path, "vote")
     assert project.repro("dpo") == ["prepare-preferences", "dpo"]
     after = json.loads(lineage.read_text(encoding="utf-8"))
     report = json.loads((project.directory / "metrics/data_preferences.json").read_text(encoding="utf-8"))

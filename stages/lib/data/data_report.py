@@ -37,7 +37,11 @@ def headline(out: Path, report: dict[str, Any]) -> str:
 
 def columns_read(report: dict[str, Any]) -> list[str]:
     """A sentence for each source whose columns have other names than ours, or some that were passed over."""
-    return [f"{source['name']}: {source['read_as']}." for source in report["sources"] if source.get("read_as")]
+    return [
+        sentence_in_markdown(f"{source['name']}: {source['read_as']}.")
+        for source in report["sources"]
+        if source.get("read_as")
+    ]
 
 
 def write_reports(

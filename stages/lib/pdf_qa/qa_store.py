@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.data.comparison import hash_of, letters
+from stages.lib.data.jsonl_reader import Rejected
 from stages.lib.data.near_duplicates import NearDuplicates, near, signature
 from stages.lib.pdf_qa.qa_rows import Question
 from stages.lib.records import share_of
@@ -18,7 +19,7 @@ TABLE = """
 CREATE TABLE rows (
     n INTEGER PRIMARY KEY, place TEXT, file TEXT, id TEXT, fact_id TEXT, fact_given INTEGER, question TEXT, answer TEXT,
     answerable INTEGER, question_hash INTEGER, answer_hash INTEGER, question_share REAL, fact_share REAL,
-    tokens INTEGER, record TEXT, verdict TEXT, detail TEXT, split TEXT
+    tokens INTEGER, record TEXT, review TEXT, verdict TEXT, detail TEXT, split TEXT
 )"""
 
 
@@ -42,11 +43,12 @@ class QuestionStore:
         """Add a question with its number of tokens."""
         self.files.add(row.file)
         self.connection.execute(
-            "INSERT INTO rows VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
+            "INSERT INTO rows VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
             (
                 row.where, row.file, row.id, row.fact_id, row.fact_given, row.question, row.answer,
                 row.answerable, hash_of(letters(row.question)), hash_of(letters(row.answer)),
                 share_of(row.question), share_of(row.fact_id), tokens, json.dumps(row.record(), ensure_ascii=False),
+                row.review,
             ),
         )  # fmt: skip
 
@@ -80,17 +82,17 @@ class QuestionStore:
     def conflicts(self) -> Iterator[list[dict[str, Any]]]:
         """Yield, question by question, the kept rows that answer one question differently."""
         query = """
-            SELECT question_hash, n, place, record FROM rows WHERE verdict IS NULL AND question_hash IN
+            SELECT question_hash, n, place, record, review FROM rows WHERE verdict IS NULL AND question_hash IN
                 (SELECT question_hash FROM rows WHERE verdict IS NULL GROUP BY question_hash HAVING COUNT(*) > 1)
             ORDER BY question_hash, n"""
         group: list[dict[str, Any]] = []
         last = None
-        for key, number, place, record in self.connection.execute(query):
+        for key, number, place, record, review in self.connection.execute(query):
             if group and key != last:
                 yield group
                 group = []
             last = key
-            group.append({"n": number, "where": place, **json.loads(record)})
+            group.append({"n": number, "where": place, **json.loads(record), "review": review})
         if group:
             yield group
 
@@ -152,11 +154,13 @@ class QuestionStore:
         for identity, fact, record in self.connection.execute(query, (split,)):
             yield json.loads(record) | {"id": identity, "fact_id": fact}
 
-    def dropped(self) -> Iterator[tuple[str, str, str, str]]:
-        """Yield place, reason, detail and record of the rows that leave because of other rows."""
-        yield from self.connection.execute(
-            "SELECT place, verdict, detail, record FROM rows WHERE verdict IS NOT NULL ORDER BY n"
-        )
+    def dropped(self) -> Iterator[Rejected]:
+        """Yield the rows that leave because of other rows."""
+        query = """SELECT place, verdict, detail, record, id, question, answer, review FROM rows
+            WHERE verdict IS NOT NULL ORDER BY n"""
+        for place, reason, detail, record, identity, question, answer, review in self.connection.execute(query):
+            row = {"id": identity, "question": question, "answer": answer, "source": json.loads(record)["source"]}
+            yield Rejected(place, reason, detail, record, row | ({"review": review} if review else {}))
 
     def splits_of(self, numbers: tuple[int, int]) -> list[tuple[str, str, str]]:
         """Split, place and question of each of two rows."""

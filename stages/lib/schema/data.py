@@ -205,6 +205,7 @@ class PreparePdfQa:
     limits: PdfLimits = field(default_factory=PdfLimits)
     generate: Generate = field(default_factory=Generate)
     reword: Reword = field(default_factory=Reword)
+    only_reviewed: bool = False  # train on the rows alone that a person accepted or edited (python -m tools.review)
     held_out_facts: float = 0.2  # share of facts that training never sees
     held_out_wordings: int = 1  # wordings of each trained fact kept for evaluation, at most half of those it has
 
@@ -217,6 +218,8 @@ class PreparePdfQa:
         require(self.reword.backend is not Rewording.back_translation or self.generate.backend is not Backend.rules,
                 "prepare_pdf_qa.reword.backend", self.reword.backend.value,
                 "prepare_pdf_qa.generate.backend=huggingface or openai, whose model translates")  # fmt: skip
+        require(not self.only_reviewed or self.reword.backend is Rewording.none, "prepare_pdf_qa.reword.backend",
+                self.reword.backend.value, "none, or only_reviewed=false: nobody has seen a rewording")  # fmt: skip
         require(self.max_tokens > 0, "prepare_pdf_qa.max_tokens", self.max_tokens, "1 or more")
 
 
