@@ -107,7 +107,7 @@ def run_one(name: str, settings: dict[str, Any], seed: int, base: Path, home: Pa
 
 
 def figure(scores: dict[str, Any], path: str) -> float | None:
-    """A figure by its dotted name, such as sft.seen.key_exact; `sft.control.perplexity/base` is a ratio to base's."""
+    """A figure by its dotted name, such as sft.seen.key_exact; `sft.control_en.perplexity/base`: a ratio to base's."""
     name, _, other = path.partition("/")
     model, *rest = name.split(".")
     found = scores.get(model)

@@ -19,9 +19,9 @@ from stages.lib.errors import UserError
 from stages.lib.evaluation.batches import explain_full_memory, fitting_batches
 from stages.lib.evaluation.generation import sample_answers
 from stages.lib.evaluation.sampled_pairs import Pairs, balance, pairs_of, verifiable, wordings_of
+from stages.lib.evaluation.scoring import room_for_answers
 from stages.lib.hardware import describe, find_hardware, resolve_dtype, set_up_cpu
 from stages.lib.lineage import refuse_changed_weights, weights_sha256
-from stages.lib.models.chat import encode_answer
 from stages.lib.models.loading import load_16bit, load_tokenizer
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, write_json, write_jsonl
@@ -96,15 +96,6 @@ def held_out_questions(preferences: Path) -> KnownQuestions:
     for pair in read_jsonl(preferences / "evaluation.jsonl"):
         asked.add(pair["id"], pair["prompt"][-1]["content"])
     return asked
-
-
-def room_for_answers(tokenizer: Any, records: list[dict[str, Any]]) -> int:
-    """Tokens that an eighth more than the longest trained answer needs, its stop token included."""
-    lengths = (
-        len(encode_answer(tokenizer, messages[:-1], messages[-1]["content"])[1])
-        for messages in (record["messages"] for record in records)
-    )
-    return max(lengths) * 9 // 8 + 1
 
 
 def card(section: SamplePreferences, pairs: Pairs, questions: dict[str, int]) -> str:

@@ -84,7 +84,10 @@ def run_config(place, *overrides):
         ("++prepare_pdf_qa.columns={faq.csv:{a:reply}}", ["columns.faq.csv.a: found 'reply', needed one of"]),
         ("+prepare_preferences.rows.columns={hint:none}", ["rows.columns.hint: found 'none'", "ignore"]),
         ("prepare_preferences.rows.columns.hint=none", ["rows.columns.hint: found 'none'", "ignore"]),
-        ("prepare_ultrachat.train.path=chats.jsonl", ["prepare_ultrachat.train.path: found chats.jsonl", "Move it"]),
+        (
+            "prepare_ultrachat.train.en.path=chats.jsonl",
+            ["prepare_ultrachat.train.en.path: found chats.jsonl", "Move it"],
+        ),
         ("prepare_preferences.rows.path=a.jsonl", ["prepare_preferences.rows.path: found", "python -m stages.prepare"]),
     ],
 )

@@ -6,7 +6,7 @@ from stages.lib.data.near_duplicates import KnownQuestions
 from stages.lib.errors import UserError
 from stages.lib.records import read_jsonl
 
-EVALUATION_SETS = ("seen", "unseen")
+EVALUATION_SETS = ("seen", "unseen", "unanswerable")
 
 
 def evaluation_questions(pdf_qa: Path) -> KnownQuestions:
