@@ -1,7 +1,7 @@
 """Preference pairs from the merged SFT model's own answers to trained questions. Off unless it is enabled.
 
 Reads   models/sft-merged; data/prepared/pdf_qa: the trained questions, and the evaluation sets that none may be of;
-        data/prepared/preferences: the held-out pairs, whose questions are left out
+        data/prepared/preferences/evaluation.jsonl: the held-out pairs, whose questions are left out
 Writes  data/prepared/sampled_preferences: train.jsonl (empty where it is off), samples.jsonl with every answer and its
         verdict, DATA_CARD.md; metrics/sample_preferences.json: what became of questions and answers
 Run     python -m stages.sample_preferences sample_preferences.enabled=true
@@ -29,7 +29,7 @@ from stages.lib.schema.evaluation import SamplePreferences
 
 MODEL = Path("models/sft-merged")
 PDF_QA = Path("data/prepared/pdf_qa")
-PREFERENCES = Path("data/prepared/preferences")
+HELD_OUT = Path("data/prepared/preferences/evaluation.jsonl")
 OUT = Path("data/prepared/sampled_preferences")
 METRICS = Path("metrics/sample_preferences.json")
 
@@ -67,7 +67,7 @@ def trained_questions(section: SamplePreferences) -> tuple[list[dict[str, Any]],
     Raises UserError naming those that an evaluation set of PDF questions asks, and where none is left.
     """
     rows = list(read_jsonl(PDF_QA / "train.jsonl"))
-    asked, held_out = evaluation_questions(PDF_QA), held_out_questions(PREFERENCES)
+    asked, held_out = evaluation_questions(PDF_QA), held_out_questions(HELD_OUT)
     leaks, records, counts = [], [], {"trained": len(rows), "in_held_out_pairs": 0, "unverifiable": 0}
     for row in rows:
         question = row["messages"][-2]["content"]
@@ -90,10 +90,10 @@ def trained_questions(section: SamplePreferences) -> tuple[list[dict[str, Any]],
     return chosen, {**counts, "other_wordings": len(records) - len(chosen), "asked": len(chosen)}
 
 
-def held_out_questions(preferences: Path) -> KnownQuestions:
+def held_out_questions(path: Path) -> KnownQuestions:
     """The questions of the preference pairs that DPO is scored by."""
     asked = KnownQuestions()
-    for pair in read_jsonl(preferences / "evaluation.jsonl"):
+    for pair in read_jsonl(path):
         asked.add(pair["id"], pair["prompt"][-1]["content"])
     return asked
 

@@ -8,7 +8,7 @@ from conftest import tiny_training
 
 import stages.dpo
 import stages.sample_preferences
-from stages.dpo import dpo
+from stages.dpo import PREFERENCES, dpo
 from stages.lib.errors import UserError
 from stages.lib.lineage import read_lineage
 from stages.lib.records import read_jsonl, write_jsonl
@@ -17,7 +17,7 @@ from stages.lib.schema.evaluation import SamplePreferences
 from stages.lib.schema.merging import Merge
 from stages.lib.schema.training import Dpo, Sft
 from stages.merge import merge
-from stages.sample_preferences import METRICS, MODEL, OUT, PDF_QA, PREFERENCES, sample_preferences
+from stages.sample_preferences import HELD_OUT, METRICS, MODEL, OUT, PDF_QA, sample_preferences
 from stages.sft import sft
 
 pytestmark = pytest.mark.chain
@@ -92,7 +92,7 @@ def test_dpo_without_the_stage_is_refused(merged):
         dpo(Dpo(**tiny_training(beta=0.5, max_steps=1)), merged)
 
 
-@pytest.mark.parametrize("split", ["seen", "unseen"])
+@pytest.mark.parametrize("split", ["seen", "unseen", "unanswerable"])
 def test_a_trained_question_that_evaluation_asks_is_refused_by_name(merged, split):
     trained, asked = (list(read_jsonl(PDF_QA / f"{name}.jsonl")) for name in ("train", split))
     trained[3]["messages"][0]["content"] = asked[2]["messages"][0]["content"].replace(" ", "")
@@ -102,9 +102,9 @@ def test_a_trained_question_that_evaluation_asks_is_refused_by_name(merged, spli
 
 
 def test_questions_of_held_out_pairs_are_left_out_and_counted(merged):
-    trained, held_out = list(read_jsonl(PDF_QA / "train.jsonl")), list(read_jsonl(PREFERENCES / "evaluation.jsonl"))
+    trained, held_out = list(read_jsonl(PDF_QA / "train.jsonl")), list(read_jsonl(HELD_OUT))
     held_out[0]["prompt"][-1]["content"] = trained[5]["messages"][0]["content"] + "!"
-    write_jsonl(PREFERENCES / "evaluation.jsonl", held_out)
+    write_jsonl(HELD_OUT, held_out)
     sample_preferences(section(wordings=0, samples=1, max_new_tokens=2), merged)
     assert metrics(merged)["questions"]["in_held_out_pairs"] == 1
     assert metrics(merged)["questions"]["asked"] == len(trained) - 1

@@ -17,7 +17,7 @@ from stages.lib.models.chat import IGNORED
 from stages.lib.models.logits import logits_at
 from stages.lib.schema.choices import Choice, Dtype, Quantization
 from stages.lib.schema.training import KeepBase, Lora, Mix, Sft
-from stages.lib.training import fast_path, keep_base
+from stages.lib.training import cuda_graphs, fast_path, keep_base, plan
 from stages.lib.training.keep_base import hold_row, hold_to_base, kl_by_position, own_logits, scored
 from stages.sft import OUT, sft
 from tests.model_zoo import write_family
@@ -177,6 +177,28 @@ def test_the_adapter_is_left_as_it_was_before_the_first_step(place, monkeypatch)
     sft(section(**EXACT), without)
     adapters = [(root / OUT / "adapter_model.safetensors").read_bytes() for root in (place / "with", without)]
     assert adapters[0] == adapters[1]
+
+
+@pytest.mark.chain
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_recorded_passes_hold_as_others_do(place, monkeypatch):
+    """Recording needs a GPU; which record the base's pass and the tuned model's get does not."""
+    sft(section(**EXACT), place / "plain")
+    recorded = []
+
+    def record(module, tensors, pool):
+        recorded.append(torch.is_grad_enabled())
+        return module
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(cuda_graphs, "record_with_gradients", record)
+    monkeypatch.setattr(cuda_graphs, "record_without", record)
+    monkeypatch.setattr(plan, "decide_graphs", lambda *_: (True, "planted"))
+    sft(section(**EXACT), place / "recorded")
+    assert {True, False} <= set(recorded)
+    for column in ("loss", "kl_to_base"):
+        plain, found = ([float(row[column]) for row in log(place / name)] for name in ("plain", "recorded"))
+        assert found == pytest.approx(plain, abs=1e-5)
 
 
 def test_a_held_row_ends_where_nothing_counts_any_more():
