@@ -16,6 +16,7 @@ from stages.lib.records import read_jsonl
 from stages.lib.reports.evidence import Evidence, render
 from stages.lib.reports.model_card import model_card
 from stages.lib.reports.page import page
+from stages.lib.reports.verdict import idle_steps, in_words
 from stages.lib.schema.evaluation import Report
 
 DETAIL = Path("metrics/eval_detail.json")
@@ -61,6 +62,10 @@ def report(section: Report, root: Path) -> dict[str, Any]:
     with published(root / CARD) as path:
         path.mkdir()
         (path / "README.md").write_text(model_card(section, evidence), encoding="utf-8")
+    for language in ("ko", "en"):
+        print(in_words(evidence.detail, language), flush=True)
+    for step in idle_steps(evidence.detail):
+        print(f"{step.ko}\n{step.en}", flush=True)
     return {}
 
 
