@@ -10,6 +10,7 @@ import yaml
 from stages.lib.data.votes import Vote
 from stages.lib.records import read_jsonl
 from tests.ballots import vote
+from tools.lib.append_only import append
 
 pytestmark = pytest.mark.xdist_group("repro")
 
