@@ -12,7 +12,7 @@ from typing import Any
 from stages.lib.errors import UserError
 from stages.lib.lineage import file_sha256
 from stages.lib.pdf_qa.pdf_pages import Page, PdfRefused, cause_of_death, opened_by_child, read_pdf, refuse_at_a_glance
-from stages.lib.pdf_qa.qa_files import files_below, files_in, labels_of
+from stages.lib.pdf_qa.qa_files import files_below, files_in, labels_of, stays_within
 from stages.lib.schema.data import PdfLimits
 from tools.lib import picture_child
 
@@ -46,7 +46,8 @@ class PagePictures:
         self.limits = limits
         self.paths: dict[str, Path] = {}
         with suppress(UserError):  # a row is reviewed without its page where its file is gone
-            self.paths = {file.name: file for file in files_below(folder) if file.name.lower().endswith(".pdf")}
+            inside = [file for file in files_below(folder) if stays_within(folder, file)]
+            self.paths = {file.name: file for file in inside if file.name.lower().endswith(".pdf")}
         with suppress(UserError):
             found = labels_of(files_in(list(pdfs), (".pdf",), "prepare_pdf_qa.pdfs"))
             self.paths |= {label: path for path, label in found.items()}
