@@ -3,7 +3,8 @@
 Reads   rows of instruction and output in any shape and format of stages/lib/data, with fact_id and key where known;
         PDFs; what people decided about them (data/raw/pdf_qa/review); models/base's tokenizer and chat template
 Writes  data/prepared/pdf_qa: train.jsonl, seen.jsonl (trained facts, unseen wording), unseen.jsonl (held-out facts),
-        rejects.jsonl, conflicts.jsonl, pages.jsonl, data_report.json, DATA_CARD.md; metrics/data_pdf_qa*
+        unanswerable.jsonl (held-out questions to refuse), rejects.jsonl, conflicts.jsonl, pages.jsonl,
+        data_report.json, DATA_CARD.md; metrics/data_pdf_qa*
 Run     python -m stages.prepare_pdf_qa
 """
 
@@ -48,7 +49,7 @@ NOTHING_LEFT = (
     "Mend these rows or add others. Of a PDF only headings that ask, FAQs, tables and articles become questions, and "
     "prose doesn't, unless prepare_pdf_qa.generate.backend is a model"
 )
-SPLITS = ("train", "seen", "unseen")
+SPLITS = ("train", "seen", "unseen", "unanswerable")
 
 
 def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
                 translate = ask if section.reword.backend is Rewording.back_translation else None
                 fits = partial(renderer.fits, section.max_tokens)
                 wordings = section.reword.wordings
-                report["reworded"] = add_rewordings(out, ["seen", "unseen"], wordings, translate, fits, review)
+                report["reworded"] = add_rewordings(out, SPLITS[1:], wordings, translate, fits, review)
             if review.decisions or review.damaged:
                 report["review"] = review.summary(ledger.overruled)
             write_jsonl(out / "pages.jsonl", pdf_report.pages)

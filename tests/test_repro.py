@@ -147,9 +147,14 @@ def test_a_model_that_is_not_here_ends_in_one_line(project):
 
 @pytest.mark.chain
 def test_a_stage_from_a_shell_leaves_dvcs_outs_alone(project):
-    project.command("python", "-m", "stages.prepare_ultrachat", "prepare_ultrachat.train.take=5")
+    project.command(
+        "python",
+        "-m",
+        "stages.prepare_ultrachat",
+        *(f"prepare_ultrachat.train.{name}" for name in ("en.take=5", "ko.take=2")),
+    )
     (out,) = project.directory.glob("outputs/prepare_ultrachat/*/data/prepared/ultrachat/train.jsonl")
-    assert len(out.read_text(encoding="utf-8").splitlines()) == 5
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 7
     assert project.repro() == []
 
 

@@ -18,8 +18,8 @@ from stages.lib.records import share_of
 TABLE = """
 CREATE TABLE rows (
     n INTEGER PRIMARY KEY, place TEXT, file TEXT, id TEXT, fact_id TEXT, fact_given INTEGER, question TEXT, answer TEXT,
-    question_hash INTEGER, answer_hash INTEGER, question_share REAL, fact_share REAL, tokens INTEGER, record TEXT,
-    review TEXT, verdict TEXT, detail TEXT, split TEXT
+    answerable INTEGER, question_hash INTEGER, answer_hash INTEGER, question_share REAL, fact_share REAL,
+    tokens INTEGER, record TEXT, review TEXT, verdict TEXT, detail TEXT, split TEXT
 )"""
 
 
@@ -43,10 +43,10 @@ class QuestionStore:
         """Add a question with its number of tokens."""
         self.files.add(row.file)
         self.connection.execute(
-            "INSERT INTO rows VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
+            "INSERT INTO rows VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
             (
                 row.where, row.file, row.id, row.fact_id, row.fact_given, row.question, row.answer,
-                hash_of(letters(row.question)), hash_of(letters(row.answer)),
+                row.answerable, hash_of(letters(row.question)), hash_of(letters(row.answer)),
                 share_of(row.question), share_of(row.fact_id), tokens, json.dumps(row.record(), ensure_ascii=False),
                 row.review,
             ),
@@ -129,13 +129,14 @@ class QuestionStore:
     def split(self, held_out_facts: float, held_out_wordings: int) -> None:
         """Give each kept row its split by hashes of fact and question, so that added rows move no others.
 
-        A held-out fact goes to `unseen` whole. Of a trained fact, `held_out_wordings` go to `seen` and at least one
-        to `train`.
+        A held-out fact goes to `unseen` whole, or to `unanswerable` if it is a question that has no answer. Of a
+        trained fact, `held_out_wordings` go to `seen`, but at most half of those it has; the others go to `train`.
         """
         self.connection.execute(
             """
-            UPDATE rows SET split = CASE WHEN fact_share < :facts THEN 'unseen'
-                WHEN place_in_fact <= MIN(:wordings, in_fact - 1) THEN 'seen' ELSE 'train' END
+            UPDATE rows SET split = CASE
+                WHEN fact_share < :facts THEN CASE WHEN answerable THEN 'unseen' ELSE 'unanswerable' END
+                WHEN answerable AND place_in_fact <= MIN(:wordings, in_fact / 2) THEN 'seen' ELSE 'train' END
             FROM (SELECT n AS number, COUNT(*) OVER (PARTITION BY fact_id) AS in_fact,
                          ROW_NUMBER() OVER (PARTITION BY fact_id ORDER BY question_share, n) AS place_in_fact
                   FROM rows WHERE verdict IS NULL) AS fact WHERE rows.n = fact.number""",
@@ -144,7 +145,7 @@ class QuestionStore:
 
     def records(self, split: str) -> Iterator[dict[str, Any]]:
         """Yield a split's records: facts in the order they first came, wordings by hash, held-out facts' as read."""
-        order = "n" if split == "unseen" else "question_share, n"
+        order = "n" if split in ("unseen", "unanswerable") else "question_share, n"
         query = f"""
             SELECT id, fact_id, record FROM rows JOIN
                 (SELECT fact_id AS fact, MIN(n) AS first FROM rows WHERE verdict IS NULL GROUP BY fact_id)

@@ -6,7 +6,7 @@ The answer stays. A rewording counts only if numbers, names and negations are th
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def ends_in_consonant(text: str) -> bool:
 
 def add_rewordings(
     out: Path,
-    evaluation: list[str],
+    evaluation: Sequence[str],
     wordings: int,
     ask: Ask | None,
     fits: Callable[[Messages], bool],

@@ -13,7 +13,9 @@ from stages.lib.schema.training import Sft
 def supervised_rows(
     section: Sft, files: dict[Path, int], tokenizer: Any
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Tokenise conversations into rows of id, input_ids, labels (both of equal length, at most max_length tokens).
+    """Tokenise conversations into rows of id, source, input_ids, labels (of equal length, at most max_length tokens).
+
+    `source` is the data set's name, that of its file's directory.
 
     `files` says how often each file's rows are in one epoch. A conversation is one row, and one more for each answer
     that its template writes otherwise in the middle than at the end. Returns the rows and how many conversations were
@@ -41,9 +43,10 @@ def supervised_rows(
             ids = encoded.input_ids[: section.max_length]
             learned = encoded.by_assistant if section.loss_on is LossOn.assistant else [True] * len(ids)
             labels = [token if on else IGNORED for token, on in zip(ids, learned, strict=False)]
-            rows += [{"id": record["id"], "input_ids": ids, "labels": labels}] * times
+            origin = {"id": record["id"], "source": path.parent.name}
+            rows += [{**origin, "input_ids": ids, "labels": labels}] * times
             if section.loss_on is LossOn.assistant:
-                rows += earlier_answers(record["id"], messages, encoded.elsewhere, tokenizer) * times
+                rows += earlier_answers(origin, messages, encoded.elsewhere, tokenizer) * times
     if not rows:
         raise UserError(
             f"no training rows: {counts['dropped_too_long']} conversations are longer than sft.max_length="
@@ -52,8 +55,10 @@ def supervised_rows(
     return rows, counts
 
 
-def earlier_answers(name: str, messages: Messages, places: list[int], tokenizer: Any) -> list[dict[str, Any]]:
-    """Rows, each of which learns one of the answers at `places` as it is generated: as the conversation's last.
+def earlier_answers(
+    origin: dict[str, str], messages: Messages, places: list[int], tokenizer: Any
+) -> list[dict[str, Any]]:
+    """Rows from `origin`, each of which learns one of the answers at `places` as it is generated: as the last one.
 
     Templates that write earlier answers otherwise than new ones, such as Qwen3's, need them (see chat.Encoded).
     """
@@ -62,7 +67,7 @@ def earlier_answers(name: str, messages: Messages, places: list[int], tokenizer:
         encoded = encode_last(tokenizer, messages[: place + 1])
         pairs = zip(encoded.input_ids, encoded.by_assistant, strict=True)
         labels = [token if on else IGNORED for token, on in pairs]
-        rows.append({"id": name, "input_ids": encoded.input_ids, "labels": labels})
+        rows.append({**origin, "input_ids": encoded.input_ids, "labels": labels})
     return rows
 
 
