@@ -81,6 +81,7 @@ def run_config(place, *overrides):
         ("prepare_preferences.held_out_pairs=1", ["prepare_preferences.held_out_pairs"]),
         ("prepare_pdf_qa.files=[/srv/faq.jsonl]", ["prepare_pdf_qa.files: found /srv/faq.jsonl", "data/raw/pdf_qa"]),
         ("prepare_pdf_qa.pdfs=[data/raw/pdf_qa/../guide.pdf]", ["prepare_pdf_qa.pdfs: found", "data/raw/pdf_qa:"]),
+        ("prepare_pdf_qa.only_reviewed=perhaps", ["'perhaps'", "prepare_pdf_qa.only_reviewed"]),
         ("++prepare_pdf_qa.columns={faq.csv:{a:reply}}", ["columns.faq.csv.a: found 'reply', needed one of"]),
         ("+prepare_preferences.rows.columns={hint:none}", ["rows.columns.hint: found 'none'", "ignore"]),
         ("prepare_preferences.rows.columns.hint=none", ["rows.columns.hint: found 'none'", "ignore"]),
@@ -101,6 +102,13 @@ def test_refuses(place, monkeypatch, override, said):
     for words in said:
         assert words in str(refused.value)
     assert not (place / "params.lock.yaml").exists()
+
+
+def test_rewordings_of_reviewed_rows_alone_are_refused(place, monkeypatch):
+    monkeypatch.chdir(place)
+    said = "prepare_pdf_qa.reword.backend: found 'templates', needed none, or only_reviewed=false"
+    with pytest.raises(UserError, match=said):
+        config(["prepare_pdf_qa.only_reviewed=true", "prepare_pdf_qa.reword.backend=templates"])
 
 
 UNKNOWN = {

@@ -18,15 +18,12 @@ from stages.lib.lineage import OFF, write_lineage
 from stages.lib.records import read_jsonl, write_jsonl
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report
 from stages.report import CARD, PAGE, TEXT, report
+from tests.browser import CHROMIUM, in_browser
 from tools.scores import scores_text
 
 pytestmark = pytest.mark.chain
 
 SECTION = Report()
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, such as Debian's package of that name")
 
 
 @pytest.fixture(scope="module")
