@@ -145,6 +145,85 @@ def test_a_bad_pdf_stops_the_stage_or_is_left_out_and_named(workspace: Path) -> 
     assert "locked.pdf was left out: encrypted" in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
 
 
+def write_prose(path: Path) -> None:
+    """A document that asks nothing."""
+    lines = [
+        "달여울시민청은 강가에 있으며 평일에 문을 열고 여권을 접수합니다.",
+        "토요일에는 문을 열지 않지만 전화로는 물을 수 있습니다.",
+    ]
+    path.write_bytes(pdf([text_page(lines)]))
+
+
+def passages() -> list[dict[str, Any]]:
+    return list(read_jsonl(OUT / "text.jsonl"))
+
+
+def test_raw_text_stands_beside_the_questions_and_changes_none_of_them(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_faq(OWN / "guide.pdf", pages=9)
+    write_prose(OWN / "prose.pdf")
+    (OWN / "README.md").write_text("이 폴더에는 파일을 넣습니다. 학습하지 않습니다.", encoding="utf-8")
+    (OWN / "story.md").write_text("# 이야기\n\n강가에 오래된 시민청이 있었습니다.\n\n---\n", encoding="utf-8")
+    (OWN / "notes.txt").write_bytes("언덕 위에서 강이 내려다보입니다.".encode("cp949"))
+    (OWN / "web.jsonl").write_text(
+        json.dumps({"text": "봄에는 강가에 꽃이 핍니다.", "url": "u"}, ensure_ascii=False), encoding="utf-8"
+    )
+    with pytest.raises(
+        UserError, match="raw text, which asks nothing, is trained on with .*raw_text=true"
+    ):
+        prepare_pdf_qa(section(), workspace)
+    prepare_pdf_qa(section(max_reject_rate=1.0), workspace / "without")
+    said = capsys.readouterr().out
+    assert "prose.pdf: no questions from 1 pages" in said and said.count("prepare_pdf_qa.raw_text=true") == 1
+    assert not (workspace / "without" / OUT / "text.jsonl").exists()
+    prepare_pdf_qa(section(raw_text=True, max_reject_rate=0.0), workspace)
+    said = capsys.readouterr().out
+    for name in (*(f"{split}.jsonl" for split in SPLITS), "conflicts.jsonl", "pages.jsonl"):
+        assert (OUT / name).read_bytes() == (workspace / "without" / OUT / name).read_bytes(), name
+    texts = {row["source"]["file"]: row["text"] for row in passages()}
+    assert list(texts) == ["web.jsonl", "guide.pdf", "prose.pdf", "notes.txt", "story.md"]
+    assert texts["story.md"] == "# 이야기\n\n강가에 오래된 시민청이 있었습니다."
+    assert "prose.pdf: no questions and 1 rows of raw text from 1 pages" in said
+    found = report()["raw_text"]
+    assert f"raw text: {found['in']} paragraphs read = {found['kept']} kept + " in said
+    assert found["in"] == found["kept"] + sum(found["dropped"].values())
+    metric = json.loads(Path("metrics/data_pdf_qa.json").read_text(encoding="ascii"))
+    assert metric["raw_text"] == found
+    funnel = Path("metrics/data_pdf_qa_funnel.csv").read_text(encoding="utf-8")
+    assert f"raw text: read,{found['in']}" in funnel
+    assert f"raw text: not asked by evaluation,{found['kept']}" in funnel
+    card = (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert "## Raw text" in card and "| story.md | 0 and 1 of raw text |" in card
+    assert "README.md" not in card and "gave no row" not in card
+
+
+def test_no_paragraph_that_evaluation_asks_about_is_raw_text(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf", pages=20)
+    prepare_pdf_qa(section(raw_text=True), workspace)
+    told = "".join(row["text"] for row in passages())
+    answers = {split: [row["messages"][1]["content"] for row in read_jsonl(OUT / f"{split}.jsonl")] for split in SPLITS}
+    unseen, trained = ([answer for answer in answers[split] if "명까지" in answer] for split in ("unseen", "train"))
+    assert unseen and not any(answer in told for answer in unseen)
+    assert trained and all(answer in told for answer in trained)
+    assert report()["raw_text"]["dropped"]["asked_by_evaluation"] >= len(unseen)
+
+
+def test_a_book_alone_is_enough_with_raw_text(workspace: Path) -> None:
+    write_prose(OWN / "prose.pdf")
+    with pytest.raises(UserError, match=r"(?s)found no row to train on.*prose.pdf: no questions.*raw_text=true"):
+        prepare_pdf_qa(section(), workspace)
+    prepare_pdf_qa(section(raw_text=True), workspace)
+    assert len(passages()) == 1 and rows() == []
+    (OWN / "prose.pdf").unlink()
+    (OWN / "book.txt").write_text("강가에 오래된 시민청이 있었습니다.", encoding="utf-8")
+    prepare_pdf_qa(section(raw_text=True, files=[str(OWN / "book.txt")], pdfs=[]), workspace)
+    assert [row["id"] for row in passages()] == ["book.txt#1"]
+    (OWN / "book.txt").write_text("---\n", encoding="utf-8")
+    with pytest.raises(UserError, match="found no row to train on"):
+        prepare_pdf_qa(section(raw_text=True), workspace)
+
+
 def as_a_model(prompt: str) -> str:
     """One grounded pair, one with a number that the page doesn't have, in a fence as models do."""
     number = prompt.split("번 창구는 무슨")[0][-1]

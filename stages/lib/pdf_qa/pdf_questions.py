@@ -4,7 +4,7 @@ Every row's source: {"file": "guide.pdf", "sha256": "3f…", "page": 3, "span": 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,19 @@ from stages.lib.lineage import file_sha256
 from stages.lib.models.answer_models import PROMPT, Ask, pairs_in
 from stages.lib.pdf_qa.document_questions import Pair, document_questions
 from stages.lib.pdf_qa.grounding import UNGROUNDED, ungrounded
+from stages.lib.pdf_qa.layout import blocks_of
 from stages.lib.pdf_qa.page_gate import UNUSABLE
 from stages.lib.pdf_qa.pdf_pages import Page, PdfRefused, ends_early, read_pdf
+from stages.lib.pdf_qa.raw_text import block_paragraphs
+from stages.lib.pdf_qa.text_store import TextStore
 from stages.lib.schema.choices import OnBadPdf
 from stages.lib.schema.data import Generate, PreparePdfQa
 
 FROM_PDF = (*UNGROUNDED, "unreadable_response")
 """Reasons for which a generated pair, or a model's whole response, is dropped."""
+
+
+PROSE = ". Its prose can be learned as raw text: prepare_pdf_qa.raw_text=true"
 
 
 @dataclass
@@ -33,12 +39,12 @@ class PdfReport:
 
 
 def pdf_rows(
-    path: Path, label: str, section: PreparePdfQa, ask: Ask | None, report: PdfReport
+    path: Path, label: str, section: PreparePdfQa, ask: Ask | None, texts: TextStore | None, report: PdfReport
 ) -> Iterator[Line | Rejected]:
     """Yield every pair made from a PDF, grounded or rejected, and note its pages, or its refusal, in `report`.
 
-    Reports and rows call the file `label`. `ask` is the model, or None for the rules. Raises PdfRefused if the file
-    can't be read and `on_bad_pdf` is stop.
+    Reports and rows call the file `label`. `ask` is the model, or None for the rules; `texts` gets the paragraphs,
+    where they are wanted. Raises PdfRefused if the file can't be read and `on_bad_pdf` is stop.
     """
     try:
         pages = read_pdf(path, section.limits)
@@ -51,6 +57,9 @@ def pdf_rows(
     if ends_early(path):
         report.cut.append(label)
     sha256, asked_on = file_sha256(path), defaultdict(list)
+    if texts is not None:
+        blocks = blocks_of([page for page in pages if not UNUSABLE & set(page.problems)])
+        texts.add(block_paragraphs(blocks), str(path), label, sha256)
     for pair in document_questions(pages, path.stem) if ask is None else ():
         asked_on[pair.page].append((pair, pair.source))
     for page in pages:
@@ -125,17 +134,19 @@ def summary(report: PdfReport) -> dict[str, Any]:
     }
 
 
-def by_document(report: PdfReport) -> list[str]:
-    """A line for each PDF: what it gave, or why it gave nothing."""
+def by_document(report: PdfReport, text_rows: Mapping[str, int] | None) -> list[str]:
+    """A line for each PDF: what it gave, or why it gave nothing; `text_rows` are its rows of raw text, where wanted."""
     lines = [f"{one['file']}: left out: {one['reason']}: {one['detail']}" for one in report.refused]
     for name in dict.fromkeys(page["file"] for page in report.pages):
         pages = [page for page in report.pages if page["file"] == name]
         asked, empty = sum(page["questions"] for page in pages), sum("no_text" in page["problems"] for page in pages)
-        said = f"{name}: {asked or 'no'} questions from {len(pages)} pages"
+        text = "" if text_rows is None else f" and {text_rows.get(name, 0) or 'no'} rows of raw text"
+        said = f"{name}: {asked or 'no'} questions{text} from {len(pages)} pages"
         if empty == len(pages):
             said += "; no page has text: a scan. Run OCR over it first (ocrmypdf writes a PDF with a text layer)"
         elif not asked:
             said += "; it has no heading that asks, FAQ, table or article that was understood"
+            said += "" if text_rows is not None else PROSE
         elif empty:
             said += f"; {empty} pages have no text"
         lines.append(said)

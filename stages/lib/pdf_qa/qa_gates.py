@@ -119,7 +119,7 @@ def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
     ]
     refused = {page["file"] for page in pdf["refused"]}
     notes += [f"{source['name']} gave no row." for source in report["sources"]
-              if not source["rows"] and source["name"] not in refused]  # fmt: skip
+              if not source["rows"] and not source.get("text_rows") and source["name"] not in refused]  # fmt: skip
     notes += [f"{page['file']} was left out: {page['reason']}: {page['detail']}." for page in pdf["refused"]]
     notes += [f"{name} has no %%EOF at its end: it was read, but pages may be missing." for name in pdf["cut"]]
     if pdf["pages"]:

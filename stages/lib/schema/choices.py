@@ -49,6 +49,7 @@ class Column(Enum):
     rejected_score = "rejected_score"
     status = "status"
     in_gsm8k_train = "in_gsm8k_train"
+    text = "text"  # raw text, which asks nothing
     ignore = "ignore"
 
 

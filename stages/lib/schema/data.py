@@ -186,6 +186,8 @@ class Reword:
 class PreparePdfQa:
     files: list[str] = MISSING  # files of questions and answers (JSONL, JSON, CSV, Parquet, …), or folders of them
     pdfs: list[str] = field(default_factory=list)  # PDF files that questions are made from, or folders of them
+    # clean passages of the PDFs, and *.txt, *.md and rows {"text": "…"} of `files`, are raw text that sft learns, too
+    raw_text: bool = False
     # by the file's name or a pattern such as "*.csv": the Column that a column is, if its name doesn't say so
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
     max_tokens: int = MISSING  # rows longer than this in the base model's tokens are dropped

@@ -197,6 +197,7 @@ class Mix:
 
     ultrachat: int = 1
     pdf_qa: int = 1
+    raw_text: int = 1  # where prepare_pdf_qa.raw_text made any
 
 
 @dataclass
@@ -210,6 +211,7 @@ class Sft(Training):
         self.check("sft")
         shares = (self.mix.ultrachat, self.mix.pdf_qa)
         require(min(shares) >= 0 and sum(shares) > 0, "sft.mix", shares, "0 or more each, and not both 0")
+        require(self.mix.raw_text >= 0, "sft.mix.raw_text", self.mix.raw_text, "0 or more")
         require(
             self.overlong is Overlong.cut_turns or self.loss_on is LossOn.all,
             "sft.overlong",
