@@ -1,10 +1,11 @@
 """Questions and answers from your PDFs and files, checked, without doubles, split by fact; raw text, if asked for.
 
 Reads   rows of instruction and output in any shape and format of stages/lib/data, with fact_id and key where known;
-        PDFs; models/base's tokenizer and chat template; with raw_text text files and rows of text, too
+        PDFs; with raw_text text files and rows of text, too; what people decided about them (data/raw/pdf_qa/review);
+        models/base's tokenizer and chat template
 Writes  data/prepared/pdf_qa: train.jsonl, seen.jsonl (trained facts, unseen wording), unseen.jsonl (held-out facts),
-        rejects.jsonl, conflicts.jsonl, pages.jsonl, data_report.json, DATA_CARD.md; metrics/data_pdf_qa*;
-        with raw_text text.jsonl and text_rejects.jsonl
+        unanswerable.jsonl (held-out questions to refuse), rejects.jsonl, conflicts.jsonl, pages.jsonl,
+        data_report.json, DATA_CARD.md; metrics/data_pdf_qa*; with raw_text text.jsonl and text_rejects.jsonl
 Run     python -m stages.prepare_pdf_qa
 """
 
@@ -18,7 +19,6 @@ from typing import Any
 from stages.lib.data.columns import Reading
 from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.data.file_formats import read_rows
-from stages.lib.data.jsonl_reader import Rejected
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.shapes import expanded
@@ -31,6 +31,8 @@ from stages.lib.pdf_qa.qa_files import questions_and_pdfs, readings_of, text_fil
 from stages.lib.pdf_qa.qa_gates import STEPS, beware, drop_doubles, refuse_leaks, store_clear_rows
 from stages.lib.pdf_qa.qa_rows import UNCLEAR, UNREADABLE, USUAL
 from stages.lib.pdf_qa.qa_store import QuestionStore
+from stages.lib.pdf_qa.review_decisions import FILE as DECISIONS
+from stages.lib.pdf_qa.review_decisions import Review, told
 from stages.lib.pdf_qa.rewording import add_rewordings
 from stages.lib.pdf_qa.text_store import opened_store, text_card, text_funnel, text_headline
 from stages.lib.publish import published
@@ -50,13 +52,13 @@ NOTHING_LEFT = (
     "prose doesn't, unless prepare_pdf_qa.generate.backend is a model; prepare_pdf_qa.raw_text=true trains on prose as "
     "it is"
 )
-SPLITS = ("train", "seen", "unseen")
+SPLITS = ("train", "seen", "unseen", "unanswerable")
 
 
 def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
     renderer, pdf_report = RowRenderer(BASE), PdfReport()
     files, pdfs = questions_and_pdfs(section)
-    plain = text_files(section)
+    plain, review = text_files(section), Review.of(DECISIONS)
     readings = {**readings_of(files, section.columns), **readings_of(pdfs, {}), **readings_of(plain, {})}
     ask = None if section.generate.backend is Backend.rules else make_ask(section.generate, cache_home())
     with published(root / OUT) as out, TemporaryDirectory() as scratch:
@@ -71,7 +73,7 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
                 before, reading = ledger.read, readings[path]
                 lines = expanded(read_rows(path))
                 asked = texts.without_texts(lines, reading) if texts else lines
-                store_clear_rows(asked, reading, section, renderer, ledger, store)
+                store_clear_rows(asked, reading, section, renderer, ledger, store, review)
                 sources.append(source_of(path, reading, ledger.read - before))
             # before the PDFs: a pair that a page doesn't ground says nothing about the files
             defects = (*UNREADABLE, *UNCLEAR, *UNFIT)
@@ -79,15 +81,15 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             for path in pdfs:
                 before, reading = ledger.read, readings[path]
                 rows = pdf_rows(path, reading.label, section, ask, texts, pdf_report)
-                store_clear_rows(rows, reading, section, renderer, ledger, store)
+                store_clear_rows(rows, reading, section, renderer, ledger, store, review)
                 sources.append(source_of(path, reading, ledger.read - before))
             if texts:
                 texts.add_files(plain, readings)
                 sources += [source_of(path, readings[path], 0) for path in plain]
             told_apart = store.tell_files_apart()
             between_facts = drop_doubles(store, section.conflicts, out)
-            for place, reason, detail, record in store.dropped():
-                ledger.reject(Rejected(place, reason, detail, record))
+            for dropped in store.dropped():
+                ledger.reject(dropped)
             store.split(section.held_out_facts, section.held_out_wordings)
             refuse_leaks(store, between_facts)
             kept = sum(write_jsonl(out / f"{name}.jsonl", store.records(name)) for name in SPLITS)
@@ -102,7 +104,9 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
                 translate = ask if section.reword.backend is Rewording.back_translation else None
                 fits = partial(renderer.fits, section.max_tokens)
                 wordings = section.reword.wordings
-                report["reworded"] = add_rewordings(out, ["seen", "unseen"], wordings, translate, fits)
+                report["reworded"] = add_rewordings(out, SPLITS[1:], wordings, translate, fits, review)
+            if review.decisions or review.damaged:
+                report["review"] = review.summary(ledger.overruled)
             write_jsonl(out / "pages.jsonl", pdf_report.pages)
             histogram = token_histogram(store.token_counts(), section.max_tokens)
             more = text_card(report, texts.ledger) if texts else []
@@ -110,7 +114,8 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             metrics = (root / METRIC, root / FUNNEL, root / TOKENS)
             bars = text_funnel(texts.ledger) if texts else []
             write_reports(out, metrics, report, ledger, histogram, card, bars)
-    print(*documents, *text_headline(report), headline(OUT, report), sep="\n")
+    reviewed = told(report.get("review", {}))
+    print(*documents, *reviewed, *text_headline(report), headline(OUT, report), sep="\n")
     return {"in": report["in"], "kept": kept, "splits": splits}
 
 

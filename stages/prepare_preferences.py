@@ -99,7 +99,7 @@ def sources(section: PreparePreferences, reading: Reading, read: int, votes: int
 def evaluation_questions(pdf_qa: Path) -> KnownQuestions:
     """The questions of `pdf_qa`'s evaluation sets, by row id."""
     asked = KnownQuestions()
-    for split in ("seen", "unseen"):
+    for split in ("seen", "unseen", "unanswerable"):
         for row in read_jsonl(pdf_qa / f"{split}.jsonl"):
             asked.add(f"{split} {row['id']}", row["messages"][0]["content"])
     return asked

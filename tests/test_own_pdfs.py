@@ -169,9 +169,7 @@ def test_raw_text_stands_beside_the_questions_and_changes_none_of_them(
     (OWN / "web.jsonl").write_text(
         json.dumps({"text": "봄에는 강가에 꽃이 핍니다.", "url": "u"}, ensure_ascii=False), encoding="utf-8"
     )
-    with pytest.raises(
-        UserError, match="raw text, which asks nothing, is trained on with .*raw_text=true"
-    ):
+    with pytest.raises(UserError, match="raw text, which asks nothing, is trained on with .*raw_text=true"):
         prepare_pdf_qa(section(), workspace)
     prepare_pdf_qa(section(max_reject_rate=1.0), workspace / "without")
     said = capsys.readouterr().out

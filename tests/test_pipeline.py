@@ -204,9 +204,9 @@ def test_the_notebook_and_the_guide_are_one_choice_away(monkeypatch):
         assert section["logging_steps"] == 10
     assert (sft["learning_rate"], sft["num_train_epochs"], sft["loss_on"]) == (2e-4, 1, "all")
     assert (dpo["learning_rate"], dpo["max_steps"], dpo["warmup_steps"], dpo["beta"]) == (1e-5, 200, 0.1, 0.1)
-    train = notebook["prepare_ultrachat"]["train"]
+    train = notebook["prepare_ultrachat"]["train"]["en"]
     assert (train["split"], train["shuffle_seed"], train["take"]) == ("test_sft", 42, 3000)
-    assert notebook["prepare_ultrachat"]["evaluation"]["skip"] == 3000
+    assert notebook["prepare_ultrachat"]["evaluation"]["en"]["skip"] == 3000
     assert notebook["prepare_preferences"]["min_chosen_score"] == 8
 
     guide = typed_sections(compose_config({"model": "llama3-open-ko-8b", "recipe": "guide"}, {}))

@@ -10,7 +10,7 @@ from pathlib import Path
 from stages.lib.entry import exit_on_user_error
 from stages.lib.errors import UserError
 from stages.lib.foreign_text import shown
-from stages.lib.reports.evidence import SHOWN, figure, signed
+from stages.lib.reports.evidence import figure, shown_in, signed
 
 DETAIL = Path("metrics/eval_detail.json")
 RUNS = Path("metrics/runs")
@@ -24,12 +24,11 @@ def scores_text(detail: dict) -> str:
     """The figures of each model with 95 % intervals, and the demo question before and after."""
     models = [name for name in MODELS if name in detail["models"]]
     last = models[-1]
-    lines = [f"{'':24}" + "".join(f"{name:>22}" for name in [*models, f"{last} - {models[0]}"])]
-    for split, name in SHOWN:
+    lines = [f"{'':26}" + "".join(f"{name:>22}" for name in [*models, f"{last} - {models[0]}"])]
+    for split, name in shown_in(detail["models"][models[0]]):
         cells = [detail["models"][model].get(split, {}).get(name) for model in models]
-        if any(cells):
-            change = signed(detail["differences"][last].get(split, {}).get(name))
-            lines.append(f"{split + ' ' + name:24}" + "".join(f"{text:>22}" for text in [*map(figure, cells), change]))
+        change = signed(detail["differences"][last].get(split, {}).get(name))
+        lines.append(f"{split + ' ' + name:26}" + "".join(f"{text:>22}" for text in [*map(figure, cells), change]))
     lines += ["", detail["demo"]["question"]]
     answers = detail["demo"]["answers"]
     lines += [f"  {model:5} {' '.join(answers[model].split())[:110]}" for model in models]

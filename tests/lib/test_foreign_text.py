@@ -77,6 +77,38 @@ def test_review_sends_nothing_that_a_terminal_obeys(tmp_path):
     assert review([row], tmp_path / "out.jsonl", lambda prompt: "q", print)["accept"] == 1
 
 
+def test_comparisons_send_nothing_that_a_terminal_obeys(tmp_path):
+    """Answers, a value of params.lock.yaml and the subject of a commit, with one answer that became right."""
+    text = PLANTED[:-1]
+    names = ("sets_sha256", "signatures")
+    detail = {"models": {"dpo": {}}, "tokenizer_sha256": "t", "settings": {"resamples": 20, "seed": 1}}
+    row = {"id": "q", "fact_id": "f", "split": "seen", "model": "dpo", "prompt": text, "reference": text}
+    scored = {
+        "prediction": text,
+        "scores": {"key_exact": 0.0},
+        "likelihood": {"nats": 1.0, "tokens": 1, "characters": 1},
+    }
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/eval_detail.json").write_text(json.dumps({**detail, **{name: {} for name in names}}))
+    (tmp_path / "metrics/predictions.jsonl").write_text(json.dumps({**row, **scored}) + "\n")
+    (tmp_path / "params.lock.yaml").write_text(json.dumps({"sft": {"x": text}}))
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@graft.example"]
+    for command in (
+        ["git", "init", "--quiet"],
+        [sys.executable, "-m", "dvc", "init", "--quiet"],
+        ["git", "add", "--all"],
+        [*git, "commit", "--quiet", "--message", text.replace("\r", "")],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    (tmp_path / "params.lock.yaml").write_text("sft: {x: 1}")
+    scored |= {"prediction": text + "more", "scores": {"key_exact": 1.0}}
+    (tmp_path / "metrics/predictions.jsonl").write_text(json.dumps({**row, **scored}) + "\n")
+    done = run(tmp_path, "tools.compare", "HEAD")
+    assert done.returncode == 0, done.stderr
+    assert harmless(done.stdout) and "Became right (1)" in done.stdout
+    assert done.stdout.count(r"\x1b]52;c;YQ==") == 6  # subject, value, question, wanted, both answers
+
+
 MARKDOWN = {
     "<script>alert(1)</script>": r"\<script\>alert(1)\</script\>",
     "[click](http://evil.example) ![x](y)": r"\[click\](http:\//evil.example) !\[x\](y)",

@@ -310,7 +310,8 @@ def test_rows_without_fact_are_their_own_whatever_their_id(workspace: Path) -> N
 
 def test_added_rows_move_no_others(workspace: Path) -> None:
     rows = [
-        {"fact_id": f"window-{n}", "id": f"{n}-{w}", "instruction": f"{n}번 창구 {w}시 담당은?", "output": f"{n}번"}
+        {"fact_id": f"window-{n}", "id": f"{n}-{w}", "instruction": f"{n}번 창구 {w}시 담당은?", "output": f"{n}번",
+         "answerable": n % 2 == 0}
         for n in range(60) for w in range(3)
     ]  # fmt: skip
     prepare_pdf_qa(settings_for(write_rows(workspace / "a.jsonl", rows[:120])), workspace / "less")
@@ -321,11 +322,27 @@ def test_added_rows_move_no_others(workspace: Path) -> None:
         assert less and more[: len(less)] == less
 
 
+def test_a_question_without_an_answer_is_held_out_whole_or_trained_whole(workspace: Path) -> None:
+    """Refusals are scored on topics that training never saw, and no more than half of a fact's wordings are kept."""
+    rows = [
+        {"fact_id": f"fact-{n}", "id": f"{n}-{w}", "instruction": f"{n}번 창구 {w}시 담당은?", "output": f"{n}번",
+         "answerable": n % 2 == 0}
+        for n in range(60) for w in range(4)
+    ]  # fmt: skip
+    prepare_pdf_qa(settings_for(write_rows(workspace / "a.jsonl", rows), held_out_wordings=3), workspace)
+    facts = {name: Counter(row["fact_id"] for row in read_jsonl(OUT / f"{name}.jsonl")) for name in SPLITS}
+    odd = {name: {fact for fact in facts[name] if int(fact.split("-")[1]) % 2} for name in SPLITS}
+    assert not odd["seen"] and not odd["unseen"] and odd["unanswerable"] == set(facts["unanswerable"])
+    assert odd["unanswerable"] and odd["train"] and not odd["unanswerable"] & odd["train"]
+    assert set(facts["seen"].values()) == {2} and set(facts["unseen"].values()) == {4}
+    assert {facts["train"][fact] for fact in odd["train"]} == {4}
+
+
 def test_twice_gives_the_same_bytes(workspace: Path) -> None:
     for root in ("one", "two"):
         prepare_pdf_qa(settings_for(DIRTY / "pdf_qa_dirty.jsonl"), workspace / root)
     files = {path.relative_to(workspace / "one") for path in (workspace / "one").rglob("*") if path.is_file()}
-    assert len(files) == 11
+    assert len(files) == 12
     assert all((workspace / "one" / file).read_bytes() == (workspace / "two" / file).read_bytes() for file in files)
 
 

@@ -45,7 +45,9 @@ def prepare(root: Path, rows: list[Any], **changes: Any) -> dict[str, Any]:
     evaluation = Rows(
         source=RowSource.jsonl, path=write(root / "evaluation.jsonl", [chat(HELD_OUT, "Yes.", prompt_id="held")])
     )
-    prepare_ultrachat(PrepareUltrachat(train=train, evaluation=evaluation, max_reject_rate=1.0, **changes), root)
+    prepare_ultrachat(
+        PrepareUltrachat(train={"en": train}, evaluation={"en": evaluation}, max_reject_rate=1.0, **changes), root
+    )
     return json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
 
 
@@ -135,13 +137,13 @@ def test_too_many_defects_stop_the_stage(workspace: Path) -> None:
     )
     evaluation = Rows(source=RowSource.jsonl, path=write(workspace / "e.jsonl", [chat(HELD_OUT, "Yes.")]))
     with pytest.raises(UserError, match=r"2 of 4 rows are rejected, more than prepare_ultrachat.max_reject_rate = 0.1"):
-        prepare_ultrachat(PrepareUltrachat(train=train, evaluation=evaluation), workspace)
+        prepare_ultrachat(PrepareUltrachat(train={"en": train}, evaluation={"en": evaluation}), workspace)
 
 
 def test_too_few_rows_are_an_error(workspace: Path) -> None:
     rows = Rows(source=RowSource.jsonl, path=write(workspace / "t.jsonl", [chat("Why so?", "So.")]), skip=1, take=2)
     with pytest.raises(UserError, match=r"t.jsonl: found 1 rows, needed 3 \(skip 1, take 2\)"):
-        prepare_ultrachat(PrepareUltrachat(train=rows, evaluation=rows), workspace)
+        prepare_ultrachat(PrepareUltrachat(train={"en": rows}, evaluation={"en": rows}), workspace)
 
 
 def test_nothing_to_train_on_stops_the_stage(workspace: Path) -> None:
@@ -188,7 +190,7 @@ def test_chats_of_another_format_and_shape_are_read_and_counted(
             for n in range(10)]  # fmt: skip
     path = str(row_files.write(workspace / f"chats{ending}", said))
     train, held_out = (Rows(source=RowSource.jsonl, path=path, **part) for part in ({"skip": 4}, {"take": 4}))
-    prepare_ultrachat(PrepareUltrachat(train=train, evaluation=held_out), workspace)
+    prepare_ultrachat(PrepareUltrachat(train={"en": train}, evaluation={"en": held_out}), workspace)
     asked = [row["messages"][0]["content"] for row in read_jsonl(OUT / "train.jsonl")]
     assert asked == [f"Where is window {n}?" for n in range(4, 10)]
     assert f"chats{ending}: read conversations as messages." in capsys.readouterr().out

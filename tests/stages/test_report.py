@@ -141,6 +141,20 @@ def test_answers_are_no_markup_in_report_and_card(measured):
     assert r"\<script\>fetch" in (measured / TEXT).read_text(encoding="utf-8")
 
 
+def test_names_from_outside_are_no_markup_in_report_and_card(measured):
+    """Of the base, its commit and licence, and what a judge's warning cites."""
+    planted = "<script>a</script> [b](http://example.com)"
+    path = measured / "models/base/lineage.json"
+    known = json.loads(path.read_text(encoding="utf-8")) | {"name": planted, "commit": planted}
+    path.write_text(json.dumps(known | {"license": "other", "license_name": planted}), encoding="utf-8")
+    (measured / module.JUDGE).write_text(json.dumps({"people": {}, "warnings": [planted]}), encoding="utf-8")
+    report(SECTION, measured)
+    body = (measured / CARD / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
+    for text in (body, (measured / TEXT).read_text(encoding="utf-8")):
+        assert r"\<script\>a" in text
+        assert not re.search(r"(?<!\\)<script|(?<!\\)\[b|http://example", text)
+
+
 def test_equal_measurements_give_equal_bytes(measured):
     report(SECTION, measured)
     before = [(measured / path).read_bytes() for path in (PAGE, TEXT, CARD / "README.md")]

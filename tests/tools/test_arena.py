@@ -21,11 +21,11 @@ from stages.lib.data.votes import FILE, Vote, read_votes
 from stages.lib.errors import UserError
 from stages.lib.lineage import read_lineage, weights_sha256, write_lineage
 from stages.lib.records import read_jsonl
-from tools.arena import listening
-from tools.lib.arena_app import Arena, application
-from tools.lib.ballot_box import cast
+from tools.lib.append_only import append
+from tools.lib.arena_app import Arena, arena_application
 from tools.lib.chat_models import ChatModel, Sampling
 from tools.lib.doorkeeper import names_of
+from tools.lib.local_page import listening
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, such as Debian's package of that name")
@@ -63,7 +63,7 @@ def client(models: list[ChatModel], tmp_path: Path) -> Any:
     from starlette.testclient import TestClient
 
     arena = Arena(models, tmp_path, WARM, None)
-    return TestClient(application(arena, ["127.0.0.1"]), base_url="http://127.0.0.1")
+    return TestClient(arena_application(arena, ["127.0.0.1"]), base_url="http://127.0.0.1")
 
 
 def lines(response: Any) -> list[dict[str, Any]]:
@@ -124,7 +124,7 @@ def test_equal_answers_are_a_tie_without_asking(models: list[ChatModel], tiny_mo
 
     twin = ChatModel("sft", tiny_models / "models/base")
     arena = Arena([models[0], twin], tmp_path, Sampling(0.0, max_new_tokens=5), None)
-    told = fought(TestClient(application(arena, ["testserver"])))
+    told = fought(TestClient(arena_application(arena, ["testserver"])))
     assert told[-1]["identical"] is True
     assert {told[-1]["first"], told[-1]["second"]} == {"base", "sft"}
     (vote,) = read_votes(tmp_path)
@@ -190,7 +190,7 @@ def test_only_its_own_page_under_its_own_name_is_answered(client: Any, headers: 
 def test_bound_to_another_address_it_answers_to_numbers_and_named_hosts(models: list[ChatModel], host: str) -> None:
     from starlette.testclient import TestClient
 
-    app = application(Arena(models, Path("votes"), WARM, None), names_of(host, ["lab.example"]))
+    app = arena_application(Arena(models, Path("votes"), WARM, None), names_of(host, ["lab.example"]))
     client = TestClient(app, base_url="http://192.0.2.7:8765")
     assert client.get("/").status_code == 200
     for name in ("lab.example", "LAB.example:8765", "localhost", "[2001:db8::1]:8765"):
@@ -218,10 +218,10 @@ def test_votes_of_many_processes_at_once_are_all_whole(tmp_path: Path, client: A
     client.post("/api/vote", json={"battle": told[0]["battle"], "verdict": "first"})
     code = (
         "import sys; from pathlib import Path\n"
-        "from stages.lib.data.votes import *; from tools.lib.ballot_box import cast\n"
+        "from stages.lib.data.votes import *; from tools.lib.append_only import append\n"
         "vote = read_votes(Path(sys.argv[1]))[0]\n"
-        "for n in range(40): cast(vote.model_copy(update={'id': f'{sys.argv[2]}-{n}', 'question': '가' * 5000}), "
-        "Path(sys.argv[1]) / FILE)"
+        "for n in range(40): append(vote.model_copy(update={'id': f'{sys.argv[2]}-{n}', 'question': '가' * 5000}), "
+        "Path(sys.argv[1]) / FILE, 'vote')"
     )
     voters = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(number)], cwd=ROOT) for number in range(3)
@@ -258,7 +258,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, client: Any, monk
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:10]))
     with pytest.raises(UserError, match="no space left for a whole line"):
-        cast(vote, tmp_path / FILE)  # type: ignore[arg-type]
+        append(vote, tmp_path / FILE, "vote")  # type: ignore[arg-type]
     assert (tmp_path / FILE).read_bytes() == before
 
 
@@ -267,7 +267,7 @@ def test_an_answer_nobody_waits_for_is_broken_off(models: list[ChatModel], tmp_p
 
     arena = Arena(models, tmp_path, Sampling(3.0, 1.0, max_new_tokens=900), 3.0)
     with listening("127.0.0.1", 0) as socket:
-        server = uvicorn.Server(uvicorn.Config(application(arena, ["127.0.0.1"]), log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(arena_application(arena, ["127.0.0.1"]), log_level="warning"))
         running = threading.Thread(target=server.run, args=([socket],))
         running.start()
         question = {"model": "base", "messages": [{"role": "user", "content": "?"}]}

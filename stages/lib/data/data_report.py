@@ -39,7 +39,11 @@ def headline(out: Path, report: dict[str, Any]) -> str:
 
 def columns_read(report: dict[str, Any]) -> list[str]:
     """A sentence for each source whose columns have other names than ours, or some that were passed over."""
-    return [f"{source['name']}: {source['read_as']}." for source in report["sources"] if source.get("read_as")]
+    return [
+        sentence_in_markdown(f"{source['name']}: {source['read_as']}.")
+        for source in report["sources"]
+        if source.get("read_as")
+    ]
 
 
 def write_reports(
@@ -101,8 +105,7 @@ def data_card(
     if report["reported"]:
         parts += ["Kept, but look at them:", table(("what", "rows"), report["reported"].items())]
     parts += ["## Splits", table(("split", "rows"), [
-        (name, split["rows"] if "facts" not in split else f"{split['rows']} ({split['facts']} facts)")
-        for name, split in report["splits"].items()
+        (name, f"{split['rows']}{parts_of(split)}") for name, split in report["splits"].items()
     ])]  # fmt: skip
     parts += ["## Length", table(("up to tokens", "rows"), histogram.items()), *more]
     if folded := report["mended"].get(FOLDED):
@@ -117,6 +120,14 @@ def data_card(
 def rows_of(source: dict[str, Any]) -> str:
     """How many rows a source gave, those of raw text apart."""
     return f"{source['rows']} and {text} of raw text" if (text := source.get("text_rows")) else str(source["rows"])
+
+
+def parts_of(split: dict[str, Any]) -> str:
+    """How many facts the rows of a split are about, or how many rows each of its sets has, in brackets."""
+    if "facts" in split:
+        return f" ({split['facts']} facts)"
+    sets = ", ".join(f"{count} {name}" for name, count in split.get("sets", {}).items())
+    return f" ({sets})" if sets else ""
 
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:

@@ -106,7 +106,7 @@ def warnings_of(figures: dict[str, Figures]) -> list[str]:
     lines = []
     tuned = "dpo"
     before, after = figures[next(iter(figures))], figures[tuned]
-    for split in ("seen", "unseen"):
+    for split in ("seen", "unseen", "unanswerable"):
         cell = after.get(split, {}).get("key_exact")
         if cell and cell["groups"] < SMALL_SET:
             lines.append(
@@ -116,12 +116,13 @@ def warnings_of(figures: dict[str, Figures]) -> list[str]:
         stops = after.get(split, {}).get("stop_rate")
         if stops and stops["value"] < 0.9:
             lines.append(f"{split}: {1 - stops['value']:.0%} of {tuned}'s answers were cut at max_new_tokens")
-    old, new = (side.get("control", {}).get("perplexity") for side in (before, after))
-    if old and new and new["value"] > 1.5 * old["value"]:
-        lines.append(
-            f"control perplexity rose from {old['value']:.1f} to {new['value']:.1f}: tuning made the model forget; "
-            "mix in more chats or lower the learning rate"
-        )
+    for split in sorted(name for name in after if name.startswith("control_")):
+        old, new = (side.get(split, {}).get("perplexity") for side in (before, after))
+        if old and new and new["value"] > 1.5 * old["value"]:
+            lines.append(
+                f"{split}: perplexity rose from {old['value']:.1f} to {new['value']:.1f}: tuning made the model "
+                "forget; mix in more chats or lower the learning rate"
+            )
     return lines
 
 

@@ -88,12 +88,13 @@ def page_rows(
             "id": f"{stem}-{page.page}-{number}",
             "instruction": pair.question,
             "output": pair.answer,
+            "source": source,
         }
         reason, detail = ungrounded(pair.answer, text)
         if reason:
-            yield Rejected(where, reason, f"{detail}: {pair.answer[:80]}", f"{pair.question}\n{pair.answer}")
+            yield Rejected(where, reason, f"{detail}: {pair.answer[:80]}", f"{pair.question}\n{pair.answer}", row)
         else:
-            yield Line(where, row | {"source": source})
+            yield Line(where, row)
 
 
 def asked(page: Page, generate: Generate, ask: Ask) -> Iterator[tuple[Pair | str, str]]:

@@ -16,21 +16,24 @@ SHOWN = [
     ("seen", "key_recall"),
     ("seen", "chrf"),
     ("seen", "stop_rate"),
+    ("seen", "over_refusal_rate"),
     ("unseen", "key_exact"),
-    ("unseen", "refusal"),
+    ("unanswerable", "refusal_rate"),
     ("seen", "perplexity"),
     ("control", "perplexity"),
     ("preferences", "accuracy"),
     ("preferences", "margin"),
 ]
-"""Split and figure of each line of the short table."""
+"""Set and figure of each line of the short table; `control` stands for every control set."""
 
 SETS = {
     "seen": "trained facts, asked in words that training never saw",
     "unseen": "facts that training never saw: a right answer is luck, a wrong one is made up",
+    "unanswerable": "questions that the documents don't answer, on topics that training never saw: refusing is right",
     "control": "chats not trained on: what tuning made the model forget",
     "preferences": "held-out pairs of a better and a worse answer",
 }
+"""What each set holds. Control sets have a name after the word, such as control_ko."""
 
 
 @dataclass
@@ -86,6 +89,25 @@ class Evidence:
         return {row["id"]: row for row in self.predictions if row["model"] == model and "prediction" in row}
 
 
+def kind_of(split: str) -> str:
+    """The set of SETS that one is, such as control for control_ko."""
+    return next((kind for kind in SETS if split == kind or split.startswith(f"{kind}_")), split)
+
+
+def sets_in(figures: dict[str, Any]) -> list[str]:
+    """The sets that a model was scored on, in the order of SETS."""
+    order = list(SETS)
+    return sorted(figures, key=lambda split: (order.index(kind_of(split)), split))
+
+
+def shown_in(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Set and figure of each line of the short table, of those that a model was scored on."""
+    sets = sets_in(figures)
+    return [
+        (split, name) for kind, name in SHOWN for split in sets if kind_of(split) == kind and name in figures[split]
+    ]
+
+
 def figure(cell: dict[str, float] | None) -> str:
     """One figure with its interval, where it has one, such as 0.62 [0.50, 0.73]."""
     if cell is None:
@@ -112,13 +134,12 @@ def table(evidence: Evidence) -> str:
     models, detail = evidence.models, evidence.detail
     header = ["set", "figure", "n", *models, f"{evidence.tuned} - {models[0]}"]
     lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
-    for split, name in SHOWN:
+    for split, name in shown_in(detail["models"][models[0]]):
         cells = [detail["models"][model].get(split, {}).get(name) for model in models]
-        if any(cells):
-            n = next(cell["n"] for cell in cells if cell)
-            change = detail["differences"][evidence.tuned].get(split, {}).get(name)
-            line = [split, name, str(n), *(figure(cell) for cell in cells), signed(change)]
-            lines.append("| " + " | ".join(line) + " |")
+        n = next(cell["n"] for cell in cells if cell)
+        change = detail["differences"][evidence.tuned].get(split, {}).get(name)
+        line = [split, name, str(n), *(figure(cell) for cell in cells), signed(change)]
+        lines.append("| " + " | ".join(line) + " |")
     return "\n".join(lines)
 
 

@@ -7,7 +7,6 @@ from stages.lib.reports.charts import bar_chart, interval_chart, line_chart
 from stages.lib.reports.evidence import (
     PEOPLE,
     SETS,
-    SHOWN,
     Evidence,
     benchmark_rows,
     benchmarked,
@@ -17,6 +16,8 @@ from stages.lib.reports.evidence import (
     lost_answers,
     people_rows,
     regressions,
+    sets_in,
+    shown_in,
     signed,
     wrong_answers,
 )
@@ -28,7 +29,8 @@ CURVES = [
     ("dpo", "reward_margin", "DPO: reward margin"),
     ("dpo", "reward_accuracy", "DPO: share of pairs with the better answer ahead"),
 ]
-SHARES = ["key_exact", "key_recall", "chrf", "rouge_l", "korquad_f1", "stop_rate", "refusal", "accuracy"]
+SHARES = ["key_exact", "key_recall", "chrf", "rouge_l", "korquad_f1", "stop_rate", "refusal_rate", "over_refusal_rate",
+          "accuracy"]  # fmt: skip
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5b6676; --paper: #f6f7f9; --card: #fff; --line: #dde2e9;
@@ -111,11 +113,12 @@ def headline(evidence: Evidence) -> str:
     """Title, the four figures that matter, and what to beware of."""
     models, detail = evidence.models, evidence.detail
     cards = []
+    controls = [split for split in sets_in(detail["models"][models[0]]) if split.startswith("control_")]
     for split, name, told in (
         ("seen", "key_exact", "seen facts stated exactly"),
-        ("unseen", "key_exact", "unseen facts stated exactly"),
-        ("control", "perplexity", "perplexity on other chats"),
-        ("preferences", "accuracy", "held-out pairs ranked rightly"),
+        ("unanswerable", "refusal_rate", "unanswerable questions refused"),
+        *((split, "perplexity", f"perplexity on other chats ({split.removeprefix('control_')})") for split in controls),
+        ("preferences", "accuracy", "preference accuracy on held-out pairs"),
     ):
         before, after = (detail["models"][model].get(split, {}).get(name) for model in (models[0], evidence.tuned))
         if before and after:
@@ -159,13 +162,15 @@ def short_table(evidence: Evidence) -> str:
     models = evidence.models
     meanings = "".join(f"<p class=soft><b>{name}</b>: {meaning}.</p>" for name, meaning in SETS.items())
     header = ["set", "figure", "n", *models, f"{evidence.tuned} - {models[0]}"]
-    return f'<div class="box">{table(header, figure_rows(evidence, SHOWN))}{meanings}</div>'
+    rows = figure_rows(evidence, shown_in(evidence.detail["models"][models[0]]))
+    return f'<div class="box">{table(header, rows)}{meanings}</div>'
 
 
 def full_table(evidence: Evidence) -> str:
     """Every figure, folded."""
     models, detail = evidence.models, evidence.detail
-    names = [(split, name) for split in SETS for name in sorted(detail["models"][models[0]].get(split, {}))]
+    figures = detail["models"][models[0]]
+    names = [(split, name) for split in sets_in(figures) for name in sorted(figures[split])]
     header = ["set", "figure", "n", *models, f"{evidence.tuned} - {models[0]}"]
     return f"<details><summary>All figures</summary>{table(header, figure_rows(evidence, names))}</details>"
 
@@ -173,7 +178,7 @@ def full_table(evidence: Evidence) -> str:
 def figures_chart(evidence: Evidence) -> str:
     """Dots and whiskers of the figures that are shares."""
     charts = []
-    for split in SETS:
+    for split in sets_in(evidence.detail["models"][evidence.models[0]]):
         rows = []
         for name in SHARES:
             series = [(model, evidence.detail["models"][model].get(split, {}).get(name)) for model in evidence.models]

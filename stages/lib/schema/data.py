@@ -1,5 +1,6 @@
 """The sections of the stages that prepare the base model and the data."""
 
+import re
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
@@ -21,6 +22,8 @@ from stages.lib.schema.choices import (
 
 OWN = "own"
 """The chat template that comes with the model."""
+SET_NAME = re.compile("[a-z][a-z0-9_]*")
+"""A name that can end the name of a figure in metrics/eval.json."""
 AUTO = "auto"
 """A token that special_tokens.py derives from the model's files."""
 
@@ -129,14 +132,20 @@ class Rows:
 
 @dataclass
 class PrepareUltrachat:
-    train: Rows = MISSING
-    evaluation: Rows = MISSING
+    train: dict[str, Rows] = MISSING  # by language, or any other name; what is trained on is all of them
+    evaluation: dict[str, Rows] = MISSING  # by language, or any other name: each is scored by itself, as control_NAME
     max_tokens: int = 0  # longer conversations lose whole last turns; 0: left to SFT, which cuts at its max_length
     system_messages: SystemMessages = MISSING
     overlap: Overlap = Overlap.error  # a training conversation whose first question is an evaluation one's
     max_reject_rate: float = 0.1  # share of rows that may be unfit before the stage fails
 
     def __post_init__(self) -> None:
+        for split in ("train", "evaluation"):
+            names = list(getattr(self, split))
+            require(bool(names), f"prepare_ultrachat.{split}", {}, "rows under a name such as en")
+            for name in names:
+                key = f"prepare_ultrachat.{split}.{name}"
+                require(bool(SET_NAME.fullmatch(name)), key, name, "a name of small letters, digits and _, such as en")
         require(self.max_tokens >= 0, "prepare_ultrachat.max_tokens", self.max_tokens, "0 (not cut here) or more")
         require(0 <= self.max_reject_rate <= 1, "prepare_ultrachat.max_reject_rate", self.max_reject_rate, "0 to 1")
 
@@ -198,8 +207,9 @@ class PreparePdfQa:
     limits: PdfLimits = field(default_factory=PdfLimits)
     generate: Generate = field(default_factory=Generate)
     reword: Reword = field(default_factory=Reword)
+    only_reviewed: bool = False  # train on the rows alone that a person accepted or edited (python -m tools.review)
     held_out_facts: float = 0.2  # share of facts that training never sees
-    held_out_wordings: int = 1  # wordings of each trained fact kept for evaluation
+    held_out_wordings: int = 1  # wordings of each trained fact kept for evaluation, at most half of those it has
 
     def __post_init__(self) -> None:
         for pattern, columns in self.columns.items():
@@ -210,6 +220,8 @@ class PreparePdfQa:
         require(self.reword.backend is not Rewording.back_translation or self.generate.backend is not Backend.rules,
                 "prepare_pdf_qa.reword.backend", self.reword.backend.value,
                 "prepare_pdf_qa.generate.backend=huggingface or openai, whose model translates")  # fmt: skip
+        require(not self.only_reviewed or self.reword.backend is Rewording.none, "prepare_pdf_qa.reword.backend",
+                self.reword.backend.value, "none, or only_reviewed=false: nobody has seen a rewording")  # fmt: skip
         require(self.max_tokens > 0, "prepare_pdf_qa.max_tokens", self.max_tokens, "1 or more")
 
 

@@ -10,7 +10,7 @@ from stages.lib.schema.choices import Dtype, JudgeBackend
 
 @dataclass
 class Evaluate:
-    max_new_tokens: int = MISSING
+    max_new_tokens: int = 0  # of one answer; 0: an eighth more than the longest one that is wanted
     batch_tokens: int = 0  # padded tokens in one batch of answers; 0: as many as fit into memory, to a limit
     continuous_batching: bool = False  # transformers' own, for many questions on a GPU; in 16 bit answers may differ
     dtype: Dtype = Dtype.auto  # to compute in; answers in float32 don't depend on how they are batched
@@ -21,7 +21,7 @@ class Evaluate:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        require(self.max_new_tokens > 0, "evaluate.max_new_tokens", self.max_new_tokens, "1 or more")
+        require(self.max_new_tokens >= 0, "evaluate.max_new_tokens", self.max_new_tokens, "0 or more")
         require(self.batch_tokens >= 0, "evaluate.batch_tokens", self.batch_tokens, "0 or more")
         require(self.bootstrap_resamples > 0, "evaluate.bootstrap_resamples", self.bootstrap_resamples, "1 or more")
         require(self.seed >= 0, "evaluate.seed", self.seed, "0 or more")

@@ -37,18 +37,18 @@ def test_differences_are_over_common_rows_and_narrower_than_either_interval():
 
 
 def test_a_row_without_a_score_counts_for_the_others_alone():
-    rows = [row("a", 1.0, 1.0), {**row("b", 0.0, 1.0), "scores": {"refusal": 1.0}}]
+    rows = [row("a", 1.0, 1.0), {**row("b", 0.0, 1.0), "scores": {"refusal_rate": 1.0}}]
     figures = figures_of(rows, 20, 1)["seen"]
-    assert (figures["key_exact"]["n"], figures["refusal"]["n"], figures["perplexity"]["n"]) == (1, 1, 2)
+    assert (figures["key_exact"]["n"], figures["refusal_rate"]["n"], figures["perplexity"]["n"]) == (1, 1, 2)
 
 
 def test_warnings_say_what_to_beware_of():
     def cell(value):
         return {"value": value, "low": 0.0, "high": 1.0, "n": 200, "groups": 200}
 
-    before = {"seen": {"key_exact": cell(0.1), "stop_rate": cell(0.1)}, "control": {"perplexity": cell(20.0)}}
-    after = {"seen": {"key_exact": cell(0.9), "stop_rate": cell(0.5)}, "control": {"perplexity": cell(50.0)}}
+    before = {"seen": {"key_exact": cell(0.1), "stop_rate": cell(0.1)}, "control_ko": {"perplexity": cell(20.0)}}
+    after = {"seen": {"key_exact": cell(0.9), "stop_rate": cell(0.5)}, "control_ko": {"perplexity": cell(50.0)}}
     lines = warnings_of({"base": before, "dpo": after})
     assert any("50% of dpo's answers were cut" in line for line in lines)
-    assert any("rose from 20.0 to 50.0" in line for line in lines)
+    assert any("control_ko: perplexity rose from 20.0 to 50.0" in line for line in lines)
     assert warnings_of({"base": before, "dpo": {**before, "seen": {"stop_rate": cell(1.0)}}}) == []

@@ -5,10 +5,12 @@ Where it is installed, on a GPU, its losses are held against trl's.
 
 import csv
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -216,6 +218,15 @@ def test_its_log_has_no_column_that_it_does_not_fill(installed, tmp_path):
     run.section = Sft(**tiny_training())
     with pytest.raises(KeyError, match="mean_token_accuracy"):
         run.publish_log(trainer, tmp_path / "log.csv", LOG_COLUMNS)
+
+
+def test_a_parity_that_nobody_measured_is_no_figure(installed, tiny_base, tmp_path):
+    run = TrainingRun("sft", unsloth_sft(), tmp_path, H200, 1, None, {}, None, None, {})
+    plan = plan_of(tiny_base, [64] * 4)
+    run.publish_metrics(tmp_path / "sft.json", plan, {}, loss=1.0)
+    assert json.loads((tmp_path / "sft.json").read_text()) == {"loss": 1.0}
+    run.publish_metrics(tmp_path / "sft.json", replace(plan, parity=1e-5, parity_tokens=9), {}, loss=1.0)
+    assert json.loads((tmp_path / "sft.json").read_text()) == {"loss": 1.0, "parity": 1e-5, "parity_tokens": 9}
 
 
 def losses(place: Path, engine: str) -> list[float]:
