@@ -24,20 +24,21 @@ from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.shapes import expanded
 from stages.lib.entry import run
 from stages.lib.lineage import file_sha256
-from stages.lib.models.answer_models import cache_home, make_ask
+from stages.lib.models.answer_models import Ask, cache_home, make_ask
 from stages.lib.models.chat_template import UNFIT
 from stages.lib.pdf_qa.pdf_questions import PdfReport, by_document, pdf_rows, summary
 from stages.lib.pdf_qa.qa_files import questions_and_pdfs, readings_of, text_files, unread_files
-from stages.lib.pdf_qa.qa_gates import STEPS, beware, drop_doubles, refuse_leaks, store_clear_rows
+from stages.lib.pdf_qa.qa_gates import beware, drop_doubles, refuse_leaks, steps_of, store_clear_rows
 from stages.lib.pdf_qa.qa_rows import UNCLEAR, UNREADABLE, USUAL
 from stages.lib.pdf_qa.qa_store import QuestionStore
+from stages.lib.pdf_qa.rating import Rate, make_rate
 from stages.lib.pdf_qa.review_decisions import FILE as DECISIONS
 from stages.lib.pdf_qa.review_decisions import Review, told
 from stages.lib.pdf_qa.rewording import add_rewordings
 from stages.lib.pdf_qa.text_store import opened_store, text_card, text_funnel, text_headline
 from stages.lib.publish import published
 from stages.lib.records import write_jsonl
-from stages.lib.schema.choices import Backend, Rewording
+from stages.lib.schema.choices import Backend, JudgeBackend, Rewording
 from stages.lib.schema.data import PreparePdfQa
 
 SOURCE = Path("data/raw/pdf_qa")
@@ -60,11 +61,11 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
     files, pdfs = questions_and_pdfs(section)
     plain, review = text_files(section), Review.of(DECISIONS)
     readings = {**readings_of(files, section.columns), **readings_of(pdfs, {}), **readings_of(plain, {})}
-    ask = None if section.generate.backend is Backend.rules else make_ask(section.generate, cache_home())
+    ask, rate = question_maker(section), rating(section)
     with published(root / OUT) as out, TemporaryDirectory() as scratch:
         out.mkdir()
         with (
-            Ledger(out, STEPS) as ledger,
+            Ledger(out, steps_of(section)) as ledger,
             closing(QuestionStore(Path(scratch) / "rows.sqlite")) as store,
             opened_store(Path(scratch) / "text.sqlite", out, section, renderer, BASE) as texts,
         ):
@@ -80,7 +81,7 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             ledger.refuse_many(defects, section.max_reject_rate, "prepare_pdf_qa.max_reject_rate")
             for path in pdfs:
                 before, reading = ledger.read, readings[path]
-                rows = pdf_rows(path, reading.label, section, ask, texts, pdf_report)
+                rows = pdf_rows(path, reading.label, section, ask, rate, texts, pdf_report)
                 store_clear_rows(rows, reading, section, renderer, ledger, store, review)
                 sources.append(source_of(path, reading, ledger.read - before))
             if texts:
@@ -117,6 +118,20 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
     reviewed = told(report.get("review", {}))
     print(*documents, *reviewed, *text_headline(report), headline(OUT, report), sep="\n")
     return {"in": report["in"], "kept": kept, "splits": splits}
+
+
+def question_maker(section: PreparePdfQa) -> Ask | None:
+    """The model that writes questions, if one is asked for."""
+    if section.generate.backend is Backend.rules:
+        return None
+    return make_ask(section.generate, cache_home(), "prepare_pdf_qa.generate")
+
+
+def rating(section: PreparePdfQa) -> Rate | None:
+    """The model that rates what was made from PDFs, if one is asked for."""
+    if section.rate.backend is JudgeBackend.none:
+        return None
+    return make_rate(make_ask(section.rate, cache_home(), "prepare_pdf_qa.rate"), section.rate.least)
 
 
 def source_of(path: Path, reading: Reading, rows: int) -> dict[str, Any]:
