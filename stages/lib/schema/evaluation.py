@@ -66,7 +66,7 @@ class SamplePreferences:
 @dataclass
 class Judge:
     backend: JudgeBackend = JudgeBackend.none
-    model: str = ""  # hf: a directory with a chat model; openai: the model's name
+    model: str = ""  # huggingface: a directory with a chat model; openai: the model's name
     endpoint: str = ""  # openai: the address that /chat/completions is appended to; the key is OPENAI_API_KEY's
     pairs: list[str] = field(default_factory=lambda: ["dpo:base", "dpo:sft"])  # models whose answers are compared
     questions: int = 100  # at most so many, the same ones however the set grows

@@ -197,6 +197,7 @@ class Mix:
 
     ultrachat: int = 1
     pdf_qa: int = 1
+    raw_text: int = 1  # where prepare_pdf_qa.raw_text made any
 
 
 @dataclass
@@ -219,6 +220,7 @@ class Sft(Training):
         self.check("sft")
         shares = (self.mix.ultrachat, self.mix.pdf_qa)
         require(min(shares) >= 0 and sum(shares) > 0, "sft.mix", shares, "0 or more each, and not both 0")
+        require(self.mix.raw_text >= 0, "sft.mix.raw_text", self.mix.raw_text, "0 or more")
         require(self.keep_base.weight >= 0, "sft.keep_base.weight", self.keep_base.weight, "0 (off) or more")
         require(self.keep_base.max_tokens > 0, "sft.keep_base.max_tokens", self.keep_base.max_tokens, "1 or more")
         if self.keep_base.weight:

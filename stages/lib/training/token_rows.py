@@ -1,4 +1,7 @@
-"""Prepared records as the token ids that trainers take; what is too long is cut or dropped, and counted."""
+"""Prepared records as the token ids that trainers take; what is too long is cut or dropped, and counted.
+
+Raw text ends in no stop token: that token says that an answer is over, a passage is none, and its document goes on.
+"""
 
 from itertools import chain
 from pathlib import Path
@@ -19,13 +22,21 @@ def supervised_rows(
     `source` is the data set's name, that of its file's directory.
 
     `files` says how often each file's rows are in one epoch. A conversation is one row, and one more for each answer
-    that its template writes otherwise in the middle than at the end. Returns the rows and how many conversations were
-    cut or dropped, by reason. Raises UserError if none is left.
+    that its template writes otherwise in the middle than at the end. A record of raw text is one row, marked `raw`, or
+    several where it is too long. Returns the rows and how many records were cut or dropped, by reason. Raises UserError
+    if none is left.
     """
     rows = []
     counts = {"cut_turns": 0, "truncated": 0, "dropped_too_long": 0}
     for path, times in files.items():
         for record in read_jsonl(path):
+            origin = {"id": record["id"], "source": path.parent.name}
+            if "text" in record:
+                passages = raw_rows(origin, record["text"], tokenizer, section.max_length)
+                if len(passages) > 1:
+                    counts["text_cut"] = counts.get("text_cut", 0) + 1
+                rows += passages * times
+                continue
             messages = record["messages"]
             encoded = encode(tokenizer, messages)
             while (
@@ -44,7 +55,6 @@ def supervised_rows(
             ids = encoded.input_ids[: section.max_length]
             learned = encoded.by_assistant if section.loss_on is LossOn.assistant else [True] * len(ids)
             labels = [token if on else IGNORED for token, on in zip(ids, learned, strict=False)]
-            origin = {"id": record["id"], "source": path.parent.name}
             rows += [{**origin, "input_ids": ids, "labels": labels}] * times
             if section.loss_on is LossOn.assistant:
                 rows += earlier_answers(origin, messages, encoded.elsewhere, tokenizer) * times
@@ -54,6 +64,24 @@ def supervised_rows(
             f"{section.max_length} tokens; raise it, or give sft.mix a data set with shorter ones"
         )
     return rows, counts
+
+
+def raw_rows(origin: dict[str, str], text: str, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    """Raw text from `origin` as rows of at most `max_length` tokens and about equal length; every token is learned.
+
+    Each begins with what the tokenizer puts before any text (Llama's and Gemma's BOS); the first token has nothing
+    before it to be learned from. A cut is no harm: nothing says that the text ends there.
+    """
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    before = tokenizer("", add_special_tokens=True)["input_ids"]
+    begin = before[:1] if before and before[0] == tokenizer.bos_token_id else []
+    count = -(-len(bare) // max(1, max_length - len(begin)))
+    rows = []
+    for number in range(count):
+        ids = [*begin, *bare[number * len(bare) // count : (number + 1) * len(bare) // count]]
+        if len(ids) > 1:
+            rows.append({**origin, "input_ids": ids, "labels": [IGNORED, *ids[1:]], "raw": True})
+    return rows
 
 
 def earlier_answers(
