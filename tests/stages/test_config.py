@@ -411,6 +411,7 @@ WRONG = {
     "questions": "0",
     "limit": "-1",
     "samples": "0",
+    "sources": "[hearsay]",
     "temperature": "0",
     "wordings": "-1",
     "pairs_per_question": "0",
