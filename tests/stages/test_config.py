@@ -76,8 +76,8 @@ def run_config(place, *overrides):
         ("prepare_pdf_qa.rate.least=6", ["prepare_pdf_qa.rate.least: found 6"]),
         ("prepare_pdf_qa.rate.max_new_tokens=0", ["prepare_pdf_qa.rate.max_new_tokens: found 0"]),
         ("sft.keep_base.weight=-1", ["sft.keep_base.weight: found -1"]),
-        ("sft={keep_base: {weight: 1}, mix: {ultrachat: 0}}", ["sft.mix: found (0, 1)", "sft.keep_base.weight=1"]),
-        ("sft={keep_base: {weight: 1}, mix: {pdf_qa: 0}}", ["sft.mix: found (1, 0)", "questions learned"]),
+        ("sft={keep_base: {weight: 1}, mix: {ultrachat: 0}}", ["sft.mix.ultrachat: found 0", "sft.keep_base.weight=1"]),
+        ("sft={keep_base: {weight: 1}, mix: {pdf_qa: 0, raw_text: 0}}", ["sft.mix.pdf_qa and raw_text: found (0, 0)"]),
         (
             "sft={keep_base: {weight: 1}, method: full, quantization: none}",
             [
@@ -411,6 +411,7 @@ WRONG = {
     "questions": "0",
     "limit": "-1",
     "samples": "0",
+    "sources": "[hearsay]",
     "temperature": "0",
     "wordings": "-1",
     "pairs_per_question": "0",

@@ -85,7 +85,8 @@ class Draws:
 
     def tokens(self, logits: Tensor, rows: list[int], step: int) -> Tensor:
         """A token for each of `rows` by its number of this `step`, from `logits` (rows, vocabulary)."""
-        shares = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
+        # small shares would be lost in a sum in float32
+        shares = (logits.float() / self.temperature).softmax(-1).cumsum(-1, dtype=self.numbers.dtype)
         drawn = self.numbers[rows, step, None] * shares[:, -1:]
         return (shares <= drawn).sum(-1).clamp(max=logits.shape[-1] - 1)
 

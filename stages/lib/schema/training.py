@@ -245,8 +245,9 @@ class Sft(Training):
             f"none, ddp or auto, {above}: the base is not computed on weights that are spread over processes",
         )
         require(self.lora.bias == "none", "sft.lora.bias", self.lora.bias, f"none, {above}: {off}, and biases stay on")
-        shares = (self.mix.ultrachat, self.mix.pdf_qa)
-        require(min(shares) > 0, "sft.mix", shares, f"1 or more each, {above}: chats are held, questions learned")
+        require(self.mix.ultrachat > 0, "sft.mix.ultrachat", self.mix.ultrachat, f"1 or more, {above}: chats are held")
+        learned = (self.mix.pdf_qa, self.mix.raw_text)
+        require(sum(learned) > 0, "sft.mix.pdf_qa and raw_text", learned, f"1 or more, {above}: chats are not learned")
 
 
 @dataclass

@@ -42,8 +42,9 @@ COMPILED_START_LIMIT = 0.02
 """Compiled or recorded with and without gradients, the same model rounds to 16 bit at other places (as for DPO's
 reference, preference_start.py)."""
 
-DISTURBANCE = 0.01
-"""Added to all weights of the adapter for a pass, to see that the tuned model moves and its base doesn't."""
+DISTURBANCES = (0.01, 0.1, 1.0)
+"""Added to all weights of the adapter for a pass, to see that the tuned model moves and its base doesn't; a larger one
+where what it moves is within rounding."""
 
 
 def hold_to_base(rows: list[dict[str, Any]], source: str, keep: KeepBase) -> list[dict[str, Any]]:
@@ -287,14 +288,15 @@ def refuse_wrong_teacher(trainer: Any, plan: Plan, dtype: torch.dtype) -> float:
             "tuned model is its base then. Make the adapter start at zero (lora's default initialisation) and the "
             "base deterministic (a model whose own dropout is 0), or set sft.keep_base.weight=0"
         )
-    with disturbed(trainer.model):
-        moved = divergence()
-    if not moved > max(start, limit):
-        raise UserError(
-            f"with a disturbed adapter the KL divergence to the base is {moved:.2g} nats a token, with a new one "
-            f"{start:.2g}; needed more, since the base doesn't have the adapter. Set sft.keep_base.weight=0"
-        )
-    return start
+    for size in DISTURBANCES:
+        with disturbed(trainer.model, size):
+            moved = divergence()
+        if moved > max(start, limit):
+            return start
+    raise UserError(
+        f"with a disturbed adapter the KL divergence to the base is {moved:.2g} nats a token, with a new one "
+        f"{start:.2g}; needed more, since the base doesn't have the adapter. Set sft.keep_base.weight=0"
+    )
 
 
 def held_figures(trainer: Any, rows: list[dict[str, Any]], start: float) -> dict[str, float]:
@@ -310,8 +312,8 @@ def held_figures(trainer: Any, rows: list[dict[str, Any]], start: float) -> dict
 
 
 @contextmanager
-def disturbed(model: Any) -> Iterator[None]:
-    """`model` with other weights in its adapter."""
+def disturbed(model: Any, size: float) -> Iterator[None]:
+    """`model` with `size` added to all weights of its adapter."""
     import torch
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -319,7 +321,7 @@ def disturbed(model: Any) -> Iterator[None]:
     try:
         with torch.no_grad():
             for parameter in trained:
-                parameter.add_(DISTURBANCE)
+                parameter.add_(size)
         yield
     finally:
         with torch.no_grad():
