@@ -83,7 +83,8 @@ def test_comparisons_send_nothing_that_a_terminal_obeys(tmp_path):
     names = ("sets_sha256", "signatures")
     detail = {"models": {"dpo": {}}, "tokenizer_sha256": "t", "settings": {"resamples": 20, "seed": 1}}
     row = {"id": "q", "fact_id": "f", "split": "seen", "model": "dpo", "prompt": text, "reference": text}
-    scored = {"prediction": text, "scores": {"key_exact": 0.0}, "likelihood": {"nats": 1.0, "tokens": 1, "characters": 1}}
+    likelihood = {"nats": 1.0, "tokens": 1, "characters": 1}
+    scored = {"prediction": text, "scores": {"key_exact": 0.0}, "likelihood": likelihood}
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics/eval_detail.json").write_text(json.dumps({**detail, **{name: {} for name in names}}))
     (tmp_path / "metrics/predictions.jsonl").write_text(json.dumps({**row, **scored}) + "\n")
