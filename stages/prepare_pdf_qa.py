@@ -22,6 +22,7 @@ from stages.lib.data.ledger import Ledger
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.shapes import expanded
 from stages.lib.entry import run
+from stages.lib.foreign_text import shown
 from stages.lib.lineage import file_sha256
 from stages.lib.models.answer_models import cache_home, make_ask
 from stages.lib.models.chat_template import UNFIT
@@ -92,7 +93,7 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             histogram = token_histogram(store.token_counts(), section.max_tokens)
             card = data_card("Questions and answers", report, ledger, histogram, beware(report, section))
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
-    print(*documents, headline(OUT, report), sep="\n")
+    print(*map(shown, documents), headline(OUT, report), sep="\n")
     return {"in": report["in"], "kept": kept, "splits": splits}
 
 
