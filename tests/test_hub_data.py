@@ -126,7 +126,7 @@ def rows(split: str, identity: str = ULTRACHAT, revision: str = COMMIT, **choice
 
 
 def ultrachat(train: str, evaluation: str) -> str:
-    return f"PrepareUltrachat(train={train}, evaluation={evaluation})"
+    return f"PrepareUltrachat(train={{'en': {train}}}, evaluation={{'en': {evaluation}}})"
 
 
 def ids(workspace: Path, split: str) -> list[str]:
