@@ -44,11 +44,11 @@ def planted(tmp_path: Path) -> Path:
     text = PLANTED[:-1]
     cell = {"value": 1.0, "low": 1.0, "high": 1.0, "n": 2, "groups": 2}
     detail = {
-        "models": {"base": {"seen": {"key_exact": cell}}, "dpo": {"seen": {"key_exact": cell}}},
-        "differences": {"dpo": {"seen": {"key_exact": cell}}},
-        "steps": {"dpo": {"seen": {"key_exact": cell}}},
-        "facts": {"base": {"known": 1, "asked": 2}, "dpo": {"known": 2, "asked": 2}},
-        "demo": {"question": text, "answers": {"base": text, "dpo": text}},
+        "models": {name: {"seen": {"key_exact": cell}} for name in ("base", "sft", "dpo")},
+        "differences": {name: {"seen": {"key_exact": cell}} for name in ("sft", "dpo")},
+        "steps": {name: {"seen": {"key_exact": cell}} for name in ("sft", "dpo")},
+        "facts": {name: {"known": 1, "asked": 2} for name in ("base", "sft", "dpo")},
+        "demo": {"question": text, "answers": dict.fromkeys(("base", "sft", "dpo"), text)},
         "warnings": [text],
     }
     (tmp_path / "metrics").mkdir()
