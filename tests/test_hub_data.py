@@ -117,7 +117,7 @@ def run_stage(
         "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0",
     } | environment  # fmt: skip
     command = [*before, sys.executable, "-c", code]
-    return subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True, timeout=400)
 
 
 def rows(split: str, identity: str = ULTRACHAT, revision: str = COMMIT, **choice: int) -> str:
