@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stages.lib.entry import run
+from stages.lib.foreign_text import shown
 from stages.lib.lineage import file_sha256, weights_sha256, write_lineage
 from stages.lib.models.base_checks import refuse_broken_numbers, refuse_what_sees_ahead
 from stages.lib.models.base_sources import Base, fetch_terms, load_from_directory, load_from_hub, load_from_wheel
@@ -105,7 +106,7 @@ def say_what_was_settled(base: Base, spoken: dict[str, Any], modules: list[str],
     if experts:
         lines.append(f"{experts} tensors of fused experts are no linear layers: an adapter leaves them as they are")
     for line in lines:
-        print(f"prepare-base: {line}", flush=True)
+        print(f"prepare-base: {shown(line)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from stages.lib.data.ledger import Ledger
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.shapes import expanded
 from stages.lib.entry import run
+from stages.lib.foreign_text import shown
 from stages.lib.lineage import file_sha256
 from stages.lib.models.answer_models import Ask, cache_home, make_ask
 from stages.lib.models.chat_template import UNFIT
@@ -116,7 +117,7 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             bars = text_funnel(texts.ledger) if texts else []
             write_reports(out, metrics, report, ledger, histogram, card, bars)
     reviewed = told(report.get("review", {}))
-    print(*documents, *reviewed, *text_headline(report), headline(OUT, report), sep="\n")
+    print(*map(shown, [*documents, *reviewed, *text_headline(report)]), headline(OUT, report), sep="\n")
     return {"in": report["in"], "kept": kept, "splits": splits}
 
 

@@ -116,7 +116,8 @@ def run_stage(
         "PYTHONPATH": str(REPOSITORY), "HF_TOKEN": "",
         "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0",
     } | environment  # fmt: skip
-    return subprocess.run([*before, sys.executable, "-c", code], cwd=workspace, env=env, capture_output=True, text=True)
+    command = [*before, sys.executable, "-c", code]
+    return subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True, timeout=400)
 
 
 def rows(split: str, identity: str = ULTRACHAT, revision: str = COMMIT, **choice: int) -> str:
@@ -356,12 +357,9 @@ SLOW = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
 @pytest.mark.parametrize(
     ("faults", "said"),
     [
-        (
-            {"model.safetensors": "drip"},
-            r"resolve/.*model\.safetensors: found \d+ bytes in 1 s, needed 1000 a second: ",
-        ),
-        ({"models/org/tiny": "drip"}, r"api/models/org/tiny.*: found \d+ bytes in 1 s, needed 1000 a second: "),
-        ({"models/org/tiny": "silent"}, rf"org/tiny/config\.json at {COMMIT}: can't be reached"),
+        ({"model.safetensors": "drip"}, r"resolve/.*model\.safetensors: found \d+ bytes in 1 s, needed 1000 a second"),
+        ({"models/org/tiny": "drip"}, r"api/models/org/tiny.*: found \d+ bytes in 1 s, needed 1000 a second"),
+        ({"models/org/tiny": "silent"}, f"org/tiny at {COMMIT}: the Hub doesn't answer. Run again later"),
     ],
     ids=["weights drip", "answers drip", "silence"],
 )
@@ -371,7 +369,7 @@ def test_a_hub_that_drips_or_is_silent_is_given_up(
     hub.faults = faults
     began = time.monotonic()
     done = run_prepare_base(workspace, hub, tiny_model, first=QUICK, **SLOW)
-    assert done.returncode == 1 and time.monotonic() - began < 60
+    assert done.returncode == 1 and time.monotonic() - began < 150
     assert re.match(f"prepare-base: .*{said}", done.stderr.splitlines()[-1]), done.stderr
     assert "Traceback" not in done.stderr and not (workspace / "models/base").exists()
 

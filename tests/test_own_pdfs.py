@@ -116,6 +116,15 @@ def test_the_screen_says_what_each_document_gave(workspace: Path, capsys: pytest
         prepare_pdf_qa(section(), workspace)
 
 
+def test_the_screen_sends_nothing_that_a_terminal_obeys(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of a PDF and of a table whose columns are told."""
+    write_faq(OWN / "a\x1b[2J.pdf")
+    (OWN / "b\x1b[2J.csv").write_text("prompt,completion\n주소는 어디인가요?,초롱돌로 417입니다.\n", encoding="utf-8")
+    prepare_pdf_qa(section(), workspace)
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and r"a\x1b[2J.pdf: 16 questions" in said and r"b\x1b[2J.csv: " in said
+
+
 def test_linked_folders_are_read_once_and_equal_names_are_told_apart(workspace: Path) -> None:
     (OWN / ".kept/b.pdf").mkdir(parents=True)
     write_faq(OWN / ".kept/b.pdf/guide.pdf", pages=2)

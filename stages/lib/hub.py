@@ -51,9 +51,13 @@ def answer_in(error: BaseException) -> tuple[int, float | None]:
 
 def reason_of(error: BaseException) -> str:
     """Why the Hub's client failed, where it wasn't that the Hub can't be reached; "" if it was, or nobody knows."""
+    from httpx2 import ReadTimeout
+
     for cause in causes(error):
         if isinstance(cause, Exception) and (shortage := what_ran_out(cause)):
             return shortage
+        if isinstance(cause, ReadTimeout):
+            return "the Hub doesn't answer. Run again later: what came is kept"
         text = str(cause)
         if "Consistency check failed" in text or "file should be of size" in text:
             return f"the download is short or damaged: {text.splitlines()[0]} Run again: it is fetched anew"

@@ -9,8 +9,8 @@ PASSING = {408, 425, 429, 500, 502, 503, 504, 529}
 
 def retry_after(header: str) -> float | None:
     """The seconds of a Retry-After header, a number or a date; None without a valid one."""
-    if header.strip().isdigit():
-        return float(header)
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
+        if header.strip().isdigit():
+            return float(header)
         return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
     return None

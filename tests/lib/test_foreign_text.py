@@ -44,11 +44,11 @@ def planted(tmp_path: Path) -> Path:
     text = PLANTED[:-1]
     cell = {"value": 1.0, "low": 1.0, "high": 1.0, "n": 2, "groups": 2}
     detail = {
-        "models": {"base": {"seen": {"key_exact": cell}}, "dpo": {"seen": {"key_exact": cell}}},
-        "differences": {"dpo": {"seen": {"key_exact": cell}}},
-        "steps": {"dpo": {"seen": {"key_exact": cell}}},
-        "facts": {"base": {"known": 1, "asked": 2}, "dpo": {"known": 2, "asked": 2}},
-        "demo": {"question": text, "answers": {"base": text, "dpo": text}},
+        "models": {name: {"seen": {"key_exact": cell}} for name in ("base", "sft", "dpo")},
+        "differences": {name: {"seen": {"key_exact": cell}} for name in ("sft", "dpo")},
+        "steps": {name: {"seen": {"key_exact": cell}} for name in ("sft", "dpo")},
+        "facts": {name: {"known": 1, "asked": 2} for name in ("base", "sft", "dpo")},
+        "demo": {"question": text, "answers": dict.fromkeys(("base", "sft", "dpo"), text)},
         "warnings": [text],
     }
     (tmp_path / "metrics").mkdir()
@@ -89,11 +89,8 @@ def test_comparisons_send_nothing_that_a_terminal_obeys(tmp_path):
     names = ("sets_sha256", "signatures")
     detail = {"models": {"dpo": {}}, "tokenizer_sha256": "t", "settings": {"resamples": 20, "seed": 1}}
     row = {"id": "q", "fact_id": "f", "split": "seen", "model": "dpo", "prompt": text, "reference": text}
-    scored = {
-        "prediction": text,
-        "scores": {"key_exact": 0.0},
-        "likelihood": {"nats": 1.0, "tokens": 1, "characters": 1},
-    }
+    likelihood = {"nats": 1.0, "tokens": 1, "characters": 1}
+    scored = {"prediction": text, "scores": {"key_exact": 0.0}, "likelihood": likelihood}
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics/eval_detail.json").write_text(json.dumps({**detail, **{name: {} for name in names}}))
     (tmp_path / "metrics/predictions.jsonl").write_text(json.dumps({**row, **scored}) + "\n")

@@ -3,14 +3,21 @@
 import os
 import random
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import flip_a_bit
+from conftest import flip_a_bit, tiny_training
 
+from stages.dpo import dpo
 from stages.lib.errors import UserError
 from stages.lib.lineage import FILE, OFF, file_sha256, read_lineage, refuse_damaged, write_lineage
+from stages.lib.schema.training import Dpo, Orpo, Sft
+from stages.orpo import orpo
+from stages.sft import sft
+from tools.export import export
+from tools.lib.chat_models import ChatModel
 
 
 @pytest.fixture
@@ -63,6 +70,47 @@ def test_a_large_file_is_hashed_once_and_again_when_it_is_another(tmp_path):
     assert file_sha256(path) == first
     os.utime(path)
     assert file_sha256(path) != first
+
+
+def sft_reads(place: Path) -> None:
+    sft(Sft(**tiny_training()), place)
+
+
+def dpo_reads(place: Path) -> None:
+    dpo(Dpo(**tiny_training(beta=0.5)), place)
+
+
+def orpo_reads(place: Path) -> None:
+    orpo(Orpo(**tiny_training(enabled=True)), place)
+
+
+def export_reads(place: Path) -> None:
+    export("dpo", None)
+
+
+def chat_and_arena_read(place: Path) -> None:
+    ChatModel("dpo", Path("models/dpo-merged"))
+
+
+READERS = {
+    "base": [sft_reads, orpo_reads],
+    "sft-merged": [dpo_reads],
+    "dpo-merged": [export_reads, chat_and_arena_read],
+}
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize(("name", "reads"), [(name, reads) for name in READERS for reads in READERS[name]])
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_whatever_reads_a_model_refuses_a_flipped_bit(place, name, reads, file):
+    directory = place / "models" / name
+    base = (place / "models/base").resolve()
+    directory.unlink(missing_ok=True)
+    shutil.copytree(base, directory)
+    flip_a_bit(directory / file, (directory / file).stat().st_size // 2)
+    with pytest.raises(UserError, match=f"models/{name}: {file} isn't what its stage wrote"):
+        reads(place)
+    assert not list(place.glob("models/*/adapter_model.safetensors"))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from conftest import flip_a_bit
 
 from stages.benchmark import BENCHMARK, DETAIL, benchmark
 from stages.lib.errors import UserError
@@ -92,6 +93,14 @@ def test_local_tasks_of_each_shape(three_models, tasks):
     cell = detail["sft"]["figures"]["local_mmlu"]["acc"]
     assert cell["n"] == 8
     assert cell["low"] < cell["value"] < cell["high"] or cell["value"] in (0, 1)
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_in_a_model_is_refused(three_models, tasks):
+    flip_a_bit(three_models / "models/dpo-merged/model.safetensors", 5000)
+    with pytest.raises(UserError, match=r"models/dpo-merged: model\.safetensors isn't what its stage wrote"):
+        benchmark(Benchmark(["local_glue"], str(tasks), **OPTIONS), three_models)
+    assert not (three_models / BENCHMARK).exists()
 
 
 @pytest.mark.slow

@@ -189,16 +189,20 @@ def test_a_language_model_is_taken_out_of_one_that_reads_images(tiny_model, tmp_
     assert not [name for name, _ in taken.named_parameters() if "vision" in name]
 
 
-def test_a_special_token_without_embedding_is_taken_out_of_the_tokenizer(tiny_model, tmp_path):
-    """As Gemma-3's small models, which read text alone, come with a token for images."""
+def test_a_special_token_without_embedding_is_taken_out_of_the_tokenizer(tiny_model, tmp_path, capsys):
+    """As Gemma-3's small models, which read text alone, come with a token for images. What the terminal is told of it
+    and of the licence is nothing that it obeys."""
     own = copied(tiny_model, tmp_path / "mine")
     tokenizer = load_tokenizer(own)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>", "<\x1b[2J>"]})
     tokenizer.save_pretrained(own)
     assert "<image_soft_token>" in (own / "tokenizer.json").read_text(encoding="utf-8")
+    (own / "README.md").write_text('---\nlicense: other\nlicense_name: "free\\e[2J"\n---\n', encoding="utf-8")
     prepare_base(section(path=str(own)), tmp_path)
     assert max(load_tokenizer(tmp_path / OUT)("a<image_soft_token>b")["input_ids"]) < 600
     assert "<image_soft_token>" not in (tmp_path / OUT / "tokenizer.json").read_text(encoding="utf-8")
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and r"<\x1b[2J> has no embedding" in said and r"licence free\x1b[2J" in said
 
 
 def test_a_model_that_never_saw_its_templates_tokens_is_not_published(tiny_model, tmp_path):

@@ -15,7 +15,7 @@ from conftest import ROOT
 
 from stages.lib.lineage import read_lineage
 from tools.chat import ENDINGS, talk
-from tools.lib.chat_models import ChatModel, Sampling
+from tools.lib.chat_models import ChatModel, Piece, Sampling
 from tools.lib.phrases import ENGLISH, KOREAN, phrases_of
 
 GREEDY = Sampling(temperature=0, max_new_tokens=6)
@@ -54,6 +54,23 @@ def test_a_talk_in_korean(model: ChatModel) -> None:
     assert rest[:2] == [KOREAN.empty, KOREAN.empty]
     assert sum(line.startswith("dpo> ") for line in rest) == 2
     assert rest[-1] == KOREAN.goodbye
+
+
+class Escaping:
+    """A stand-in for a model that says what a terminal obeys."""
+
+    name = "dpo"
+
+    def fit(self, messages: object, _: int) -> tuple[object, int]:
+        return messages, 0
+
+    def answer(self, *_: object) -> Iterator[Piece]:
+        yield Piece("\x1b]52;c;YQ==\x07", "stop")
+
+
+def test_an_answer_sends_nothing_that_the_terminal_obeys() -> None:
+    said = talked(Escaping(), "안녕하세요?")  # type: ignore[arg-type]
+    assert "\x1b" not in said and r"dpo> \x1b]52;c;YQ==\x07" in said
 
 
 @pytest.mark.parametrize("ending", [*sorted(ENDINGS), " EXIT ", EOFError])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.data.ledger import FOLDED, REJECTS, Ledger
-from stages.lib.foreign_text import in_markdown, sentence_in_markdown
+from stages.lib.foreign_text import in_markdown, sentence_in_markdown, shown
 from stages.lib.publish import published
 from stages.lib.records import write_json
 
@@ -31,7 +31,7 @@ def headline(out: Path, report: dict[str, Any]) -> str:
     folded = report["mended"].get(FOLDED)
     told = f"; {folded} folded: a system message in front of the first question" if folded else ""
     read_as = "".join(f"{line}\n" for line in columns_read(report))
-    return (
+    return shown(
         f"{read_as}{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped"
         f"{f' ({dropped})' if dropped else ''}{told}; look at {out / CARD}"
     )
@@ -39,11 +39,7 @@ def headline(out: Path, report: dict[str, Any]) -> str:
 
 def columns_read(report: dict[str, Any]) -> list[str]:
     """A sentence for each source whose columns have other names than ours, or some that were passed over."""
-    return [
-        sentence_in_markdown(f"{source['name']}: {source['read_as']}.")
-        for source in report["sources"]
-        if source.get("read_as")
-    ]
+    return [f"{source['name']}: {source['read_as']}." for source in report["sources"] if source.get("read_as")]
 
 
 def write_reports(
@@ -92,7 +88,7 @@ def data_card(
     parts += ["## Sources", table(("source", "rows", "SHA-256 or revision"), [
         (source["name"], rows_of(source), source["version"]) for source in report["sources"]
     ])]  # fmt: skip
-    parts += columns_read(report)
+    parts += map(sentence_in_markdown, columns_read(report))
     parts += [
         "## Rows",
         f"{report['in']} rows read = {report['kept']} kept + {sum(report['dropped'].values())} dropped.",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.lib.errors import UserError
+from stages.lib.foreign_text import on_one_line
 from stages.lib.models.base_files import refuse_missing_tokenizer
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ def load_tokenizer_that_fits(name: str, directory: Path, rows: int, scratch: Pat
         if beyond and all(token.special for token in beyond.values()):
             copy = without_tokens(directory, {token.content for token in beyond.values()}, scratch / "tokenizer")
             tokenizer = AutoTokenizer.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
-            print(f"prepare-base: the tokenizer's {', '.join(t.content for t in beyond.values())} has no embedding: "
-                  "taken out", flush=True)  # fmt: skip
+            names = on_one_line(", ".join(token.content for token in beyond.values()))
+            print(f"prepare-base: the tokenizer's {names} has no embedding: taken out", flush=True)
     except Exception as error:  # the tokenizers library raises nothing narrower
         reason = " ".join(str(error).split())[:300]
         raise UserError(

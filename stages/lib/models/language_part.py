@@ -29,7 +29,7 @@ def language_part(name: str, model: "PreTrainedModel", tokenizer: Any) -> "PreTr
     head = model.get_output_embeddings()
     text_config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight  # which the whole decides
     with torch.device("meta"):
-        part: Any = AutoModelForCausalLM.from_config(text_config, dtype=model.dtype)
+        part: Any = AutoModelForCausalLM.from_config(text_config, dtype=model.dtype, trust_remote_code=False)
     inner = [module for module in model.modules() if type(module) is type(part.base_model)]
     if len(inner) != 1:
         raise UserError(f"{refused}: found {len(inner)} parts of class {type(part.base_model).__name__} in it")

@@ -70,7 +70,7 @@ def kept_layers(config: PreTrainedConfig) -> int:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        layers = layers_of(AutoModelForCausalLM.from_config(config))
+        layers = layers_of(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
     text = config.get_text_config()
     lists = [value for value in vars(text).values() if isinstance(value, list) and len(value) == len(layers)]
     seen: list[Any] = []

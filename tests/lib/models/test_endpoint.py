@@ -91,6 +91,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "bytes": (response(b"\xff\x1b]0;title\x07"), r"found �\\x1b\]0;title\\x07, needed"),
     "too much": (response(b"x" * (endpoint.LARGEST + 1)), "answered more than 8 MiB"),
     "a long wait": (response(b"", "429 Too Many", "Retry-After: 3600"), "answered 429: , and asks to wait for 3600 s"),
+    "no number of seconds": (response(b"", "429 Too Many", "Retry-After: ²"), "answered 429: . Check"),
     "failure upon failure": (response(b"down", "503 Unavailable"), "answered 503: down. Check"),
 }
 

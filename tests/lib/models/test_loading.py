@@ -1,12 +1,13 @@
 """4-bit weights stay what they are, whatever passes through them."""
 
+import ast
 import json
 
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
-from conftest import tiny_training
+from conftest import ROOT, tiny_training
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import stages.lib.models.loading
@@ -62,6 +63,25 @@ LOADERS = {
 def test_code_that_a_model_brings_is_never_run(with_code, loader):
     with pytest.raises(UserError, match="brings code of its own"):
         LOADERS[loader](with_code)
+
+
+NO_CODE = {"PeftModel", "GenerationConfig"}
+"""Their files name no code of their own."""
+
+
+def test_every_load_says_that_code_is_not_run():
+    """By a keyword, or by LOCAL, which load_quantized takes up in its options."""
+    loads = {}
+    for path in (path for folder in ("stages", "tools") for path in (ROOT / folder).rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+                continue
+            if call.func.attr in ("from_pretrained", "from_config") and ast.unparse(call.func.value) not in NO_CODE:
+                loads[f"{path.relative_to(ROOT)}:{call.lineno}"] = {
+                    f"{keyword.arg}={ast.unparse(keyword.value)}" for keyword in call.keywords
+                }
+    said = {"trust_remote_code=False", "None=LOCAL", "None=options"}
+    assert len(loads) > 10 and [place for place, keywords in loads.items() if not keywords & said] == []
 
 
 def weights(model):
