@@ -75,9 +75,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """A training log: one row a logged step, every column a number."""
+    """A training log: one row a logged step, each column a number or, where nothing was measured, left out."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def read_funnel(path: Path) -> list[tuple[str, int]]:

@@ -18,8 +18,8 @@ from stages.lib.reports.verdict import idle_steps, in_words
 DETAIL = Path("metrics/eval_detail.json")
 RUNS = Path("metrics/runs")
 GATES = {name: Path(f"metrics/{name}.json") for name in ("merge", "dpo", "merge_dpo")}
-STAGES = ["prepare_base", "prepare_ultrachat", "prepare_pdf_qa", "prepare_preferences"]
-STAGES += ["sft", "merge", "dpo", "merge_dpo", "orpo", "merge_orpo", "evaluate", "judge", "benchmark", "report"]
+STAGES = ["prepare_base", "prepare_ultrachat", "prepare_pdf_qa", "prepare_preferences", "sft", "merge"]
+STAGES += ["sample_preferences", "dpo", "merge_dpo", "orpo", "merge_orpo", "evaluate", "judge", "benchmark", "report"]
 
 
 def scores_text(detail: dict) -> str:

@@ -18,15 +18,12 @@ from stages.lib.lineage import OFF, write_lineage
 from stages.lib.records import read_jsonl, write_jsonl
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report
 from stages.report import CARD, PAGE, TEXT, report
+from tests.browser import CHROMIUM, in_browser
 from tools.scores import scores_text
 
 pytestmark = pytest.mark.chain
 
 SECTION = Report()
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, such as Debian's package of that name")
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +152,15 @@ def test_the_page_is_one_file_that_asks_for_nothing(measured):
     assert re.findall(r"""<[^>]*(?:src|href)=["']?(?!data:)[^"' >]+""", page) == []
     assert "url(" not in page
     assert "default-src 'none'" in page
+
+
+def test_a_curve_is_drawn_through_the_steps_that_have_its_figure(measured):
+    """A step without a held token has no KL divergence, and its cell is empty."""
+    module.SFT_LOG.write_text("step,loss,kl_to_base\n1,2.0,\n2,1.5,0.1\n3,1.0,0.2\n", encoding="utf-8")
+    report(Report(), measured)
+    page = (measured / PAGE).read_text(encoding="utf-8")
+    assert "SFT: KL divergence to the base on held chats" in page
+    assert "SFT: share of tokens predicted" not in page
 
 
 def test_answers_are_no_markup_in_report_and_card(measured):

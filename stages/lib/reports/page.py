@@ -24,6 +24,7 @@ from stages.lib.reports.verdict import in_words
 CURVES = [
     ("sft", "loss", "SFT: loss"),
     ("sft", "token_accuracy", "SFT: share of tokens predicted"),
+    ("sft", "kl_to_base", "SFT: KL divergence to the base on held chats, nats a token"),
     ("dpo", "loss", "DPO: loss"),
     ("dpo", "reward_margin", "DPO: reward margin"),
     ("dpo", "reward_accuracy", "DPO: share of pairs with the better answer ahead"),
@@ -202,9 +203,9 @@ def figures_chart(evidence: Evidence) -> str:
 def curves(evidence: Evidence) -> list[str]:
     """Training curves of the logs that there are."""
     return [
-        line_chart(title, [(row["step"], row[column]) for row in evidence.logs[stage]])
+        line_chart(title, points)
         for stage, column, title in CURVES
-        if evidence.logs.get(stage) and column in evidence.logs[stage][0]
+        if (points := [(row["step"], row[column]) for row in evidence.logs.get(stage, []) if column in row])
     ]
 
 
