@@ -96,7 +96,7 @@ def run_config(place, *overrides):
         ("++prepare_pdf_qa.columns={faq.csv:{a:reply}}", ["columns.faq.csv.a: found 'reply', needed one of"]),
         ("+prepare_preferences.rows.columns={hint:none}", ["rows.columns.hint: found 'none'", "ignore"]),
         ("prepare_preferences.rows.columns.hint=none", ["rows.columns.hint: found 'none'", "ignore"]),
-        ("prepare_ultrachat.train.Ko={source: jsonl, path: a.jsonl}", ["train.Ko: found 'Ko'", "small letters"]),
+        ("prepare_ultrachat.train={Ko: {source: jsonl, path: a.jsonl}}", ["train.Ko: found 'Ko'", "small letters"]),
         ("prepare_ultrachat.train.ko={path: a.jsonl, lines: 3}", ["lines"]),
         ("prepare_pdf_qa.held_out_wordings=-1", ["prepare_pdf_qa.held_out_wordings: found -1"]),
         (

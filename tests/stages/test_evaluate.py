@@ -61,7 +61,7 @@ def test_three_equal_models_score_equally(three_models):
         "korquad_f1", "over_refusal_rate", "perplexity", "repetition", "rouge_l", "stop_rate",
     }  # fmt: skip
     assert "refusal_rate" in found["base"]["unanswerable"]
-    assert "key_exact" not in found["base"]["unanswerable"]
+    assert not {"key_exact", "perplexity"} & set(found["base"]["unanswerable"])
     assert set(found["base"]["preferences"]) == {"accuracy", "margin"}
     detail = json.loads((three_models / DETAIL).read_text(encoding="utf-8"))
     assert detail["models"]["sft"]["seen"]["key_exact"]["n"] == 90

@@ -33,8 +33,8 @@ def test_says_what_changed_and_whether_it_is_more_than_chance():
     text = comparison(run("aaa one", range(10)), run("bbb two", range(2, 22), **{"sft.lora.r": 16}), "dpo")
     assert "sft.lora.r: 8 -> 16" in text
     assert "learning_rate" not in text
-    assert "seen key_exact                 40           0.25 [0.12, 0.40]           0.50 [0.33, 0.65]" in text
-    assert "+0.25 [+0.07, +0.40]  beyond chance" in text
+    assert "seen key_exact                 40           0.25 [0.14, 0.40]           0.50 [0.35, 0.65]" in text
+    assert "+0.25 [+0.07, +0.40]  beyond chance: better" in text
     assert "12 gained, 2 lost, exact McNemar p = 0.0129" in text
     assert "Became right (12)" in text
     assert "and 2 more" in text

@@ -18,6 +18,8 @@ Record = dict[str, Any]
 
 ANSWERED = ("seen", "unseen", "unanswerable")
 """Sets whose questions are answered."""
+UNWEIGHED = ("unseen", "unanswerable")
+"""Sets where only what a model says counts: how likely it finds the references would cost a CPU seconds."""
 LEAST_ROOM = 16
 """Tokens that an answer may have however short the references are."""
 CONTROL = "control_"
@@ -68,8 +70,7 @@ def score_model(
         *answers, demo = generate_continuously(model, tokenizer, prompts, section.max_new_tokens, batch.generated)
     else:
         *answers, demo = generate_answers(model, tokenizer, prompts, section.max_new_tokens, batch.generated)
-    likely = likelihoods(model, tokenizer, [record for _, record in [*asked, *told]], batch)
-    rows = [
+    rows: list[Record] = [
         {
             "id": record["id"],
             "fact_id": record.get("fact_id", record["id"]),
@@ -78,10 +79,15 @@ def score_model(
             "prompt": record["messages"][-2]["content"],
             "reference": record["messages"][-1]["content"],
             "scores": {},
-            "likelihood": likelihood,
         }
-        for (split, record), likelihood in zip([*asked, *told], likely, strict=True)
+        for split, record in [*asked, *told]
     ]
+    weighed = [
+        (row, record) for row, (split, record) in zip(rows, [*asked, *told], strict=True) if split not in UNWEIGHED
+    ]
+    likely = likelihoods(model, tokenizer, [record for _, record in weighed], batch)
+    for (row, _), likelihood in zip(weighed, likely, strict=True):
+        row["likelihood"] = likelihood
     for row, (_, record), answer in zip(rows, asked, answers, strict=False):  # chats that are told come after them
         row |= {"key": record["key"], "answerable": record["answerable"]}
         row |= {"prediction": answer.text, "scores": score(record, answer)}

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from stages.lib.evaluation.statistics import bootstrap_interval
+from stages.lib.evaluation.statistics import bootstrap_interval, wilson_interval
 
 Row = dict[str, Any]
 
@@ -104,8 +104,8 @@ def judged(pair: tuple[str, str], verdicts: list[Row], resamples: int, seed: int
         return mean(list(points.values()), list(points))
 
     def share(rows: list[Row], held: Callable[[Row], bool]) -> dict[str, float] | None:
-        """The share of verdicts for which something held."""
-        return mean([float(held(row)) for row in rows], [row["id"] for row in rows])
+        """The share of verdicts for which something held; None of none."""
+        return wilson_interval([float(held(row)) for row in rows], [facts[row["id"]] for row in rows]) if rows else None
 
     return {
         "win": sum(point == 1 for point in points.values()),

@@ -95,7 +95,7 @@ def test_the_shipped_pairs_reach_dpo_with_their_system_messages_folded(
     assert len(rows) == 203 and all([turn["role"] for turn in row["prompt"]] == ["user"] for row in rows)
     wanted = {f"{row['system']}\n\n{row['input']}" for row in raw if row["system"]}
     folded = [row for row in rows if row["prompt"][0]["content"] in wanted]
-    assert report(PAIRS)["mended"]["folded"] == len(folded) == 35
+    assert report(PAIRS)["mended"]["folded"] == len(folded) == 74
     assert "35 folded: a system message in front of the first question" in capsys.readouterr().out
     card = (PAIRS / "DATA_CARD.md").read_text(encoding="utf-8")
     assert "| folded | 35 |" in card and "takes no system message: 35 rows have it in front" in card
@@ -139,7 +139,7 @@ def test_not_folded_they_are_refused_by_their_lines(workspace: Path, kind: str) 
     assert len(shown) == 5 and all(re.search(rf"preferences.jsonl:\d+: {said}", line) for line in shown)
     assert not (PAIRS / "train.jsonl").exists()
     shipped_pairs(REFUSE, max_reject_rate=1.0)
-    assert report(PAIRS)["dropped"]["refused_by_template"] == 35 and report(PAIRS)["kept"] == 61
+    assert report(PAIRS)["dropped"]["refused_by_template"] == 74 and report(PAIRS)["kept"] == 129
 
 
 @pytest.mark.slow

@@ -4,14 +4,14 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from tools.lib.sweep_table import costs, draw, table, values, write_csv
+from tools.lib.sweep_table import FIGURES, costs, draw, table, values, write_csv
 
 
 def row(r: str, rate: str, score: float | None, **more: Any) -> dict[str, Any]:
     figures = {}
     if score is not None:
         figures = {"score": score, "low": score - 0.1, "high": score + 0.1, "seconds": 10.0 * score}
-        for name in ("key_exact", "perplexity", "preference_accuracy"):
+        for name in FIGURES:
             figures |= {name: score, f"{name}_low": score - 0.1, f"{name}_high": score + 0.1}
     base = {"name": f"{r},{rate}", "overrides": {"sft.lora.r": r, "rate": rate}, "status": "done", "reason": ""}
     return {**base, **figures, **more}
