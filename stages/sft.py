@@ -1,7 +1,7 @@
-"""Supervised fine-tuning: an adapter that has learned the chats and the questions from PDFs.
+"""Supervised fine-tuning: an adapter that has learned the chats and the questions from PDFs, and raw text if there is.
 
-Reads   models/base, which probe-base tried; data/prepared/ultrachat/train.jsonl, data/prepared/pdf_qa/train.jsonl;
-        conf/accelerate
+Reads   models/base, which probe-base tried; data/prepared/ultrachat/train.jsonl, data/prepared/pdf_qa/train.jsonl and,
+        where prepare_pdf_qa.raw_text made it, text.jsonl beside; conf/accelerate
 Writes  models/sft: adapter (or the whole model for method=full), tokenizer, lineage.json; metrics/sft_log.csv;
         metrics/sft.json: how exact its arithmetic is; metrics/sft_preview.html: some rows,
         with what of them is learned
@@ -14,7 +14,7 @@ from typing import Any
 from stages.lib.entry import run
 from stages.lib.models.chat import refuse_unlearnable, stop_ids
 from stages.lib.publish import published
-from stages.lib.schema.choices import Engine, LossOn, Method
+from stages.lib.schema.choices import Engine, Method
 from stages.lib.schema.training import Sft
 from stages.lib.training.keep_base import (
     KL,
@@ -53,10 +53,11 @@ LOG_COLUMNS = {
 def sft(section: Sft, root: Path) -> dict[str, Any]:
     tuning = begin("sft", section, BASE)
     files = {ULTRACHAT / "train.jsonl": section.mix.ultrachat, PDF_QA / "train.jsonl": section.mix.pdf_qa}
+    if (text := PDF_QA / "text.jsonl").is_file():
+        files[text] = section.mix.raw_text
     files = {path: times for path, times in files.items() if times}
     rows, dropped = supervised_rows(section, files, tuning.tokenizer)
-    if section.loss_on is LossOn.assistant:
-        refuse_unlearnable(rows, stop_ids(tuning.model.generation_config))
+    refuse_unlearnable(rows, stop_ids(tuning.model.generation_config), section.loss_on)
     keep = section.keep_base if section.keep_base.weight else None
     if keep:
         rows = hold_to_base(rows, ULTRACHAT.name, keep)
@@ -72,7 +73,7 @@ def sft(section: Sft, root: Path) -> dict[str, Any]:
             lengths,
             lambda indices: [scored(rows[index]) for index in indices],
         )
-        held = refuse_wrong_teacher(trainer, plan, tuning.dtype) if keep else {}
+        held = refuse_wrong_teacher(trainer, plan, tuning.dtype) if keep else 0.0
         tuning.train(trainer, folder)
         tuning.publish(trainer, root / OUT, lineage)
         tuning.publish_log(trainer, root / LOG, LOG_COLUMNS | ({KL: KL} if keep else {}))

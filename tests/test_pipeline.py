@@ -30,6 +30,7 @@ ORDER = [
     "prepare-preferences",
     "sft",
     "merge",
+    "sample-preferences",
     "dpo",
     "merge-dpo",
     "orpo",
@@ -214,7 +215,7 @@ def test_the_notebook_and_the_guide_are_one_choice_away(monkeypatch):
     assert guide["sft"]["max_length"] == 4096
     assert (guide["sft"]["lora"]["r"], guide["sft"]["lora"]["lora_alpha"]) == (16, 32)
     assert (guide["sft"]["learning_rate"], guide["sft"]["dtype"]) == (2e-4, "auto")
-    assert guide["sft"]["mix"] == {"ultrachat": 0, "pdf_qa": 1}
+    assert guide["sft"]["mix"] == {"ultrachat": 0, "pdf_qa": 1, "raw_text": 1}
 
 
 def test_shipped_params_leave_every_knob_to_the_recipe(monkeypatch):

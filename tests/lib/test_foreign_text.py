@@ -46,6 +46,8 @@ def planted(tmp_path: Path) -> Path:
     detail = {
         "models": {"base": {"seen": {"key_exact": cell}}, "dpo": {"seen": {"key_exact": cell}}},
         "differences": {"dpo": {"seen": {"key_exact": cell}}},
+        "steps": {"dpo": {"seen": {"key_exact": cell}}},
+        "facts": {"base": {"known": 1, "asked": 2}, "dpo": {"known": 2, "asked": 2}},
         "demo": {"question": text, "answers": {"base": text, "dpo": text}},
         "warnings": [text],
     }

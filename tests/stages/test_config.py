@@ -64,6 +64,17 @@ def run_config(place, *overrides):
         ("sft.quantization=none", ["merge.base: found 'dequantized'", "original weights"]),
         ("dpo.method=full", ["dpo.method"]),
         ("sft.mix={ultrachat:0,pdf_qa:0}", ["sft.mix"]),
+        ("prepare_pdf_qa.raw_text=some", ["prepare_pdf_qa.raw_text", "some"]),
+        ("prepare_pdf_qa.generate.rules=false", ["prepare_pdf_qa.generate.rules: found False", "nobody writes"]),
+        ("prepare_pdf_qa.generate.kinds=[]", ["prepare_pdf_qa.generate.kinds: found []"]),
+        ("prepare_pdf_qa.generate.kinds=[riddle]", ["riddle", "prepare_pdf_qa.generate.kinds"]),
+        ("prepare_pdf_qa.generate.wordings=0", ["prepare_pdf_qa.generate.wordings: found 0"]),
+        ("prepare_pdf_qa.generate.max_new_tokens=0", ["prepare_pdf_qa.generate.max_new_tokens: found 0"]),
+        ("prepare_pdf_qa.rate.backend=hf", ["prepare_pdf_qa.rate.backend", "hf"]),
+        ("prepare_pdf_qa.rate.backend=huggingface", ["prepare_pdf_qa.rate.model", "backend=huggingface"]),
+        ("prepare_pdf_qa.rate={backend: openai, model: m}", ["prepare_pdf_qa.rate.endpoint: found ''"]),
+        ("prepare_pdf_qa.rate.least=6", ["prepare_pdf_qa.rate.least: found 6"]),
+        ("prepare_pdf_qa.rate.max_new_tokens=0", ["prepare_pdf_qa.rate.max_new_tokens: found 0"]),
         ("sft.keep_base.weight=-1", ["sft.keep_base.weight: found -1"]),
         ("sft={keep_base: {weight: 1}, mix: {ultrachat: 0}}", ["sft.mix: found (0, 1)", "sft.keep_base.weight=1"]),
         ("sft={keep_base: {weight: 1}, mix: {pdf_qa: 0}}", ["sft.mix: found (1, 0)", "questions learned"]),
@@ -74,7 +85,7 @@ def run_config(place, *overrides):
                 "lora, since sft.keep_base.weight=1: the base is the model with its adapter off",
             ],
         ),
-        ("sft={keep_base: {weight: 1}, engine: unsloth}", ["sft.engine: found 'unsloth'", "trl, since"]),
+        ("sft={keep_base: {weight: 1}, distributed: fsdp}", ["sft.distributed: found 'fsdp'", "none, ddp or auto"]),
         ("sft={keep_base: {weight: 1}, lora: {bias: all}}", ["sft.lora.bias: found 'all'", "biases stay on"]),
         ("prepare_base.pad_token='<|im_end|>'", ["prepare_base.pad_token", "never stops"]),
         ("prepare_base.source=hub", ["prepare_base.id", "source=hub"]),
@@ -85,6 +96,9 @@ def run_config(place, *overrides):
         ("++prepare_pdf_qa.columns={faq.csv:{a:reply}}", ["columns.faq.csv.a: found 'reply', needed one of"]),
         ("+prepare_preferences.rows.columns={hint:none}", ["rows.columns.hint: found 'none'", "ignore"]),
         ("prepare_preferences.rows.columns.hint=none", ["rows.columns.hint: found 'none'", "ignore"]),
+        ("prepare_ultrachat.train.Ko={source: jsonl, path: a.jsonl}", ["train.Ko: found 'Ko'", "small letters"]),
+        ("prepare_ultrachat.train.ko={path: a.jsonl, lines: 3}", ["lines"]),
+        ("prepare_pdf_qa.held_out_wordings=-1", ["prepare_pdf_qa.held_out_wordings: found -1"]),
         (
             "prepare_ultrachat.train.en.path=chats.jsonl",
             ["prepare_ultrachat.train.en.path: found chats.jsonl", "Move it"],
@@ -376,6 +390,7 @@ WRONG = {
     "mix": "{ultrachat: 0, pdf_qa: 0}",
     "mix.ultrachat": "-1",
     "mix.pdf_qa": "twice",
+    "mix.raw_text": "-1",
     "loss_on": "question",
     "overlong": "drop",
     "beta": "0",
@@ -395,12 +410,17 @@ WRONG = {
     "pairs": "[dpo:dpo]",
     "questions": "0",
     "limit": "-1",
+    "samples": "0",
+    "temperature": "0",
+    "wordings": "-1",
+    "pairs_per_question": "0",
+    "max_ratio": "0.5",
     "allow_code": "perhaps",
 }
 """A value that nothing can use, for each key of a section that trains, merges or scores."""
 
 TRAINED = ("sft", "dpo", "orpo", "merge", "merge_dpo", "merge_orpo")
-SCORED = ("evaluate", "judge", "benchmark")
+SCORED = ("sample_preferences", "evaluate", "judge", "benchmark")
 FREE = ("demo_question", "bertscore_model", "model", "endpoint", "tasks", "task_folder")
 """Keys of the latter that take any text; what it names is looked for when the stage runs."""
 

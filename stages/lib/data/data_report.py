@@ -12,6 +12,8 @@ from stages.lib.records import write_json
 
 REPORT = "data_report.json"
 CARD = "DATA_CARD.md"
+NUMBERS = ("in", "kept", "dropped", "splits", "raw_text")
+"""Parts of a report that are in its metric."""
 BARS = 16
 """Bars of the token-length histogram, the last one holding everything longer."""
 
@@ -51,19 +53,20 @@ def write_reports(
     ledger: Ledger,
     histogram: dict[int, int],
     card: str,
+    more_bars: Iterable[tuple[str, int]] = (),
 ) -> None:
     """Write the report and the card into `out`, and the metric, the funnel and the histogram at `metrics`.
 
-    The metric is the report's numbers; the report has its texts too.
+    The metric is the report's numbers; the report has its texts too. `more_bars` stand below the funnel.
     """
     write_json(out / REPORT, report)
     (out / CARD).write_text(card, encoding="utf-8")
     metric, funnel, tokens = metrics
-    numbers = {name: part for name in ("in", "kept", "dropped", "splits") if (part := report.get(name)) is not None}
+    numbers = {name: part for name in NUMBERS if (part := report.get(name)) is not None}
     with published(metric) as path:
         write_json(path, numbers)
     with published(funnel) as path:
-        write_csv(path, "step,rows", ledger.funnel())
+        write_csv(path, "step,rows", [*ledger.funnel(), *more_bars])
     with published(tokens) as path:
         write_csv(path, "tokens,rows", histogram.items())
 
@@ -73,11 +76,21 @@ def write_csv(path: Path, header: str, rows: Iterable[tuple[Any, int]]) -> None:
     path.write_text("\n".join([header, *(f"{name},{count}" for name, count in rows)]) + "\n", encoding="utf-8")
 
 
-def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dict[int, int], notes: list[str]) -> str:
-    """A data card in Markdown: where the rows come from, what was done to them, what is left, what to beware of."""
+def data_card(
+    title: str,
+    report: dict[str, Any],
+    ledger: Ledger,
+    histogram: dict[int, int],
+    notes: list[str],
+    more: Iterable[str] = (),
+) -> str:
+    """A data card in Markdown: where the rows come from, what was done to them, what is left, what to beware of.
+
+    `more` are parts that stand before the caveats.
+    """
     parts = [f"# {title}", "Written by the stage from what it read and counted; nothing here was typed by hand."]
     parts += ["## Sources", table(("source", "rows", "SHA-256 or revision"), [
-        (source["name"], source["rows"], source["version"]) for source in report["sources"]
+        (source["name"], rows_of(source), source["version"]) for source in report["sources"]
     ])]  # fmt: skip
     parts += columns_read(report)
     parts += [
@@ -94,7 +107,7 @@ def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dic
     parts += ["## Splits", table(("split", "rows"), [
         (name, f"{split['rows']}{parts_of(split)}") for name, split in report["splits"].items()
     ])]  # fmt: skip
-    parts += ["## Length", table(("up to tokens", "rows"), histogram.items())]
+    parts += ["## Length", table(("up to tokens", "rows"), histogram.items()), *more]
     if folded := report["mended"].get(FOLDED):
         notes = [*notes, f"The base model's chat template takes no system message: {folded} rows have it in front of "
                          "their first question, with an empty line between. `system_messages: refuse` rejects such "
@@ -102,6 +115,11 @@ def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dic
     if notes:
         parts += ["## Beware", "\n".join(f"- {sentence_in_markdown(note)}" for note in notes)]
     return "\n\n".join(parts) + "\n"
+
+
+def rows_of(source: dict[str, Any]) -> str:
+    """How many rows a source gave, those of raw text apart."""
+    return f"{source['rows']} and {text} of raw text" if (text := source.get("text_rows")) else str(source["rows"])
 
 
 def parts_of(split: dict[str, Any]) -> str:

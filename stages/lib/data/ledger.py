@@ -27,10 +27,10 @@ class Ledger:
     """Counts rows read, dropped by reason, mended and reported, and writes each reject as it comes.
 
     `steps` are the stage's gates in order, each with the reasons it drops for: the funnel's bars. A reason of no step
-    raises KeyError, so that no plot hides one.
+    raises KeyError, so that no plot hides one. `rejects` is the name of the file of rejects in `directory`.
     """
 
-    def __init__(self, directory: Path, steps: dict[str, tuple[str, ...]]) -> None:
+    def __init__(self, directory: Path, steps: dict[str, tuple[str, ...]], rejects: str = REJECTS) -> None:
         self.steps = steps
         self.step_of = {reason: step for step, reasons in steps.items() for reason in reasons}
         self.read = 0
@@ -39,7 +39,7 @@ class Ledger:
         self.reported: Counter[str] = Counter()
         self.overruled: list[str] = []  # what a person had accepted (row["review"]) and a gate stopped all the same
         self.first: list[tuple[str, str]] = []  # the first rejects of each reason: reason, and what is told of it
-        self.file = (directory / REJECTS).open("w", encoding="utf-8")
+        self.file = (directory / rejects).open("w", encoding="utf-8")
 
     def __enter__(self) -> "Ledger":
         return self

@@ -14,16 +14,32 @@ from stages.lib.schema.data import PreparePdfQa
 CACHE = Path(".dvc/cache")
 """Where links of DVC's own lead, if it links."""
 
+TEXT_ENDINGS = (".txt", ".md", ".txt.gz", ".md.gz")
+"""What the name of a file of raw text ends in."""
+
+ABOUT_FOLDER = "README.md"
+
 
 def questions_and_pdfs(section: PreparePdfQa) -> tuple[list[Path], list[Path]]:
-    """The files of rows and the PDFs to read. Raises UserError if there are none."""
-    files = files_in(section.files, ENDINGS, "prepare_pdf_qa.files")
+    """The files of rows and the PDFs to read. Raises UserError if there are none, and no text files either."""
+    texts = text_files(section)
+    named = [path for path in section.files if Path(path) not in texts]
+    files = files_in(named, ENDINGS, "prepare_pdf_qa.files")
     pdfs = files_in(section.pdfs, (".pdf",), "prepare_pdf_qa.pdfs")
-    if not files and not pdfs:
+    if not files and not texts and not pdfs:
         places, others = ", ".join([*section.files, *section.pdfs]), ", ".join(ENDINGS)
         raise UserError(f"found no *.jsonl and no *.pdf in {places}, nor rows in another format ({others}); needed at "
                         "least one. Put yours there")  # fmt: skip
     return files, pdfs
+
+
+def text_files(section: PreparePdfQa) -> list[Path]:
+    """The files of raw text to read: none where it isn't asked for. README.md in a folder is about the folder."""
+    if not section.raw_text:
+        return []
+    named = [path for path in section.files if Path(path).is_dir() or path.lower().endswith(TEXT_ENDINGS)]
+    found = files_in(named, TEXT_ENDINGS, "prepare_pdf_qa.files")
+    return [path for path in found if path.name != ABOUT_FOLDER]
 
 
 def labels_of(paths: list[Path]) -> dict[Path, str]:
@@ -67,7 +83,7 @@ def unread_files(section: PreparePdfQa, read: list[Path]) -> list[str]:
     """
     folders = {Path(path) for path in [*section.files, *section.pdfs] if Path(path).is_dir()}
     found = {path for folder in folders for path in files_below(folder)}
-    return sorted(str(path) for path in found - set(read) if path.name != "README.md")
+    return sorted(str(path) for path in found - set(read) if path.name != ABOUT_FOLDER)
 
 
 def files_in(paths: list[str], endings: tuple[str, ...], setting: str) -> list[Path]:

@@ -15,9 +15,10 @@ from stages.lib.models.chat_template import UNFIT
 from stages.lib.pdf_qa.pdf_questions import FROM_PDF
 from stages.lib.pdf_qa.qa_rows import NO_ANSWER, UNCLEAR, UNREADABLE, Question, admit
 from stages.lib.pdf_qa.qa_store import QuestionStore
+from stages.lib.pdf_qa.rating import RATED
 from stages.lib.pdf_qa.review_decisions import LEFT_OUT, Review, told
 from stages.lib.records import write_jsonl
-from stages.lib.schema.choices import Conflicts, PersonalData
+from stages.lib.schema.choices import Conflicts, JudgeBackend, PersonalData
 from stages.lib.schema.data import PreparePdfQa
 
 STEPS = {
@@ -31,6 +32,14 @@ STEPS = {
     "no conflicts": ("conflict",),
 }
 """The funnel's steps, and the reasons that each drops rows for."""
+
+
+def steps_of(section: PreparePdfQa) -> dict[str, tuple[str, ...]]:
+    """The funnel's steps, with that of a rating where one is asked for."""
+    if section.rate.backend is JudgeBackend.none:
+        return STEPS
+    grounded, *others = STEPS.items()
+    return dict([grounded, ("rated", RATED), *others])
 
 
 def store_clear_rows(
@@ -153,7 +162,7 @@ def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
     ]
     refused = {page["file"] for page in pdf["refused"]}
     notes += [f"{source['name']} gave no row." for source in report["sources"]
-              if not source["rows"] and source["name"] not in refused]  # fmt: skip
+              if not source["rows"] and not source.get("text_rows") and source["name"] not in refused]  # fmt: skip
     notes += [f"{page['file']} was left out: {page['reason']}: {page['detail']}." for page in pdf["refused"]]
     notes += [f"{name} has no %%EOF at its end: it was read, but pages may be missing." for name in pdf["cut"]]
     if pdf["pages"]:

@@ -53,6 +53,7 @@ class Question:
     id: str
     fact_id: str
     fact_given: bool
+    group: str  # of rows that are all trained on or all held out; mostly the fact alone
     question: str
     answer: str
     key: list[str]
@@ -116,13 +117,16 @@ def admit(line: Line, reading: Reading) -> Question | Rejected:
     path, _, number = line.where.rpartition(":")
     name = reading.label + path.removeprefix(reading.file)
     identity = str(fields.id) if fields.id is not None else f"{name}:{number}"
+    # pages that a model wrote questions about; whether two are about one thing isn't known
+    group = str((fields.source or {}).get("group") or "")
     row = Question(
         where=line.where,
         file=reading.label,
         id=identity,
         # without one a row is its own fact, named by what it asks: ids of two files may be equal, and lines move
         fact_id=str(fields.fact_id) if fields.fact_id is not None else f"{hash_of(letters(question)) % 2**64:016x}",
-        fact_given=fields.fact_id is not None,
+        fact_given=fields.fact_id is not None and not group,
+        group=group,
         question=question,
         answer=answer,
         key=[mend(part).text for part in fields.key or []],

@@ -47,8 +47,8 @@ class QuestionStore:
             (
                 row.where, row.file, row.id, row.fact_id, row.fact_given, row.question, row.answer,
                 row.answerable, hash_of(letters(row.question)), hash_of(letters(row.answer)),
-                share_of(row.question), share_of(row.fact_id), tokens, json.dumps(row.record(), ensure_ascii=False),
-                row.review,
+                share_of(row.question), share_of(row.group or row.fact_id), tokens,
+                json.dumps(row.record(), ensure_ascii=False), row.review,
             ),
         )  # fmt: skip
 

@@ -11,10 +11,12 @@ from stages.lib.schema.choices import (
     BaseSource,
     Column,
     Conflicts,
+    JudgeBackend,
     OnBadPdf,
     Overlap,
     PairSource,
     PersonalData,
+    QuestionKind,
     Rewording,
     RowSource,
     SystemMessages,
@@ -165,12 +167,21 @@ class Generate:
     """How questions are made from the pages of PDFs."""
 
     backend: Backend = Backend.rules
+    rules: bool = True  # the rules' questions too, beside those of a model
+    # what a model is asked to ask
+    kinds: list[QuestionKind] = field(default_factory=lambda: [kind for kind in QuestionKind])
+    wordings: int = 3  # in which a model writes each question: one fact, of which evaluation may keep a wording
     model: str = ""  # huggingface: a directory with a chat model; openai: the model's name
     endpoint: str = ""  # openai: the address that /chat/completions is appended to; the key is OPENAI_API_KEY's
     chunk_characters: int = 1500  # of a page that the model sees at once
-    max_new_tokens: int = 512  # huggingface and openai: of one response
+    max_new_tokens: int = 2048  # huggingface and openai: of one response, its thinking included
 
     def __post_init__(self) -> None:
+        require(bool(self.kinds), "prepare_pdf_qa.generate.kinds", [], "at least one kind of question")
+        require(self.wordings > 0, "prepare_pdf_qa.generate.wordings", self.wordings, "1 or more")
+        require(self.max_new_tokens > 0, "prepare_pdf_qa.generate.max_new_tokens", self.max_new_tokens, "1 or more")
+        require(self.rules or self.backend is not Backend.rules, "prepare_pdf_qa.generate.rules", self.rules,
+                "true, or a model in prepare_pdf_qa.generate.backend: else nobody writes questions")  # fmt: skip
         if self.backend is not Backend.rules:
             require(bool(self.model), "prepare_pdf_qa.generate.model", "", f"a value for backend={self.backend.value}")
         if self.backend is Backend.openai:
@@ -178,6 +189,26 @@ class Generate:
             require(self.endpoint.startswith("http"), key, self.endpoint, "an http(s) address")
         key = "prepare_pdf_qa.generate.chunk_characters"
         require(self.chunk_characters >= 200, key, self.chunk_characters, "200 or more")
+
+
+@dataclass
+class Rate:
+    """A model's look at each question made from PDFs: is it clear, is the answer complete, and is it in the text?"""
+
+    backend: JudgeBackend = JudgeBackend.none
+    model: str = ""  # huggingface: a directory with a chat model; openai: the model's name
+    endpoint: str = ""  # openai: the address that /chat/completions is appended to; the key is OPENAI_API_KEY's
+    least: int = 4  # of 5; a pair with a lower score is dropped
+    max_new_tokens: int = 1024  # of one rating, its thinking included
+
+    def __post_init__(self) -> None:
+        if self.backend is not JudgeBackend.none:
+            require(bool(self.model), "prepare_pdf_qa.rate.model", "", f"a value for backend={self.backend.value}")
+        if self.backend is JudgeBackend.openai:
+            key = "prepare_pdf_qa.rate.endpoint"
+            require(self.endpoint.startswith("http"), key, self.endpoint, "an http(s) address")
+        require(1 <= self.least <= 5, "prepare_pdf_qa.rate.least", self.least, "1 to 5")
+        require(self.max_new_tokens > 0, "prepare_pdf_qa.rate.max_new_tokens", self.max_new_tokens, "1 or more")
 
 
 @dataclass
@@ -195,6 +226,8 @@ class Reword:
 class PreparePdfQa:
     files: list[str] = MISSING  # files of questions and answers (JSONL, JSON, CSV, Parquet, …), or folders of them
     pdfs: list[str] = field(default_factory=list)  # PDF files that questions are made from, or folders of them
+    # clean passages of the PDFs, and *.txt, *.md and rows {"text": "…"} of `files`, are raw text that sft learns, too
+    raw_text: bool = False
     # by the file's name or a pattern such as "*.csv": the Column that a column is, if its name doesn't say so
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
     max_tokens: int = MISSING  # rows longer than this in the base model's tokens are dropped
@@ -204,6 +237,7 @@ class PreparePdfQa:
     on_bad_pdf: OnBadPdf = OnBadPdf.stop
     limits: PdfLimits = field(default_factory=PdfLimits)
     generate: Generate = field(default_factory=Generate)
+    rate: Rate = field(default_factory=Rate)
     reword: Reword = field(default_factory=Reword)
     only_reviewed: bool = False  # train on the rows alone that a person accepted or edited (python -m tools.review)
     held_out_facts: float = 0.2  # share of facts that training never sees

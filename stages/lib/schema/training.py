@@ -197,6 +197,7 @@ class Mix:
 
     ultrachat: int = 1
     pdf_qa: int = 1
+    raw_text: int = 1  # where prepare_pdf_qa.raw_text made any
 
 
 @dataclass
@@ -219,6 +220,7 @@ class Sft(Training):
         self.check("sft")
         shares = (self.mix.ultrachat, self.mix.pdf_qa)
         require(min(shares) >= 0 and sum(shares) > 0, "sft.mix", shares, "0 or more each, and not both 0")
+        require(self.mix.raw_text >= 0, "sft.mix.raw_text", self.mix.raw_text, "0 or more")
         require(self.keep_base.weight >= 0, "sft.keep_base.weight", self.keep_base.weight, "0 (off) or more")
         require(self.keep_base.max_tokens > 0, "sft.keep_base.max_tokens", self.keep_base.max_tokens, "1 or more")
         if self.keep_base.weight:
@@ -236,6 +238,12 @@ class Sft(Training):
         off = "the base is the model with its adapter off"
         require(self.method is Method.lora, "sft.method", self.method.value, f"lora, {above}: {off}")
         require(self.engine is Engine.trl, "sft.engine", self.engine.value, f"trl, {above}")
+        require(
+            self.distributed is not Distributed.fsdp,
+            "sft.distributed",
+            self.distributed.value,
+            f"none, ddp or auto, {above}: the base is not computed on weights that are spread over processes",
+        )
         require(self.lora.bias == "none", "sft.lora.bias", self.lora.bias, f"none, {above}: {off}, and biases stay on")
         shares = (self.mix.ultrachat, self.mix.pdf_qa)
         require(min(shares) > 0, "sft.mix", shares, f"1 or more each, {above}: chats are held, questions learned")

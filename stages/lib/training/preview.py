@@ -37,11 +37,15 @@ model says there (<code>sft.keep_base</code>)."""
 def render_supervision(rows: list[dict[str, Any]], tokenizer: Any) -> str:
     """An HTML page with the longest, the shortest and evenly spaced other rows of id, input_ids and labels.
 
-    Rows may have `held` too: the tokens that are held to the base (keep_base.py).
+    A row of raw text is among them if there is any. Rows may have `held` too: the tokens that are held to the base
+    (keep_base.py).
     """
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
     step = max(1, (len(rows) - 1) // (SHOWN - 1))
     picked = sorted({order[0], order[-1], *range(0, len(rows), step)})[:SHOWN]
+    raw = next((index for index in order[::-1] if rows[index].get("raw")), None)
+    if raw is not None and not any(rows[index].get("raw") for index in picked):
+        picked[-1] = raw
     labels = [label for row in rows for label in row["labels"]]
     held = sum(label != IGNORED for row in rows for label in row.get("held", []))
     return PAGE.format(
@@ -65,4 +69,5 @@ def render_row(row: dict[str, Any], tokenizer: Any) -> str:
     for mark, run in groupby(zip(row["input_ids"], kinds, strict=True), key=lambda pair: pair[1]):
         text = escape(tokenizer.decode([token for token, _ in run], skip_special_tokens=False))
         spans.append(f"{mark}{text}</mark>" if mark else text)
-    return f"<h2>{escape(str(row['id']))} · {len(row['input_ids'])} tokens</h2>\n<pre>{''.join(spans)}</pre>"
+    kind = " · raw text, which ends in no stop token" if row.get("raw") else ""
+    return f"<h2>{escape(str(row['id']))} · {len(row['input_ids'])} tokens{kind}</h2>\n<pre>{''.join(spans)}</pre>"
