@@ -479,7 +479,7 @@ def test_a_decision_follows_its_row_to_another_line_and_file(workspace: Path) ->
 @pytest.mark.parametrize(
     ("row", "reason", "changes"),
     [
-        (CLEAR[0] | {"id": "again"}, "exact_duplicate", {}),
+        (near_rows("near", "near")[1] | {"id": "near"}, "near_duplicate", {}),
         (CLEAR[0] | {"id": "long", "output": "창구에 냅니다." * 90}, "too_long_tokens", {"max_tokens": 512}),
         (CLEAR[0] | {"id": "pii", "instruction": "담당자 번호는 무엇인가요?", "output": "010-1234-5678입니다."}, "pii",
          {"personal_data": PersonalData.drop}),
@@ -489,10 +489,18 @@ def test_a_gate_that_nobody_overrules_stops_an_accepted_row_and_says_so(
     workspace: Path, row: dict[str, Any], reason: str, changes: dict[str, Any]
 ) -> None:
     decided("accept", row)
-    report = report_of(settings_for(write_rows(workspace / "faq.jsonl", [*CLEAR, row]), **changes), workspace)
+    rows = [*CLEAR, near_rows("near", "near")[0], row]
+    report = report_of(settings_for(write_rows(workspace / "faq.jsonl", rows), **changes), workspace)
     assert report["dropped"] == {reason: 1} and row["id"] not in kept_rows()
     (stopped,) = report["review"]["stopped"]
     assert stopped.startswith(f"{row['id']} ({reason}: ")
+
+
+def test_the_double_of_an_accepted_row_is_one_row_and_no_complaint(workspace: Path) -> None:
+    decided("accept", CLEAR[0])
+    rows = [*CLEAR, CLEAR[0] | {"id": "again"}]
+    report = report_of(settings_for(write_rows(workspace / "faq.jsonl", rows)), workspace)
+    assert report["dropped"] == {"exact_duplicate": 1} and report["review"]["stopped"] == []
 
 
 def test_an_accepted_answer_ends_a_conflict(workspace: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a request must be before the arena looks at it: to a name that it answers to, from its own page, of some size.
+"""What a request to a local page must be: to a name that it answers to, from its own page, of some size.
 
 A page of another site can send requests here from a visitor's browser, and can have its own name lead here (DNS
 rebinding): the browser then takes this server for that site's.

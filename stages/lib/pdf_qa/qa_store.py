@@ -160,7 +160,9 @@ class QuestionStore:
             WHERE verdict IS NOT NULL ORDER BY n"""
         for place, reason, detail, record, identity, question, answer, review in self.connection.execute(query):
             row = {"id": identity, "question": question, "answer": answer, "source": json.loads(record)["source"]}
-            yield Rejected(place, reason, detail, record, row | ({"review": review} if review else {}))
+            if review and reason != "exact_duplicate":  # of which what was accepted is in
+                row["review"] = review
+            yield Rejected(place, reason, detail, record, row)
 
     def splits_of(self, numbers: tuple[int, int]) -> list[tuple[str, str, str]]:
         """Split, place and question of each of two rows."""

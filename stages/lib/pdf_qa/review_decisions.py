@@ -21,16 +21,17 @@ from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.jsonl_reader import Rejected, read_lines
 from stages.lib.foreign_text import on_one_line
 from stages.lib.pdf_qa.grounding import UNGROUNDED
+from stages.lib.pdf_qa.rating import RATED
 
 FILE = Path("data/raw/pdf_qa/review/decisions.jsonl")
 LEFT_OUT = ("rejected_in_review", "not_reviewed")
 """Why a row is left out that no gate stopped."""
 OVERRULED = (
-    *UNGROUNDED, "question_too_short", "dangling_reference", "no_predicate", "answer_repeats_question",
+    *UNGROUNDED, *RATED, "question_too_short", "dangling_reference", "no_predicate", "answer_repeats_question",
     "answer_is_refusal", "answer_truncated", "language", "conflict", *LEFT_OUT,
 )  # fmt: skip
-"""Reasons that a person may overrule by accepting the row: guesses from its wording. The others say that it can't be
-read or trained on, that it would be learned twice or in evaluation too, or that a setting forbids it."""
+"""Reasons that a person may overrule by accepting the row: guesses from its wording, or a model's. The others say that
+it can't be read or trained on, that it would be learned twice or in evaluation too, or that a setting forbids it."""
 
 
 class Decision(BaseModel):

@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 
-from stages.lib.pdf_qa.review_decisions import FILE, Decision, Review, read_decisions, told
+from stages.lib.pdf_qa.grounding import UNGROUNDED
+from stages.lib.pdf_qa.qa_rows import UNCLEAR
+from stages.lib.pdf_qa.rating import RATED
+from stages.lib.pdf_qa.review_decisions import FILE, LEFT_OUT, OVERRULED, Decision, Review, read_decisions, told
 from stages.lib.records import write_jsonl
 
 WORDS = ("몇 시에 여나요?", "9시에 엽니다.")
@@ -67,6 +70,11 @@ def test_other_words_are_never_decided_about() -> None:
     review = Review([decision("reject"), decision("edit", BEST, BETTER)])
     for words in (("몇 시에 닫나요?", WORDS[1]), (WORDS[0], "10시에 엽니다."), (WORDS[1], WORDS[0])):
         assert outcome(review, words) == ("", *words)
+
+
+def test_all_gates_that_an_acceptance_overrules_are_said_to_be_such() -> None:
+    """Those of one row by itself, but for what a setting forbids; the page offers no other acceptance."""
+    assert set(OVERRULED) == {*UNGROUNDED, *RATED, *UNCLEAR, "conflict", *LEFT_OUT} - {"pii"}
 
 
 DAMAGED: list[tuple[Any, str]] = [
