@@ -240,10 +240,9 @@ def write_trained() -> None:
     (OWN / "trained.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
 
 
-def endpoint(model: ChatModel, **changes: Any) -> Generate:
-    return Generate(
-        **({"backend": Backend.openai, "model": "any", "endpoint": model.endpoint, "rules": False} | changes)
-    )
+def endpoint(server: ChatModel, **changes: Any) -> Generate:
+    asked = {"backend": Backend.openai, "model": "any", "endpoint": server.endpoint, "rules": False}
+    return Generate(**(asked | changes))
 
 
 def test_an_endpoint_writes_questions_that_the_page_must_ground(workspace: Path) -> None:
