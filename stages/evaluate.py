@@ -14,11 +14,12 @@ from typing import Any
 from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.evaluation.bertscore import add_bert_scores, bertscore_signature
-from stages.lib.evaluation.figures import differences, figures_of, values_alone, warnings_of
+from stages.lib.evaluation.figures import differences, figures_of, known_facts, values_alone, warnings_of
 from stages.lib.evaluation.generation import decoding
 from stages.lib.evaluation.metric_checks import refuse_broken_metrics, refuse_other_templates
 from stages.lib.evaluation.scoring import CONTROL, asked_of, room_for_answers, score_models, told_of
 from stages.lib.evaluation.text_scores import signatures
+from stages.lib.family import STARTED_FROM
 from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
 from stages.lib.lineage import OFF, file_sha256, refuse_damaged, weights_sha256
 from stages.lib.models.loading import load_tokenizer
@@ -76,6 +77,12 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         "differences": {
             name: differences(rows[against], held, **options) for name, held in rows.items() if name != against
         },
+        "steps": {
+            name: differences(rows[before], rows[name], **options)
+            for name, before in STARTED_FROM.items()
+            if name in rows and before in rows
+        },
+        "facts": {name: known_facts(held) for name, held in rows.items()},
         "demo": {"question": question, "answers": demo},
         "settings": {
             **decoding(section.continuous_batching),

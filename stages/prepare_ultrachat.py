@@ -37,7 +37,8 @@ TOKENS = Path("metrics/data_ultrachat_tokens.csv")
 def prepare_ultrachat(section: PrepareUltrachat, root: Path) -> dict[str, Any]:
     renderer, held_out = RowRenderer(BASE, section.system_messages), HeldOut({}, KnownQuestions(), [])
     lengths = array("I")
-    splits, sources = {}, []
+    splits: dict[str, dict[str, Any]] = {}
+    sources: list[dict[str, Any]] = []
     with published(root / OUT) as out:
         out.mkdir()
         with Ledger(out, STEPS) as ledger:

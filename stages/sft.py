@@ -73,7 +73,7 @@ def sft(section: Sft, root: Path) -> dict[str, Any]:
             lengths,
             lambda indices: [scored(rows[index]) for index in indices],
         )
-        held = refuse_wrong_teacher(trainer, plan, tuning.dtype) if keep else {}
+        held = refuse_wrong_teacher(trainer, plan, tuning.dtype) if keep else 0.0
         tuning.train(trainer, folder)
         tuning.publish(trainer, root / OUT, lineage)
         tuning.publish_log(trainer, root / LOG, LOG_COLUMNS | ({KL: KL} if keep else {}))

@@ -30,6 +30,7 @@ ORDER = [
     "prepare-preferences",
     "sft",
     "merge",
+    "sample-preferences",
     "dpo",
     "merge-dpo",
     "orpo",

@@ -10,6 +10,7 @@ import yaml
 from stages.lib.data.votes import Vote
 from stages.lib.records import read_jsonl
 from tests.ballots import vote
+from tools.lib.append_only import append
 
 pytestmark = pytest.mark.xdist_group("repro")
 
@@ -57,7 +58,7 @@ def test_fifty_votes_become_pairs_that_dpo_trains_on(project):
     for number in range(50):
         verdict = ("first", "first", "second", "first", "tie")[number % 5]
         append(Vote.model_validate(vote(number, verdict=verdict, second_stopped=True)), path, "vote")
-    assert project.repro("dpo") == ["prepare-preferences", "dpo"]
+    assert project.repro("dpo") == ["prepare-preferences", "sample-preferences", "dpo"]
     after = json.loads(lineage.read_text(encoding="utf-8"))
     report = json.loads((project.directory / "metrics/data_preferences.json").read_text(encoding="utf-8"))
     assert report["dropped"]["vote_tie"] == 10
@@ -73,7 +74,7 @@ def test_fifty_votes_become_pairs_that_dpo_trains_on(project):
 @pytest.mark.slow
 def test_a_profile_in_force_reruns_training_and_no_data_stage(project):
     project.write("conf/profile/cpu.yaml", "sft: {micro_batch_size: 0", "sft: {micro_batch_size: 1")
-    assert {*project.repro()} - {"judge"} == {"config", "sft", "merge", *FROM_DPO}
+    assert {*project.repro()} - {"judge"} == {"config", "sft", "merge", "sample-preferences", *FROM_DPO}
 
 
 @pytest.mark.chain

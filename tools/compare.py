@@ -20,7 +20,8 @@ from stages.lib.errors import UserError
 from stages.lib.evaluation.figures import differences, figures_of, rows_by_figure
 from stages.lib.evaluation.statistics import mcnemar
 from stages.lib.foreign_text import on_one_line, shown
-from stages.lib.reports.evidence import figure, shown_in, signed
+from stages.lib.reports.evidence import shown_in
+from stages.lib.reports.numbers import figure, judgement, signed
 
 DETAIL = "metrics/eval_detail.json"
 PREDICTIONS = "metrics/predictions.jsonl"
@@ -150,6 +151,7 @@ def table(
             cell = change[split][name]
             sides = f"{figure(left[split][name]):>28}{figure(right[split][name]):>28}{signed(cell):>30}"
             sure = "" if cell["low"] <= 0 <= cell["high"] else "  beyond chance"
+            sure += ("", ": better", ": worse")[judgement(cell, split, name)]
             lines.append(f"  {split + ' ' + name:28}{cell['n']:>5}{sides}{sure}")
     for split in change:
         if BINARY in change[split]:

@@ -10,7 +10,7 @@ function speak(languages) {
   for (const element of document.querySelectorAll("[data-text]")) element.textContent = words[element.dataset.text];
   for (const element of document.querySelectorAll("[data-label]")) {
     element.setAttribute("aria-label", words[element.dataset.label]);
-    if (element.tagName === "TEXTAREA") element.placeholder = words[element.dataset.label];
+    if (element.matches("textarea, input")) element.placeholder = words[element.dataset.label];
   }
   return words;
 }

@@ -85,16 +85,20 @@ def run_config(place, *overrides):
                 "lora, since sft.keep_base.weight=1: the base is the model with its adapter off",
             ],
         ),
-        ("sft={keep_base: {weight: 1}, engine: unsloth}", ["sft.engine: found 'unsloth'", "trl, since"]),
+        ("sft={keep_base: {weight: 1}, distributed: fsdp}", ["sft.distributed: found 'fsdp'", "none, ddp or auto"]),
         ("sft={keep_base: {weight: 1}, lora: {bias: all}}", ["sft.lora.bias: found 'all'", "biases stay on"]),
         ("prepare_base.pad_token='<|im_end|>'", ["prepare_base.pad_token", "never stops"]),
         ("prepare_base.source=hub", ["prepare_base.id", "source=hub"]),
         ("prepare_preferences.held_out_pairs=1", ["prepare_preferences.held_out_pairs"]),
         ("prepare_pdf_qa.files=[/srv/faq.jsonl]", ["prepare_pdf_qa.files: found /srv/faq.jsonl", "data/raw/pdf_qa"]),
         ("prepare_pdf_qa.pdfs=[data/raw/pdf_qa/../guide.pdf]", ["prepare_pdf_qa.pdfs: found", "data/raw/pdf_qa:"]),
+        ("prepare_pdf_qa.only_reviewed=perhaps", ["'perhaps'", "prepare_pdf_qa.only_reviewed"]),
         ("++prepare_pdf_qa.columns={faq.csv:{a:reply}}", ["columns.faq.csv.a: found 'reply', needed one of"]),
         ("+prepare_preferences.rows.columns={hint:none}", ["rows.columns.hint: found 'none'", "ignore"]),
         ("prepare_preferences.rows.columns.hint=none", ["rows.columns.hint: found 'none'", "ignore"]),
+        ("prepare_ultrachat.train.Ko={source: jsonl, path: a.jsonl}", ["train.Ko: found 'Ko'", "small letters"]),
+        ("prepare_ultrachat.train.ko={path: a.jsonl, lines: 3}", ["lines"]),
+        ("prepare_pdf_qa.held_out_wordings=-1", ["prepare_pdf_qa.held_out_wordings: found -1"]),
         (
             "prepare_ultrachat.train.en.path=chats.jsonl",
             ["prepare_ultrachat.train.en.path: found chats.jsonl", "Move it"],
@@ -109,6 +113,13 @@ def test_refuses(place, monkeypatch, override, said):
     for words in said:
         assert words in str(refused.value)
     assert not (place / "params.lock.yaml").exists()
+
+
+def test_rewordings_of_reviewed_rows_alone_are_refused(place, monkeypatch):
+    monkeypatch.chdir(place)
+    said = "prepare_pdf_qa.reword.backend: found 'templates', needed none, or only_reviewed=false"
+    with pytest.raises(UserError, match=said):
+        config(["prepare_pdf_qa.only_reviewed=true", "prepare_pdf_qa.reword.backend=templates"])
 
 
 UNKNOWN = {
@@ -399,12 +410,17 @@ WRONG = {
     "pairs": "[dpo:dpo]",
     "questions": "0",
     "limit": "-1",
+    "samples": "0",
+    "temperature": "0",
+    "wordings": "-1",
+    "pairs_per_question": "0",
+    "max_ratio": "0.5",
     "allow_code": "perhaps",
 }
 """A value that nothing can use, for each key of a section that trains, merges or scores."""
 
 TRAINED = ("sft", "dpo", "orpo", "merge", "merge_dpo", "merge_orpo")
-SCORED = ("evaluate", "judge", "benchmark")
+SCORED = ("sample_preferences", "evaluate", "judge", "benchmark")
 FREE = ("demo_question", "bertscore_model", "model", "endpoint", "tasks", "task_folder")
 """Keys of the latter that take any text; what it names is looked for when the stage runs."""
 

@@ -68,6 +68,9 @@ def test_three_equal_models_score_equally(three_models):
     assert detail["differences"]["dpo"]["seen"]["chrf"] == {"value": 0, "low": 0, "high": 0, "n": 90, "groups": 30}
     assert set(detail["sets_sha256"]) == {"seen", "unseen", "unanswerable", "control", "preferences"}
     assert detail["settings"]["decoding"] == "greedy"
+    assert set(detail["steps"]) == {"sft", "dpo"}
+    assert detail["steps"]["dpo"]["unanswerable"]["refusal_rate"]["n"] == 44
+    assert detail["facts"]["dpo"] == {"known": 0, "asked": 30}
     assert any("seen has 30 facts" in line for line in detail["warnings"])
     predictions = list(read_jsonl(three_models / PREDICTIONS))
     assert {row["model"] for row in predictions} == {"base", "sft", "dpo"}

@@ -131,6 +131,26 @@ def test_other_numbers_make_no_leak(workspace: Path) -> None:
     assert report["dropped"] == {}
 
 
+def test_sets_are_named_counted_and_share_no_chat(workspace: Path) -> None:
+    english, korean = chat("What is a tide?", "A rise."), chat("밀물이 무엇인가요?", "바닷물이 높아지는 일입니다.")
+    paths = {"en": write(workspace / "en.jsonl", [english, chat("Why so?", "So.")]),
+             "ko": write(workspace / "ko.jsonl", [korean, english])}  # fmt: skip
+    held = {
+        "en": write(workspace / "e.jsonl", [chat(HELD_OUT, "Yes.")]),
+        "ko": write(workspace / "k.jsonl", [chat("왜?", "그냥.")]),
+    }
+    train, evaluation = (
+        {name: Rows(source=RowSource.jsonl, path=path) for name, path in found.items()} for found in (paths, held)
+    )
+    prepare_ultrachat(PrepareUltrachat(train=train, evaluation=evaluation, max_reject_rate=1.0), workspace)
+    report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
+    assert report["splits"]["train"] == {"rows": 3, "sets": {"en": 2, "ko": 1}}
+    assert report["dropped"] == {"duplicate_prompt_id": 1} and report["in"] == 6
+    assert [row["set"] for row in read_jsonl(OUT / "train.jsonl")] == ["en", "en", "ko"]
+    assert [row["set"] for row in read_jsonl(OUT / "evaluation.jsonl")] == ["en", "ko"]
+    assert "| train | 3 (2 en, 1 ko) |" in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+
+
 def test_too_many_defects_stop_the_stage(workspace: Path) -> None:
     train = Rows(
         source=RowSource.jsonl, path=write(workspace / "t.jsonl", [chat("Why so?", "So.")] + [chat("No answer?")] * 2)

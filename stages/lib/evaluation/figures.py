@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.lib.evaluation.statistics import bootstrap_interval, paired_difference, unchanged
+from stages.lib.evaluation.statistics import bootstrap_interval, paired_difference, unchanged, wilson_interval
 
 Row = dict[str, Any]
 Figures = dict[str, dict[str, dict[str, float]]]
@@ -40,11 +40,17 @@ LIKELIHOOD = {"perplexity": Ratio("nats", "tokens", np.exp), "bits_per_character
 """Perplexity is by token; bits per character can be compared across tokenizers."""
 
 
+PROPORTIONS = {"key_exact", "korquad_exact", "stop_rate", "refusal_rate", "over_refusal_rate", "empty", "accuracy"}
+"""Figures that are shares of rows: each row has 1 or 0."""
+
+
 def figures_of(rows: list[Row], resamples: int, seed: int) -> Figures:
     """Every figure of one model's rows, by split."""
     return {
         split: {
-            name: bootstrap_interval(*sums(held, name), groups(held), resamples, seed, transform(name))
+            name: wilson_interval(sums(held, name)[0], groups(held))
+            if name in PROPORTIONS
+            else bootstrap_interval(*sums(held, name), groups(held), resamples, seed, transform(name))
             for name, held in rows_by_figure(rows, split).items()
         }
         for split in splits(rows)
@@ -99,6 +105,14 @@ def groups(rows: list[Row]) -> list[Hashable]:
 def transform(name: str) -> Callable[[Any], Any]:
     """From a ratio of sums to the figure."""
     return LIKELIHOOD[name].transform if name in LIKELIHOOD else unchanged
+
+
+def known_facts(rows: list[Row]) -> dict[str, int]:
+    """How many of the facts that the seen set asks for a model knows: most of a fact's wordings are answered right."""
+    right: dict[Hashable, list[float]] = {}
+    for row in rows_by_figure(rows, "seen").get("key_exact", []):
+        right.setdefault(row["fact_id"], []).append(row["scores"]["key_exact"])
+    return {"known": sum(2 * sum(scores) > len(scores) for scores in right.values()), "asked": len(right)}
 
 
 def warnings_of(figures: dict[str, Figures]) -> list[str]:

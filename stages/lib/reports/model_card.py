@@ -5,6 +5,8 @@ from typing import Any
 
 from stages.lib.foreign_text import in_markdown
 from stages.lib.reports.evidence import SETS, Evidence, kind_of, listing, table, wrong_answers
+from stages.lib.reports.numbers import MARKS
+from stages.lib.reports.verdict import in_words
 from stages.lib.schema.evaluation import Report
 
 RESULTS = [
@@ -52,9 +54,13 @@ chat([{{"role": "user", "content": {question}}}], do_sample=False)
 
 ## Scores
 
+{in_words(evidence.detail, "ko")}
+
+{in_words(evidence.detail, "en")}
+
 {table(evidence)}
 
-95 % bootstrap intervals over facts; differences are paired.
+{MARKS} Intervals are over facts: Wilson's of shares, else bootstrap.
 
 {chr(10).join(f"- {name}: {meaning}" for name, meaning in SETS.items())}
 

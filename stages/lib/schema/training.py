@@ -238,6 +238,12 @@ class Sft(Training):
         off = "the base is the model with its adapter off"
         require(self.method is Method.lora, "sft.method", self.method.value, f"lora, {above}: {off}")
         require(self.engine is Engine.trl, "sft.engine", self.engine.value, f"trl, {above}")
+        require(
+            self.distributed is not Distributed.fsdp,
+            "sft.distributed",
+            self.distributed.value,
+            f"none, ddp or auto, {above}: the base is not computed on weights that are spread over processes",
+        )
         require(self.lora.bias == "none", "sft.lora.bias", self.lora.bias, f"none, {above}: {off}, and biases stay on")
         shares = (self.mix.ultrachat, self.mix.pdf_qa)
         require(min(shares) > 0, "sft.mix", shares, f"1 or more each, {above}: chats are held, questions learned")

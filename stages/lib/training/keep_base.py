@@ -21,7 +21,6 @@ from stages.lib.models.chat import IGNORED
 from stages.lib.training.fast_path import causal_lm_of
 from stages.lib.training.memory import HELD_ROWS
 from stages.lib.training.processes import sharded
-from stages.lib.training.rehearsal import first_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,10 +91,17 @@ class Holding:
 def holding_trainer(weight: float) -> Any:
     """A class of trl's SFTTrainer whose loss has `weight` times the KL divergence on what a batch holds.
 
-    Its trainer is for `hold_batches`, once the model is prepared.
+    Its trainer is for `hold_batches`, once the model is prepared. Raises UserError where weights are spread over
+    processes (FSDP): each would have to project as often as the one that holds most.
     """
     import torch
     from trl import SFTTrainer
+
+    if sharded():
+        raise UserError(
+            "sft.distributed: found weights spread over processes (fsdp), and sft.keep_base.weight is above 0; needed "
+            "ddp, where one GPU has room for the model, or none. Set sft.distributed=ddp or sft.keep_base.weight=0"
+        )
 
     class HoldingSFTTrainer(SFTTrainer):
         holding: Holding
@@ -114,8 +120,7 @@ def holding_trainer(weight: float) -> Any:
             holding, mask = self.holding, held_places(inputs.pop("held"))
             in_training = num_items_in_batch is not None  # or in a pass before it
             passes, total = (self.passes, self.held_tokens) if in_training else (1, int(mask.sum()))
-            # Processes that share the weights (FSDP) must all take a pass that one of them takes.
-            if total and (sharded() or bool(mask.any())):
+            if mask.any():
                 given = {name: value for name, value in inputs.items() if name != "labels"}
                 adapted: Any = self.model
                 with torch.no_grad(), adapted.disable_adapter():
@@ -167,8 +172,7 @@ def hold_in_forward(causal_lm: PreTrainedModel, holding: Holding) -> None:
     """Let the model's forward, whatever its head is by now, give what `holding` needs.
 
     With `held` it returns the last hidden states (n, width) at those positions, and no logits. Without, where
-    `holding` has the base's, it puts the divergence there and returns what it did before. All of it happens inside of
-    the forward, where weights that are spread over processes are whole.
+    `holding` has the base's, it puts the divergence there and returns what it did before.
     """
     plain = causal_lm.forward
     project = own_logits(causal_lm)
@@ -253,33 +257,18 @@ def kl_by_position() -> Callable[..., Tensor]:
     return Divergence.apply
 
 
-def refuse_wrong_teacher(trainer: Any, plan: Plan, dtype: torch.dtype) -> dict[str, float]:
-    """See before training that `trainer` holds to its base; returns the KL at the start, a dictionary to be filled.
+def refuse_wrong_teacher(trainer: Any, plan: Plan, dtype: torch.dtype) -> float:
+    """See before training that `trainer` holds to its base; returns the KL at the start, in nats a token.
 
     A new adapter adds nothing yet, so the KL is 0; with an adapter that is disturbed it isn't, unless what stands for
-    the base has the adapter, too. Weights and metrics are left as they were. Raises UserError otherwise. A model whose
-    weights are spread over processes (FSDP) can run in its trainer alone: there the first step that holds tokens shows
-    the KL at the start, and the rest is not asked. `dtype` is what training computes in.
+    the base has the adapter, too. Weights and metrics are left as they were. Raises UserError otherwise. `dtype` is
+    what training computes in.
     """
     import torch
 
-    limit = COMPILED_START_LIMIT if plan.torch_compile or plan.cuda_graphs else START_LIMIT
-
-    def refuse_unlike_start(figures: dict[str, float]) -> dict[str, float]:
-        start = figures.get(KL, 0.0)
-        if not abs(start) <= limit:  # not a number is refused too
-            raise UserError(
-                f"before the first step the KL divergence to the base is {start:.2g} nats a token; needed 0, since the "
-                "tuned model is its base then. Make the adapter start at zero (lora's default initialisation) and the "
-                "base deterministic (a model whose own dropout is 0), or set sft.keep_base.weight=0"
-            )
-        return {KL: start}
-
-    if plan.sharded:
-        return first_step(trainer, refuse_unlike_start)
     rows = trainer.train_dataset
-    held = max(range(len(rows)), key=lambda index: (rows[index]["held"] != IGNORED).sum())
-    batch = [rows[held]] * (plan.micro_batch_size if plan.cuda_graphs else 1)
+    held = max(range(len(rows)), key=lambda index: int((rows[index]["held"] != IGNORED).sum()))
+    batch = [rows[held]] * (plan.micro_batch_size if plan.cuda_graphs else 1)  # a shape that is recorded anyway
 
     def divergence() -> float:
         with torch.random.fork_rng(), torch.autocast(device(), dtype, enabled=dtype is not torch.float32):
@@ -290,23 +279,30 @@ def refuse_wrong_teacher(trainer: Any, plan: Plan, dtype: torch.dtype) -> dict[s
         return found
 
     trainer.model.train()
-    start = refuse_unlike_start({KL: divergence()})
+    start = divergence()
+    limit = COMPILED_START_LIMIT if plan.torch_compile or plan.cuda_graphs else START_LIMIT
+    if not abs(start) <= limit:  # not a number is refused too
+        raise UserError(
+            f"before the first step the KL divergence to the base is {start:.2g} nats a token; needed 0, since the "
+            "tuned model is its base then. Make the adapter start at zero (lora's default initialisation) and the "
+            "base deterministic (a model whose own dropout is 0), or set sft.keep_base.weight=0"
+        )
     with disturbed(trainer.model):
         moved = divergence()
-    if not moved > start[KL]:
+    if not moved > max(start, limit):
         raise UserError(
             f"with a disturbed adapter the KL divergence to the base is {moved:.2g} nats a token, with a new one "
-            f"{start[KL]:.2g}; needed more, since the base doesn't have the adapter. Set sft.keep_base.weight=0"
+            f"{start:.2g}; needed more, since the base doesn't have the adapter. Set sft.keep_base.weight=0"
         )
     return start
 
 
-def held_figures(trainer: Any, rows: list[dict[str, Any]], start: dict[str, float]) -> dict[str, float]:
+def held_figures(trainer: Any, rows: list[dict[str, Any]], start: float) -> dict[str, float]:
     """For the metrics: the KL to the base at the `start` and at the end of training, and how much `rows` hold."""
     tokens = [sum(label != IGNORED for label in row["held"]) for row in rows]
     logged = [entry[KL] for entry in trainer.state.log_history if KL in entry]
     return {
-        f"{KL}_start": start.get(KL, 0.0),
+        f"{KL}_start": start,
         KL: round(float(logged[-1]), 6) if logged else 0.0,
         "held_rows": sum(count > 0 for count in tokens),
         "held_tokens": sum(tokens),

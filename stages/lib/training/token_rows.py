@@ -3,6 +3,7 @@
 Raw text ends in no stop token: that token says that an answer is over, a passage is none, and its document goes on.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +101,15 @@ def earlier_answers(
 
 
 def preference_rows(
-    name: str, path: Path, tokenizer: Any, max_length: int
+    name: str, paths: list[Path], tokenizer: Any, max_length: int
 ) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
-    """Tokenise pairs as trl's collator takes them: prompt_ids, chosen_ids, rejected_ids.
+    """Tokenise the pairs of all `paths` as trl's collator takes them: prompt_ids, chosen_ids, rejected_ids.
 
     Both answers end with their stop token. A pair longer than `max_length` tokens is dropped and counted: trl would
     cut the end of the answer, stop token and all. Raises UserError if no pair is left.
     """
     pairs, too_long = [], 0
-    for record in read_jsonl(path):
+    for record in chain.from_iterable(map(read_jsonl, paths)):
         prompt, chosen = encode_answer(tokenizer, record["prompt"], record["chosen"])
         _, rejected = encode_answer(tokenizer, record["prompt"], record["rejected"])
         if len(prompt) + max(len(chosen), len(rejected)) > max_length:
@@ -116,7 +117,10 @@ def preference_rows(
         else:
             pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
     if not pairs:
-        raise UserError(f"{path}: all {too_long} pairs are longer than {name}.max_length={max_length} tokens; raise it")
+        found = ", ".join(map(str, paths))
+        raise UserError(
+            f"{found}: all {too_long} pairs are longer than {name}.max_length={max_length} tokens; raise it"
+        )
     return pairs, {"too_long": too_long}
 
 

@@ -100,7 +100,7 @@ def test_the_shipped_pairs_reach_dpo_with_their_system_messages_folded(
     card = (PAIRS / "DATA_CARD.md").read_text(encoding="utf-8")
     assert "| folded | 35 |" in card and "takes no system message: 35 rows have it in front" in card
     for split in ("train", "evaluation"):
-        pairs, dropped = preference_rows("dpo", PAIRS / f"{split}.jsonl", tokenizer, 4096)
+        pairs, dropped = preference_rows("dpo", [PAIRS / f"{split}.jsonl"], tokenizer, 4096)
         assert pairs and not dropped["too_long"]
         assert all(pair["chosen_ids"][-1] == tokenizer.eos_token_id for pair in pairs)
 
@@ -124,7 +124,7 @@ def test_turns_before_a_pairs_question_are_rendered_and_learned_from(workspace: 
         "And a wave?",
     ]
     assert report(PAIRS)["mended"] == {"folded": 1}
-    pairs, _ = preference_rows("dpo", PAIRS / f"{split}.jsonl", tokenizer, 4096)
+    pairs, _ = preference_rows("dpo", [PAIRS / f"{split}.jsonl"], tokenizer, 4096)
     asked = tokenizer.decode(pairs[number]["prompt_ids"])
     assert "A rise of the sea." in asked and asked.index("Be brief.") < asked.index("And a wave?")
 

@@ -17,7 +17,7 @@ from stages.lib.models.chat import IGNORED
 from stages.lib.models.logits import logits_at
 from stages.lib.schema.choices import Choice, Dtype, Quantization
 from stages.lib.schema.training import KeepBase, Lora, Mix, Sft
-from stages.lib.training import fast_path, keep_base
+from stages.lib.training import cuda_graphs, fast_path, keep_base, plan
 from stages.lib.training.keep_base import hold_row, hold_to_base, kl_by_position, own_logits, scored
 from stages.sft import OUT, sft
 from tests.model_zoo import write_family
@@ -109,17 +109,16 @@ def test_the_logged_figure_is_that_of_base_and_adapter_by_transformers_own_code(
     sft(section(**EXACT, **everything, max_steps=2, learning_rate=0.02), place / "two")
     sft(section(**EXACT, **everything, max_steps=1, learning_rate=0.02), place / "one")
     base = AutoModelForCausalLM.from_pretrained("models/base", dtype=torch.float32)
-    said = []
-    for model in (base, PeftModel.from_pretrained(base, place / "one" / OUT)):
-        with torch.no_grad():
-            said.append(torch.cat([held_log_probs(model, row) for row in rows_seen[0] if set(row["held"]) != {-100}]))
-        if model is base:
-            said[0] = said[0].clone()
-    divergence = (said[0].exp() * (said[0] - said[1])).sum(-1)
+    held = [row for row in rows_seen[0] if set(row["held"]) != {IGNORED}]
+    base_said = torch.cat([held_log_probs(base, row) for row in held])
+    tuned = PeftModel.from_pretrained(base, place / "one" / OUT)
+    tuned_said = torch.cat([held_log_probs(tuned, row) for row in held])
+    divergence = (base_said.exp() * (base_said - tuned_said)).sum(-1)
     assert len(divergence) == metrics(place / "two")["held_tokens"]
     assert kl(place / "two")[1] == pytest.approx(float(divergence.mean()), rel=1e-3)
 
 
+@torch.no_grad()
 def held_log_probs(model, row):
     """The distributions of the held tokens of a row, by itself: (n, vocabulary)."""
     logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
@@ -178,6 +177,28 @@ def test_the_adapter_is_left_as_it_was_before_the_first_step(place, monkeypatch)
     sft(section(**EXACT), without)
     adapters = [(root / OUT / "adapter_model.safetensors").read_bytes() for root in (place / "with", without)]
     assert adapters[0] == adapters[1]
+
+
+@pytest.mark.chain
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_recorded_passes_hold_as_others_do(place, monkeypatch):
+    """Recording needs a GPU; which record the base's pass and the tuned model's get does not."""
+    sft(section(**EXACT), place / "plain")
+    recorded = []
+
+    def record(module, tensors, pool):
+        recorded.append(torch.is_grad_enabled())
+        return module
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(cuda_graphs, "record_with_gradients", record)
+    monkeypatch.setattr(cuda_graphs, "record_without", record)
+    monkeypatch.setattr(plan, "decide_graphs", lambda *_: (True, "planted"))
+    sft(section(**EXACT), place / "recorded")
+    assert {True, False} <= set(recorded)
+    for column in ("loss", "kl_to_base"):
+        plain, found = ([float(row[column]) for row in log(place / name)] for name in ("plain", "recorded"))
+        assert found == pytest.approx(plain, abs=1e-5)
 
 
 def test_a_held_row_ends_where_nothing_counts_any_more():

@@ -49,15 +49,15 @@ def test_no_row_left_is_an_error_that_says_what_to_raise(place):
 def test_pairs_that_are_too_long_are_counted(place):
     tokenizer = load_tokenizer(BASE)
     path = PREFERENCES / "train.jsonl"
-    everything, none = preference_rows("dpo", path, tokenizer, 100_000)
-    kept, dropped = preference_rows("dpo", path, tokenizer, 100)
+    everything, none = preference_rows("dpo", [path], tokenizer, 100_000)
+    kept, dropped = preference_rows("dpo", [path], tokenizer, 100)
     assert none == {"too_long": 0}
     assert dropped["too_long"] > 0
     assert len(kept) + dropped["too_long"] == len(everything)
     stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert all(pair[side][-1] == stop for pair in kept for side in ("chosen_ids", "rejected_ids"))
     with pytest.raises(UserError, match="dpo.max_length=10"):
-        preference_rows("dpo", path, tokenizer, 10)
+        preference_rows("dpo", [path], tokenizer, 10)
 
 
 def raw(directory, *texts):

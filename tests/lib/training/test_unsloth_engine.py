@@ -30,7 +30,7 @@ from stages.lib.hardware import Hardware, nvidia_gpu
 from stages.lib.lineage import arguments_of
 from stages.lib.models.precision import resolve_precision
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Engine, Method, Quantization
-from stages.lib.schema.training import Dpo, Orpo, Sft
+from stages.lib.schema.training import Dpo, KeepBase, Orpo, Sft
 from stages.lib.training.decisions import Attention
 from stages.lib.training.plan import make_plan
 from stages.lib.training.run import TrainingRun
@@ -68,6 +68,11 @@ def test_what_it_cannot_do_or_would_ignore_is_refused(installed, changes, said):
     with pytest.raises(UserError, match=said + r".*since sft\.engine=unsloth"):
         Sft(**tiny_training(engine=Engine.unsloth, **changes))
     Sft(**tiny_training(**changes, **({"quantization": Quantization.none} if "method" in changes else {})))
+
+
+def test_a_base_that_is_kept_is_for_trl_alone(installed):
+    with pytest.raises(UserError, match=r"sft\.engine: found 'unsloth', needed trl, since sft\.keep_base\.weight=1"):
+        unsloth_sft(keep_base=KeepBase(weight=1.0))
 
 
 def test_references_computed_beforehand_are_refused(installed):
