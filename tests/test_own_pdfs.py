@@ -397,7 +397,13 @@ def test_back_translation_is_guarded(workspace: Path) -> None:
         prepare_pdf_qa(section(generate=endpoint(model), reword=reword, held_out_facts=0.0), workspace)
     added = [row for row in read_jsonl(OUT / "train.jsonl") if row.get("reworded")]
     assert [row["messages"][0]["content"] for row in added] == ["3번 데스크는 어디인가요?"]
-    assert report()["reworded"] == {"added": 1, "asked_already": 0, "changed_meaning": 2, "unfit": 0}
+    assert report()["reworded"] == {
+        "added": 1,
+        "asked_already": 0,
+        "changed_meaning": 2,
+        "rejected_in_review": 0,
+        "unfit": 0,
+    }
 
 
 @pytest.mark.slow
