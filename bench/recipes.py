@@ -1,8 +1,8 @@
 """What each ingredient of a recipe is worth: whole chains of the default data, a seed each, several side by side.
 
 A variant is a name and what it sets beyond params.yaml (bench/recipes.yaml). Each runs the stages themselves, from the
-data to the scores, in a copy of the repository; the base is prepared once for all that share it. The table has the mean
-over seeds of each figure, and between which values it lay.
+data to the scores, in a copy of the repository; a base, and an SFT model of one seed, are made once for all variants
+that share them. The table has the mean over seeds of each figure, and between which values it lay.
 
 Run     python -m bench.recipes [VARIANT ...] [--seeds 3] [--side-by-side 10] [--place FOLDER] [--out results.jsonl]
         On one GPU small models run side by side; on a CPU take --side-by-side 1.
@@ -27,7 +27,10 @@ from omegaconf import OmegaConf
 VARIANTS = Path(__file__).with_suffix(".yaml")
 COPIED = ("conf", "stages", "data/raw", "dvc.yaml", "params.yaml", "pyproject.toml")
 FIRST = ("config", "prepare-base")
+TUNED = "merge"
 LAST = "evaluate"
+LATER = ("sample_preferences", "dpo", "merge_dpo", "evaluate")
+"""Sections of what comes after SFT and its merge, which variants that differ in nothing else share."""
 SEEDED = ("sft", "sample_preferences", "dpo")
 
 
@@ -85,25 +88,40 @@ def bases_of(variants: dict[str, dict[str, Any]], home: Path) -> dict[str, Path]
     return bases
 
 
-def run_one(name: str, settings: dict[str, Any], seed: int, base: Path, home: Path) -> dict[str, Any]:
-    """The whole chain of one variant and seed: its scores, and the seconds of each stage; or `failed` and why."""
-    place = copied(home / f"{name}-{seed}")
-    shutil.copytree(base, place / "models/base", copy_function=os.link)
+def chained(name: str, place: Path, before: Path | None, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Run what `place`, a copy with a base, lacks of a chain to the scores, with the merged SFT model of `before`.
+
+    Without it, SFT and its merge alone. Returns scores and the seconds of each stage; or `failed` and why.
+    """
     ask(place, settings, seed)
+    names = [stage for stage in stages_of(place) if stage != "prepare-base"]
+    middle = names.index(TUNED) + 1
     began = time.monotonic()
     try:
-        run_stages(place, [stage for stage in stages_of(place) if stage != "prepare-base"])
+        run_stages(place, names[:middle] if before is None else ["config", *names[middle:]])
     except subprocess.CalledProcessError:
         last = (place / "log").read_text(encoding="utf-8").strip().splitlines()[-1]
         return {"variant": name, "seed": seed, "failed": last}
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (place / "metrics/runs").glob("*.json")]
+    scores = place / "metrics/eval.json"
     return {
         "variant": name,
         "seed": seed,
-        "scores": json.loads((place / "metrics/eval.json").read_text(encoding="utf-8")),
+        "scores": json.loads(scores.read_text(encoding="utf-8")) if scores.exists() else {},
         "seconds": {record["stage"]: record["seconds"] for record in records},
         "wall": round(time.monotonic() - began, 1),
     }
+
+
+def linked(source: Path, place: Path) -> Path:
+    """A copy of a folder by hard links; stages replace files, they don't write into them."""
+    shutil.copytree(source, place, copy_function=os.link, symlinks=True)
+    for written in ("params.yaml", "log"):
+        if (place / written).exists():
+            content = (place / written).read_bytes()
+            (place / written).unlink()
+            (place / written).write_bytes(content)
+    return place
 
 
 def figure(scores: dict[str, Any], path: str) -> float | None:
@@ -142,21 +160,35 @@ def main(options: argparse.Namespace, home: Path) -> None:
     chosen = {name: asked["variants"][name] or {} for name in options.names or asked["variants"]}
     home.mkdir(parents=True, exist_ok=True)
     bases = bases_of(chosen, home)
-    tasks = [(name, seed) for seed in range(options.first_seed, options.first_seed + options.seeds) for name in chosen]
     results: list[dict[str, Any]] = []
+    tuned: dict[tuple[str, int], Path] = {}
 
-    def run_task(task: tuple[str, int]) -> None:
+    def upstream(name: str) -> str:
+        return json.dumps({key: value for key, value in chosen[name].items() if key.split(".")[0] not in LATER})
+
+    def tune(task: tuple[str, int]) -> None:
+        key, seed = task
+        name = next(name for name in chosen if upstream(name) == key)
+        place = copied(home / f"sft-{name}-{seed}")
+        linked(bases[name], place / "models/base")
+        tuned[task] = place
+        result = chained(name, place, None, json.loads(key), seed)
+        print(f"sft of {name} {seed}: {result.get('failed', '')}{result.get('wall', '')}", file=sys.stderr, flush=True)
+
+    def finish(task: tuple[str, int]) -> None:
         name, seed = task
-        result = run_one(name, chosen[name], seed, bases[name], home)
+        before = tuned[upstream(name), seed]
+        place = linked(before, home / f"{name}-{seed}")
+        result = chained(name, place, before, chosen[name], seed)
         results.append(result)
         with options.out.open("a", encoding="utf-8") as out:
             out.write(json.dumps(result) + "\n")
         print(f"{name} {seed}: {result.get('failed', '')}{result.get('wall', '')}", file=sys.stderr, flush=True)
-        if not options.place:
-            shutil.rmtree(home / f"{name}-{seed}")
 
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     with ThreadPoolExecutor(options.side_by_side) as pool:
-        list(pool.map(run_task, tasks))
+        list(pool.map(tune, [(key, seed) for seed in seeds for key in dict.fromkeys(map(upstream, chosen))]))
+        list(pool.map(finish, [(name, seed) for seed in seeds for name in chosen]))
     print(table(sorted(results, key=lambda one: [*chosen].index(one["variant"])), asked["columns"]))
 
 

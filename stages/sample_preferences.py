@@ -1,7 +1,8 @@
-"""Preference pairs from the merged SFT model's own answers to trained questions. Off unless it is enabled.
+"""Preference pairs from the merged SFT model's own answers to questions with a known answer. Off unless it is enabled.
 
 Reads   models/sft-merged; data/prepared/pdf_qa: the trained questions, and the evaluation sets that none may be of;
-        data/prepared/preferences/evaluation.jsonl: the held-out pairs, whose questions are left out
+        data/prepared/preferences: questions of pairs, whose chosen answers are the known ones, and the held-out pairs,
+        whose questions are left out
 Writes  data/prepared/sampled_preferences: train.jsonl (empty where it is off), samples.jsonl with every answer and its
         verdict, DATA_CARD.md; metrics/sample_preferences.json: what became of questions and answers
 Run     python -m stages.sample_preferences sample_preferences.enabled=true
@@ -18,18 +19,19 @@ from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.evaluation.batches import explain_full_memory, fitting_batches
 from stages.lib.evaluation.generation import sample_answers
-from stages.lib.evaluation.sampled_pairs import Pairs, balance, pairs_of, verifiable, wordings_of
+from stages.lib.evaluation.sampled_pairs import Pairs, asked_by, balance, pairs_of, verifiable, wordings_of
 from stages.lib.evaluation.scoring import room_for_answers
 from stages.lib.hardware import describe, find_hardware, resolve_dtype, set_up_cpu
 from stages.lib.lineage import refuse_changed_weights, weights_sha256
 from stages.lib.models.loading import load_16bit, load_tokenizer
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, write_json, write_jsonl
+from stages.lib.schema.choices import AskedOf
 from stages.lib.schema.evaluation import SamplePreferences
 
 MODEL = Path("models/sft-merged")
 PDF_QA = Path("data/prepared/pdf_qa")
-HELD_OUT = Path("data/prepared/preferences/evaluation.jsonl")
+PREFERENCES = Path("data/prepared/preferences")
 OUT = Path("data/prepared/sampled_preferences")
 METRICS = Path("metrics/sample_preferences.json")
 
@@ -40,7 +42,7 @@ def sample_preferences(section: SamplePreferences, root: Path) -> dict[str, Any]
         return {"enabled": False}
     refuse_changed_weights(MODEL, kind="merged")
     threads, dtype = set_up_cpu(section.threads), resolve_dtype(section.dtype)
-    records, questions = trained_questions(section)
+    records, questions = known_questions(section)
     tokenizer, model = load_tokenizer(MODEL), load_16bit(MODEL, dtype)
     room = section.max_new_tokens or room_for_answers(tokenizer, records)
     batch = fitting_batches(model, find_hardware(), room, section.batch_tokens)
@@ -61,14 +63,14 @@ def sample_preferences(section: SamplePreferences, root: Path) -> dict[str, Any]
             "batch_tokens": batch.generated, "max_new_tokens": room, "pairs": len(pairs.records)}  # fmt: skip
 
 
-def trained_questions(section: SamplePreferences) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The trained rows whose questions are asked, and how many of all are asked or left out, by why.
+def known_questions(section: SamplePreferences) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The rows whose questions are asked, and how many of all are asked or left out, by why.
 
     Raises UserError naming those that an evaluation set of PDF questions asks, and where none is left.
     """
-    rows = list(read_jsonl(PDF_QA / "train.jsonl"))
-    asked, held_out = evaluation_questions(PDF_QA), held_out_questions(HELD_OUT)
-    leaks, records, counts = [], [], {"trained": len(rows), "in_held_out_pairs": 0, "unverifiable": 0}
+    rows = rows_of(section.sources)
+    asked, held_out = evaluation_questions(PDF_QA), held_out_questions(PREFERENCES / "evaluation.jsonl")
+    leaks, records, counts = [], [], {"known": len(rows), "in_held_out_pairs": 0, "unverifiable": 0}
     for row in rows:
         question = row["messages"][-2]["content"]
         if known := asked.find(question):
@@ -79,15 +81,24 @@ def trained_questions(section: SamplePreferences) -> tuple[list[dict[str, Any]],
             counts["unverifiable"] += 1
         else:
             records.append(row)
-    refuse_leaks(leaks, "trained questions")
+    refuse_leaks(leaks, "questions to sample on")
     chosen = wordings_of(records, section.wordings)
     if not chosen:
         raise UserError(
-            f"{PDF_QA / 'train.jsonl'}: none of {len(rows)} trained questions can be sampled on: "
+            f"{PDF_QA} and {PREFERENCES}: none of {len(rows)} questions can be sampled on: "
             f"{counts['in_held_out_pairs']} are in held-out pairs, {counts['unverifiable']} have answers without a key "
             "fact. Give rows a `key`, or set sample_preferences.enabled=false"
         )
     return chosen, {**counts, "other_wordings": len(records) - len(chosen), "asked": len(chosen)}
+
+
+def rows_of(sources: list[AskedOf]) -> list[dict[str, Any]]:
+    """The trained rows of questions, and those of pairs, each with its chosen answer."""
+    rows = list(read_jsonl(PDF_QA / "train.jsonl")) if AskedOf.pdf_qa in sources else []
+    if AskedOf.preferences in sources:
+        pairs = {pair["prompt"][-1]["content"]: pair for pair in read_jsonl(PREFERENCES / "train.jsonl")}
+        rows += [asked_by(pair) for pair in pairs.values()]
+    return rows
 
 
 def held_out_questions(path: Path) -> KnownQuestions:
@@ -105,8 +116,8 @@ def card(section: SamplePreferences, pairs: Pairs, questions: dict[str, int]) ->
         "Written by the stage from what it drew and counted; nothing here was typed by hand.",
         f"{section.samples} answers to each question were drawn from `{MODEL}` ({weights_sha256(MODEL)[:16]}) at "
         f"temperature {section.temperature:g}, seed {section.seed}. An answer that states another fact than the "
-        "trained one (`wrong_fact`), makes one up where there is none (`made_up`) or refuses what it was taught "
-        "(`refused`) is rejected; the trained answer is chosen.",
+        "known one (`wrong_fact`), makes one up where there is none (`made_up`) or refuses what has an answer "
+        "(`refused`) is rejected; the known answer is chosen: the one that SFT was trained on, or a pair's chosen one.",
         "## Questions", table(("what", "questions"), questions.items()),
         "## Answers", table(("verdict", "answers"), sorted(pairs.answers.items())),
         "## Pairs", table(("rejected because", "pairs"), pairs.reasons().items()),

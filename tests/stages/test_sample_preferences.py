@@ -12,20 +12,29 @@ from stages.dpo import PREFERENCES, dpo
 from stages.lib.errors import UserError
 from stages.lib.lineage import read_lineage
 from stages.lib.records import read_jsonl, write_jsonl
-from stages.lib.schema.choices import Dtype
+from stages.lib.schema.choices import AskedOf, Dtype
 from stages.lib.schema.evaluation import SamplePreferences
 from stages.lib.schema.merging import Merge
 from stages.lib.schema.training import Dpo, Sft
 from stages.merge import merge
-from stages.sample_preferences import HELD_OUT, METRICS, MODEL, OUT, PDF_QA, sample_preferences
+from stages.sample_preferences import METRICS, MODEL, OUT, PDF_QA, sample_preferences
 from stages.sft import sft
 
 pytestmark = pytest.mark.chain
+HELD_OUT = PREFERENCES / "evaluation.jsonl"
 
 
 def section(**changes):
     """A tiny model of random weights hits its stop token now and then, and says nothing that is right."""
-    values = {"enabled": True, "dtype": Dtype.float32, "seed": 1, "threads": 1, "max_new_tokens": 60, "wordings": 1}
+    values = {
+        "enabled": True,
+        "sources": [AskedOf.pdf_qa],
+        "dtype": Dtype.float32,
+        "seed": 1,
+        "threads": 1,
+        "max_new_tokens": 60,
+        "wordings": 1,
+    }
     return SamplePreferences(**{**values, **changes})
 
 
@@ -57,7 +66,7 @@ def test_it_writes_these_files_twice_with_equal_bytes_and_accounts_for_every_ans
     asked = found["questions"]["asked"]
     trained = list(read_jsonl(PDF_QA / "train.jsonl"))
     assert asked == len({row["fact_id"] for row in trained})
-    assert asked + found["questions"]["other_wordings"] == found["questions"]["trained"] == len(trained)
+    assert asked + found["questions"]["other_wordings"] == found["questions"]["known"] == len(trained)
     assert sum(found["answers"].values()) == len(samples) == 8 * asked
     rejected = sum(found["answers"].get(reason, 0) for reason in ("wrong_fact", "made_up", "refused"))
     assert rejected == sum(found["left_out"].values()) + len(pairs) > 5
@@ -97,8 +106,26 @@ def test_a_trained_question_that_evaluation_asks_is_refused_by_name(merged, spli
     trained, asked = (list(read_jsonl(PDF_QA / f"{name}.jsonl")) for name in ("train", split))
     trained[3]["messages"][0]["content"] = asked[2]["messages"][0]["content"].replace(" ", "")
     write_jsonl(PDF_QA / "train.jsonl", trained)
-    with pytest.raises(UserError, match=rf"1 trained questions ask .*{trained[3]['id']} .*= {split} {asked[2]['id']}"):
+    with pytest.raises(
+        UserError, match=rf"1 questions to sample on ask .*{trained[3]['id']} .*= {split} {asked[2]['id']}"
+    ):
         sample_preferences(section(), merged)
+
+
+def test_questions_of_pairs_are_asked_too_and_their_chosen_answers_are_the_known_ones(merged):
+    sample_preferences(section(sources=[AskedOf.preferences], wordings=0), merged)
+    pairs, known = list(read_jsonl(OUT / "train.jsonl")), list(read_jsonl(PREFERENCES / "train.jsonl"))
+    chosen = {pair["prompt"][-1]["content"]: (pair["prompt"], pair["chosen"]) for pair in known}
+    assert pairs
+    assert all(chosen[pair["prompt"][-1]["content"]] == (pair["prompt"], pair["chosen"]) for pair in pairs)
+    found = metrics(merged)["questions"]
+    assert found["known"] == len(chosen) == found["asked"] + found["unverifiable"] + found["in_held_out_pairs"]
+    assert found["unverifiable"] > 0
+    assert any("없는 내용" in pair["chosen"] and pair["reason"] == "made_up" for pair in pairs)
+    known[0]["prompt"][-1]["content"] = next(read_jsonl(PDF_QA / "seen.jsonl"))["messages"][0]["content"]
+    write_jsonl(PREFERENCES / "train.jsonl", known)
+    with pytest.raises(UserError, match=rf"1 questions to sample on ask .*{known[0]['id']} .*= seen"):
+        sample_preferences(section(sources=[AskedOf.preferences]), merged)
 
 
 def test_questions_of_held_out_pairs_are_left_out_and_counted(merged):

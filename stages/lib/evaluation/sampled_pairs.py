@@ -146,6 +146,21 @@ def balance(pairs: Pairs, most_to_one: float) -> None:
     pairs.records = [pair for pair in pairs.records if pair["id"] not in surplus]
 
 
+def asked_by(pair: Record) -> Record:
+    """A preference pair as a question with a known answer, its chosen one.
+
+    Its key strings are the reference's own; it is its own fact, since a pair doesn't say which one it asks.
+    """
+    answer = pair["chosen"]
+    return {
+        "id": pair["id"],
+        "fact_id": pair["id"],
+        "messages": [*pair["prompt"], {"role": "assistant", "content": answer}],
+        "answerable": not refusal(answer),
+        "key": [],
+    }
+
+
 def wordings_of(records: list[Record], most: int) -> list[Record]:
     """Of trained `records` at most `most` questions a fact, 0 for all; which ones depends on the questions alone."""
     if not most:

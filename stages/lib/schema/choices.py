@@ -14,6 +14,11 @@ class RowSource(Enum):
     jsonl = "jsonl"
 
 
+class AskedOf(Enum):
+    pdf_qa = "pdf_qa"  # questions that SFT was trained on
+    preferences = "preferences"  # questions of preference pairs, which SFT hasn't seen
+
+
 class PairSource(Enum):
     rows = "rows"
     votes = "votes"  # data/raw/votes, where python -m tools.arena puts them

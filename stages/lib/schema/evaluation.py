@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from stages.lib.errors import require
-from stages.lib.schema.choices import Dtype, JudgeBackend
+from stages.lib.schema.choices import AskedOf, Dtype, JudgeBackend
 
 
 @dataclass
@@ -30,9 +30,10 @@ class Evaluate:
 
 @dataclass
 class SamplePreferences:
-    """Pairs for DPO from the merged SFT model's own answers to trained questions."""
+    """Pairs for DPO from the merged SFT model's own answers to questions that have a known answer."""
 
     enabled: bool = False
+    sources: list[AskedOf] = field(default_factory=lambda: [AskedOf.pdf_qa, AskedOf.preferences])
     samples: int = 8  # answers to each question
     temperature: float = 1.0
     wordings: int = 0  # of each trained fact that are asked; 0: all
@@ -45,6 +46,7 @@ class SamplePreferences:
     threads: int = 0
 
     def __post_init__(self) -> None:
+        require(bool(self.sources), "sample_preferences.sources", [], "pdf_qa, preferences or both")
         require(self.samples > 0, "sample_preferences.samples", self.samples, "1 or more")
         require(self.temperature > 0, "sample_preferences.temperature", self.temperature, "more than 0")
         require(self.wordings >= 0, "sample_preferences.wordings", self.wordings, "0 (all) or more")
