@@ -6,8 +6,9 @@ and then is waited for without an end, and some of the client's calls wait witho
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 from httpx2 import Client, Request, Response, SyncByteStream
 from huggingface_hub import get_session, set_client_factory
@@ -25,7 +26,7 @@ LOW_SPEED_TIME = 60.0
 def give_up_slow_answers() -> None:
     """Have the Hub's client raise UserError for an answer that comes too slowly; its other ways stay its own."""
     own = get_session()
-    hooks = {"request": [*own.event_hooks["request"], bound_silence], "response": [watch]}
+    hooks: dict[str, list[Callable[..., Any]]] = {"request": [*own.event_hooks["request"], bound_silence], "response": [watch]}
 
     def client() -> Client:
         return Client(event_hooks=hooks, follow_redirects=own.follow_redirects, timeout=own.timeout)
