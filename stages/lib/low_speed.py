@@ -26,7 +26,10 @@ LOW_SPEED_TIME = 60.0
 def give_up_slow_answers() -> None:
     """Have the Hub's client raise UserError for an answer that comes too slowly; its other ways stay its own."""
     own = get_session()
-    hooks: dict[str, list[Callable[..., Any]]] = {"request": [*own.event_hooks["request"], bound_silence], "response": [watch]}
+    hooks: dict[str, list[Callable[..., Any]]] = {
+        "request": [*own.event_hooks["request"], bound_silence],
+        "response": [watch],
+    }
 
     def client() -> Client:
         return Client(event_hooks=hooks, follow_redirects=own.follow_redirects, timeout=own.timeout)
