@@ -249,10 +249,9 @@ def write_trained() -> None:
     (OWN / "trained.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
 
 
-def endpoint(model: ChatModel, **changes: Any) -> Generate:
-    return Generate(
-        **({"backend": Backend.openai, "model": "any", "endpoint": model.endpoint, "rules": False} | changes)
-    )
+def endpoint(server: ChatModel, **changes: Any) -> Generate:
+    asked = {"backend": Backend.openai, "model": "any", "endpoint": server.endpoint, "rules": False}
+    return Generate(**(asked | changes))
 
 
 def test_an_endpoint_writes_questions_that_the_page_must_ground(workspace: Path) -> None:
@@ -407,7 +406,13 @@ def test_back_translation_is_guarded(workspace: Path) -> None:
         prepare_pdf_qa(section(generate=endpoint(model), reword=reword, held_out_facts=0.0), workspace)
     added = [row for row in read_jsonl(OUT / "train.jsonl") if row.get("reworded")]
     assert [row["messages"][0]["content"] for row in added] == ["3번 데스크는 어디인가요?"]
-    assert report()["reworded"] == {"added": 1, "asked_already": 0, "changed_meaning": 2, "unfit": 0}
+    assert report()["reworded"] == {
+        "added": 1,
+        "asked_already": 0,
+        "changed_meaning": 2,
+        "rejected_in_review": 0,
+        "unfit": 0,
+    }
 
 
 @pytest.mark.slow

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.lib.data.columns import Reading, Unfit
+from stages.lib.data.columns import Reading, Unfit, named_columns
 from stages.lib.data.conversations import admit_conversation
 from stages.lib.data.jsonl_reader import Line, Rejected
 from stages.lib.data.preference_pairs import Pair, admit_pair
-from stages.lib.data.shapes import as_chat, as_pair, as_question, expanded
+from stages.lib.data.shapes import as_chat, as_pair, as_question, as_raw_text, expanded
 from stages.lib.pdf_qa.qa_rows import admit
 from stages.lib.schema.choices import Column
 
@@ -271,3 +271,23 @@ def test_any_row_is_read_or_rejected(row: Any, cells: bool) -> None:
         admit(line, Reading(file="any.jsonl", label="any.jsonl"))
         admit_conversation(line, Reading())
         admit_pair(line, 0.0, Reading())
+
+
+def test_raw_text_is_a_row_of_text_alone_by_its_usual_name_or_a_mapped_one() -> None:
+    reading = Reading(named_columns({"body": "text", "memo": "ignore"}), "columns", "a.csv", "a.csv")
+    assert as_raw_text(Line("a.csv:2", {"body": "글", "memo": "x", "url": "u"}, cells=True), reading) == "글"
+    assert reading.summary(()) == "read body as text; passed over url"
+    plain = Reading(setting="columns")
+    assert as_raw_text(Line("a.jsonl:1", {"text": "글", "title": "제목", "token_count": 3}), plain) == "글"
+    for other in (
+        {"instruction": "?", "output": "!", "text": "? !"},
+        {"messages": [], "text": "글"},
+        {"question": "?", "text": "글"},
+        {"text": ["글"]},
+        {"body": "글"},
+        ["글"],
+        {1: "글"},
+    ):
+        assert as_raw_text(Line("a.jsonl:1", other), plain) is None
+    with pytest.raises(Unfit, match="summary.* and nothing reads it"):
+        as_raw_text(Line("a.jsonl:1", {"text": "글", "summary": "요약"}), plain)
