@@ -11,9 +11,10 @@ Exit status 1 if the reading process takes more than 200 MiB
 
 bench/pdf_truth.jsonl is JSON Lines, one for each pair that a person made of a document by reading it:
 {"file": "install-ko.pdf", "page": 31, "last_page": 31, "question": "추천하는 최소 …: 데스크톱 포함의 램(추천)",
-"answer": "2기가바이트"}. A long answer is given by its first and last words, `first … last`, and by its count of `letters`
-where the page's text gives it, since the documents' licences don't let us keep their text. A row is right if it has an
-answer's beginning, end and length and asks for the same: three quarters of the label's trigrams and all its numbers.
+"answer": "2기가바이트"}. A long answer is given by its first and last words, `first … last`, and by its count of
+`letters` where the page's text gives it, since the documents' licences don't let us keep their text. A row is right if
+it has an answer's beginning, end and length and asks for the same: three quarters of the label's trigrams and all its
+numbers.
 Each label and each row counts once. Of the documents in SAMPLED some pairs were labelled, of the others all.
 """
 
@@ -175,13 +176,13 @@ def earlier_rows(folder: Path, commit: str) -> list[Row]:
     """The rows that an earlier commit's code keeps."""
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "tree"
-        git = ["git", "-C", REPOSITORY, "worktree"]
-        subprocess.run([*git, "add", "--detach", tree, commit], check=True, capture_output=True)
+        git = ["git", "-C", str(REPOSITORY), "worktree"]
+        subprocess.run([*git, "add", "--detach", str(tree), commit], check=True, capture_output=True)
         try:
             done = subprocess.run([sys.executable, "-c", BY_EARLIER_CODE, folder.resolve()], cwd=tree, check=True,
                                   stdout=subprocess.PIPE, text=True, encoding="utf-8")  # fmt: skip
         finally:
-            subprocess.run([*git, "remove", "--force", tree], check=True)
+            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
     return [json.loads(line) | {"reason": ""} for line in done.stdout.splitlines()]
 
 

@@ -35,7 +35,10 @@ DEFINED = re.compile(r"^(?P<term>[^:：.?]{2,40}?)\s*[:：]\s*(?P<meaning>\S.{10
 DEFINED_IN_QUOTES = re.compile(
     r"^[“\"‘'「](?P<term>[^”\"’'」]{2,40})[”\"’'」](?:이)?(?:란|라 함은|은|는)\s*(?P<meaning>.{10,})$", re.DOTALL
 )
-LONGEST_ANSWER = 3000
+LONGEST_COLUMN = 80
+LONGEST_NAME = 120
+"""Characters of a column's name and of a row's, above which it is a text."""
+LONGEST_ANSWER = 6000
 """Characters: what goes on longer than that isn't an answer but a chapter."""
 
 
@@ -145,7 +148,7 @@ def article_questions(blocks: list[Block], number: int, title: str) -> Iterator[
     answer = "\n".join(run_on([text for text in (article.text, *(part.text for part in parts)) if text]))
     if REPEALED.match(answer) and len(answer) < 60:
         return
-    part = next((f"{heading} " for heading in article.path[-1:] if heading.startswith("부칙")), "")
+    part = next((f"{heading} " for heading in article.path[-1:] if re.match(r"부\s*칙", heading)), "")
     source = f"{article.title} {answer}"
     yield from pair(f"「{title}」 {part}{article.title}의 내용은 무엇인가요?", answer, article, parts, source)
     if DEFINES.search(article.title):
@@ -178,41 +181,51 @@ def table_questions(block: Block, table: Table, said: str, korean: bool, english
                            block.end, source)  # fmt: skip
         return
     context = table.title or (block.path[-1] if block.path else "")
-    upright = table.numbers == [] or all("".join(cell.split()) in said for cell in header)
-    if not (korean or (english and table.title)) or not upright or not names_its_cells(header, rows[1:]):
+    header_lines = [line for cell in table.rows[0] for line in cell.split() if cell]
+    upright = table.numbers == [] or all(word in said for word in header_lines)
+    if not (korean or (english and table.title)) or not upright:
         return
-    for row in rows[1:]:
-        for column, cell in zip(header[1:], row[1:], strict=False):
-            if row[0].strip() and not (NOTHING.match(cell) or UNREADABLE.search(cell) or column.endswith("?")):
-                question = korean_question if korean else english_question
-                yield Pair(question(context, row[0], column), cell, block.page, block.start, block.end, source)
+    named = korean_question if korean else english_question
+    if not table.headed:
+        for name, meaning in (row[:2] for row in table.rows):
+            if context and name.strip() and not NOTHING.match(meaning):
+                yield Pair(named(context, name, ""), meaning, block.page, block.start, block.end, source)
+        return
+    values = list(table.grid.values())
+    if not names_its_cells(table.grid.header, table.grid.names, values):
+        return
+    for name, column, value in values:
+        if not (NOTHING.match(value) or UNREADABLE.search(value) or column.endswith("?")):
+            yield Pair(named(context, without_number(name), column), value, block.page, block.start, block.end, source)
 
 
-def names_its_cells(header: list[str], rows: list[list[str]]) -> bool:
-    """Whether header and first column tell each cell from the others: none empty or twice, and the header no data."""
-    names = [row[0] for row in rows if row]
-    columns = header[1:]
-    if not columns or not all(columns) or len(set(header)) < len(header) or len(set(names)) < len(names):
+def names_its_cells(header: list[str], names: int, values: list[tuple[str, str, str]]) -> bool:
+    """Whether header and names tell each value from the others: none empty or twice, and the header no data."""
+    columns = header[names:]
+    if not columns or not all(columns) or len({header[0], *columns}) < 1 + len(columns):
         return False
-    if any(len(row) != len(header) for row in rows):
+    asked = [(name, column) for name, column, _ in values]
+    if len(set(asked)) < len(asked):
         return False
     numbers = sum(bool(NUMBER.match(column)) and not YEAR.match(column) for column in columns)
-    if numbers or any(len(name) > 80 or name.endswith((".", ",", ";")) for name in header):
+    if numbers or any(len(name) > LONGEST_COLUMN or name.endswith((".", ",", ";")) for name in header):
         return False
-    if any(len(name) > 80 for name in names):
+    if any(len(name) > LONGEST_NAME for name, _ in asked):
         return False
-    return not all(NUMBER.match(name) or not name for name in names)
+    return not all(NUMBER.match(name) for name, _ in asked)
 
 
 def korean_question(context: str, row: str, column: str) -> str:
-    """여권의 수수료는? under what the table is about."""
-    asked = f"{row}의 {column}{topic(column)}?"
+    """여권의 수수료는? under what the table is about; 여권은? without a column."""
+    asked = f"{row}의 {column}{topic(column)}?" if column else f"{row}{topic(row)}?"
     return f"{context}: {asked}" if context else asked
 
 
 def english_question(context: str, row: str, column: str) -> str:
     """What is the fee of Passport? under what the table is about."""
     about = f"In “{context}”, what" if context else "What"
+    if not column:
+        return f"{about} is {row}?"
     return f"{about} is the {column} figure for {row}?" if YEAR.match(column) else f"{about} is the {column} of {row}?"
 
 
