@@ -24,6 +24,12 @@ from stages.lib.pdf_qa.pdf_pages import Page
 from stages.lib.pdf_qa.tables import CAPTION, NOTHING, UNREADABLE, Table
 
 ASKS = re.compile(r"[?？]!?['\"”’)）]?\s*$")
+ASKS_AND_SAYS = re.compile(r"[?？]\s+\S.*[.!]$")
+"""A heading that asks and says something more: Why does it? I thought it doesn't!"""
+SENTENCE = re.compile(r"[.!?]\s+[A-Z가-힣]")
+"""A sentence's end within a text: a list's item that asks at its end is advice, no question."""
+DOTTED = re.compile(r"(?:\.\s){4,}")
+"""The leaders of a table of contents or an index."""
 QUESTIONS = {"질문", "문의", "문의사항", "문의내용", "질의", "물음", "question", "questions", "q"}
 ANSWERS = {"답변", "답", "응답", "회신", "답변내용", "answer", "answers", "response", "a"}
 SENTENCE_END = re.compile(r"[.!?。:;다>)\]”\"]\s*$|\|")
@@ -79,11 +85,12 @@ def asked_by(block: Block | None) -> str:
     if block is None or block.kind not in ("heading", "text", "item"):
         return ""
     text = block.text
-    if found := QUESTION_MARK.match(text):
+    if (found := QUESTION_MARK.match(text)) and not DOTTED.search(text):
         return text[found.end() :].strip()
-    if not ASKS.search(text) or ANSWER_MARK.match(text) or CAPTION.match(text):
+    asks = ASKS.search(text) or (block.kind == "heading" and ASKS_AND_SAYS.search(text))
+    if not asks or ANSWER_MARK.match(text) or CAPTION.match(text) or DOTTED.search(text):
         return ""
-    if block.kind == "heading" or NUMBERED.match(text) or BULLET.match(text):
+    if block.kind == "heading" or NUMBERED.match(text) or (BULLET.match(text) and not SENTENCE.search(text)):
         return without_number(text)
     return ""
 
@@ -145,8 +152,11 @@ def article_questions(blocks: list[Block], number: int, title: str) -> Iterator[
     """Yield an article of rules under its title, and the terms that it defines."""
     article = blocks[number]
     parts = following(blocks, number)
+    if not article.text and parts and parts[0].kind == "table":
+        return  # its cells are asked for one by one
     answer = "\n".join(run_on([text for text in (article.text, *(part.text for part in parts)) if text]))
-    if REPEALED.match(answer) and len(answer) < 60:
+    at_the_end = number + len(parts) + 1 >= len(blocks)
+    if (REPEALED.match(answer) and len(answer) < 60) or (at_the_end and not SENTENCE_END.search(answer)):
         return
     part = next((f"{heading} " for heading in article.path[-1:] if re.match(r"부\s*칙", heading)), "")
     source = f"{article.title} {answer}"
@@ -195,7 +205,7 @@ def table_questions(block: Block, table: Table, said: str, korean: bool, english
     if not names_its_cells(table.grid.header, table.grid.names, values):
         return
     for name, column, value in values:
-        if not (NOTHING.match(value) or UNREADABLE.search(value) or column.endswith("?")):
+        if not (NOTHING.match(value) or UNREADABLE.search(value)):
             yield Pair(named(context, without_number(name), column), value, block.page, block.start, block.end, source)
 
 
@@ -217,7 +227,10 @@ def names_its_cells(header: list[str], names: int, values: list[tuple[str, str, 
 
 def korean_question(context: str, row: str, column: str) -> str:
     """여권의 수수료는? under what the table is about; 여권은? without a column."""
-    asked = f"{row}의 {column}{topic(column)}?" if column else f"{row}{topic(row)}?"
+    if column.endswith("?"):
+        asked = f"{row}, {column}"
+    else:
+        asked = f"{row}의 {column}{topic(column)}?" if column else f"{row}{topic(row)}?"
     return f"{context}: {asked}" if context else asked
 
 
@@ -226,6 +239,8 @@ def english_question(context: str, row: str, column: str) -> str:
     about = f"In “{context}”, what" if context else "What"
     if not column:
         return f"{about} is {row}?"
+    if column.endswith("?"):
+        return f"In “{context}”, {row}: {column}"
     return f"{about} is the {column} figure for {row}?" if YEAR.match(column) else f"{about} is the {column} of {row}?"
 
 

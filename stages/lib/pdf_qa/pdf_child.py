@@ -14,6 +14,8 @@ from stages.lib.pdf_qa.page_gate import UNUSABLE, page_problems
 from stages.lib.pdf_qa.text_lines import lines_of
 
 PASSWORD_NEEDED = 4  # FPDF_ERR_PASSWORD
+DEEPEST_FORM = 4
+"""Forms within forms of a page that are looked into; pages printed on a sheet are two deep."""
 LONG = 6
 """Points that a drawn line has at least."""
 NEAR = 3
@@ -89,8 +91,8 @@ def drawn_lines(page: Any) -> tuple[Lines, Lines]:
 
     across: Lines = set()
     down: Lines = set()
-    for path in page.get_objects(filter=[pypdfium2.raw.FPDF_PAGEOBJ_PATH], max_depth=2):
-        left, bottom, right, top = map(round, path.get_bounds())
+    for path in page.get_objects(filter=[pypdfium2.raw.FPDF_PAGEOBJ_PATH], max_depth=DEEPEST_FORM):
+        left, bottom, right, top = map(round, bounds(path))
         if right - left >= LONG:
             across |= {(bottom, left, right), (top, left, right)}
         if top - bottom >= LONG:
@@ -98,6 +100,14 @@ def drawn_lines(page: Any) -> tuple[Lines, Lines]:
         if len(across) > MOST_LINES or len(down) > MOST_LINES:
             break
     return across, down
+
+
+def bounds(item: Any) -> tuple[float, float, float, float]:
+    """A drawn thing's box on its page; within forms pdfium says where it is in the innermost."""
+    box, form = item.get_bounds(), item.container
+    while form is not None:
+        box, form = form.get_matrix().on_rect(*box), form.container
+    return box
 
 
 def may_hold_a_table(across: Lines, down: Lines) -> bool:
@@ -119,7 +129,7 @@ def open_sides(across: Lines, down: Lines) -> list[list[int]]:
     """
     if len(across) > MOST_LINES or len(down) > MOST_LINES:
         return []
-    rows, columns = end_to_end(across), end_to_end(down)
+    rows, columns = end_to_end(across), sorted(end_to_end(down))
     boxes: dict[tuple[int, int, int, int], None] = {}
     for place, bottom, top in columns:
         rules = [rule for rule in rows if bottom - NEAR <= rule[0] <= top + NEAR
@@ -132,6 +142,11 @@ def open_sides(across: Lines, down: Lines) -> list[list[int]]:
                      for other, low, high in columns for side in (left, right))  # fmt: skip
         if alike and not closed:
             boxes[left, bottom, right, top] = None
+    ends = {bottom for _, bottom, _ in columns} - {y + off for y, _, _ in rows for off in range(-NEAR, NEAR + 1)}
+    for end in ends:  # a table that the page's end cuts has no rule there
+        down_to = [line for line in columns if line[1] == end]
+        if len(down_to) > MEETS_AS_FRAME:
+            boxes[down_to[0][0], end, down_to[-1][0], max(top for _, _, top in down_to)] = None
     return [list(box) for box in boxes]
 
 

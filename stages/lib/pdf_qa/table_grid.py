@@ -29,9 +29,10 @@ Join = Callable[[list[str]], str]
 
 @dataclass
 class Cell:
-    """A cell of a table's body: its text, and the rows and columns that it covers, the last ones included."""
+    """A cell of a table's body: its text, of how many lines, the rows and columns that it covers, the last included."""
 
     text: str
+    lines: int
     first: int
     last: int
     left: int
@@ -54,15 +55,19 @@ class Grid:
     def values(self) -> Iterator[tuple[str, str, str]]:
         """Yield the name of a row, the name of a column and the text where they meet, each value once.
 
-        A row's name is its first cell; if the value stands beside a part of that alone, the cells between say which.
+        A row's name is its first cell; if the value stands beside a part of that alone, the cells between say which. In
+        a table of two columns all that stands beside a name is one value.
         """
         for number, row in enumerate(self.rows):
             for column in range(self.names, len(row)):
                 value, name = row[column], self.name_of(number, column)
-                across = value.left < self.names
+                across = value.left < self.names or (value.right > value.left and value.lines > 1)
                 note = value.first == 0 and value.last == len(self.rows) - 1 > 0 and len(value.text) > LONGEST_SHARED
+                beside = [value.text]
+                if self.names == 1 and len(self.header) == 2 and row[0].first == number < row[0].last:
+                    name, beside = row[0].text, [other[1].text for other in self.rows[number : row[0].last + 1]]
                 if name and not across and not note and column < len(self.header):
-                    yield name, self.header[column], value.text
+                    yield name, self.header[column], "\n".join(beside)
 
     def name_of(self, number: int, column: int) -> str:
         """What names a value's row; empty if nothing does, or if the row above is named so, too."""
@@ -117,11 +122,16 @@ def filled(rows: list[list[str]], spans: list[list[int]]) -> list[list[str]]:
 def cells_of(rows: list[list[str]], spans: list[list[int]], join: Join) -> list[list[Cell]]:
     """The cells of rows; a merged one is the same object wherever it stands."""
     cells = [
-        [Cell(join(text.split("\n")), number, number, column, column) for column, text in enumerate(row)]
+        [
+            Cell(join(text.split("\n")), text.count("\n") + 1, number, number, column, column)
+            for column, text in enumerate(row)
+        ]
         for number, row in enumerate(rows)
     ]
     for top, left, bottom, right in spans:
         merged = cells[top][left]
+        if len(said := set(rows[top][left].split("\n"))) == 1:  # printed once for each row
+            merged.text = said.pop()
         merged.last, merged.right = bottom - 1, right - 1
         for row in cells[top:bottom]:
             row[left:right] = [merged] * len(row[left:right])
@@ -152,6 +162,10 @@ def without_outlines(rows: list[list[str]], spans: list[list[int]]) -> tuple[lis
 
 def split_row(row: list[str]) -> tuple[int, list[list[str]]]:
     """The column of a row's outline, and the rows that it makes of this one: one for each item."""
+    lines = [cell.split("\n") for cell in row]
+    alike = len(row) > 1 and len(lines[0]) > 2 and all(len(cell) == len(lines[0]) for cell in lines)
+    if alike and not any(" " in line for cell in lines for line in cell):  # a list of words beside another
+        return 0, [list(words) for words in zip(*lines, strict=True)]
     for column, text in enumerate(row[:-1]):
         named = items(text)
         values = [cell.split("\n") for cell in row[column + 1 :]]
@@ -197,6 +211,7 @@ def has_header(grid: Grid, lines: list[TextLine], body: list[TextLine]) -> bool:
     if lines and all(line.bold for line in lines):
         return True
     first, others = grid.header[1], [row[1].text for row in grid.rows if len(row) > 1]
-    words = [word for word in re.findall(r"\w+", first) if len(word) > 2]
-    shared = sum(any(word in other for word in words) for other in others)
-    return not (first.endswith((".", "다")) or len(first) > 25 or 2 * shared >= len(others) > 0)
+    words = [word for word in re.findall(r"\w+", first) if len(word) > 1]
+    shared = [sum(word in other for word in words) for other in others]
+    alike = max(shared, default=0) > 1 or 2 * sum(count > 0 for count in shared) >= len(others)
+    return not (first.endswith((".", "다")) or len(first) > 25 or alike)
