@@ -5,9 +5,10 @@ no questions.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from stages.lib.pdf_qa.clarity import SCRIPTS
 from stages.lib.pdf_qa.layout import (
     ANSWER_MARK,
     BULLET,
@@ -41,6 +42,18 @@ DEFINED = re.compile(r"^(?P<term>[^:：.?]{2,40}?)\s*[:：]\s*(?P<meaning>\S.{10
 DEFINED_IN_QUOTES = re.compile(
     r"^[“\"‘'「](?P<term>[^”\"’'」]{2,40})[”\"’'」](?:이)?(?:란|라 함은|은|는)\s*(?P<meaning>.{10,})$", re.DOTALL
 )
+BY_SCRIPT = {"Hangul": "ko", "Greek": "el", "Arabic": "ar", "Thai": "th", "Devanagari": "hi"}
+COMMON_WORDS = {
+    "en": {"the", "of", "and", "to", "in", "for"},
+    "de": {"der", "die", "und", "das", "den", "nicht", "von", "mit"},
+    "fr": {"le", "les", "et", "des", "du", "une", "est", "dans"},
+    "es": {"el", "los", "las", "y", "del", "que", "por", "una"},
+    "it": {"il", "di", "che", "gli", "della", "per", "non", "un"},
+    "pt": {"o", "os", "e", "do", "da", "que", "não", "uma"},
+    "nl": {"de", "het", "een", "van", "en", "niet", "met", "voor"},
+}
+LEAST_COMMON = 0.03
+"""Share of a text's words that are common ones of its language."""
 LONGEST_COLUMN = 80
 LONGEST_NAME = 120
 """Characters of a column's name and of a row's, above which it is a text."""
@@ -63,17 +76,20 @@ class Pair:
     source: str
 
 
-def document_questions(pages: list[Page], name: str) -> Iterator[Pair]:
-    """Yield the pairs of a document in its order. `name` stands for its title where none is found."""
+def document_questions(pages: list[Page], name: str, languages: Sequence[str] = ("ko", "en")) -> Iterator[Pair]:
+    """Yield the pairs of a document in its order. `name` stands for its title where none is found.
+
+    `languages` (codes of ISO 639-1) are those in which tables become questions.
+    """
     usable = [page for page in pages if not UNUSABLE & set(page.problems)]
     said = {page.page: "".join(page.text.split()) for page in usable}
     blocks = blocks_of(usable)
-    korean = is_korean(blocks)
-    english = not korean and is_english(blocks)
+    written_in = language_of(" ".join(block.text for block in blocks))
+    language = written_in if written_in in languages else ""
     title = title_of(blocks, name)
     for number, block in enumerate(blocks):
         if block.kind == "table" and block.table:
-            yield from table_questions(block, block.table, said[block.page], korean, english)
+            yield from table_questions(block, block.table, said[block.page], language)
         elif block.kind == "article":
             yield from article_questions(blocks, number, title)
         elif (question := asked_by(block)) and not asked_by(next_of(blocks, number)):
@@ -169,11 +185,12 @@ def article_questions(blocks: list[Block], number: int, title: str) -> Iterator[
                 yield from pair(asked, found["meaning"], block, [], block.text)
 
 
-def table_questions(block: Block, table: Table, said: str, korean: bool, english: bool) -> Iterator[Pair]:
+def table_questions(block: Block, table: Table, said: str, language: str) -> Iterator[Pair]:
     """Yield the questions of a table: its own where it has columns of them, else one for each cell.
 
     A cell's question says which row and column it is in, under which caption or heading, in the document's language;
-    in English a caption is needed: "the Fee of Adult" under a chapter's name asks nothing.
+    other than in Korean a caption is needed: "the Fee of Adult" under a chapter's name asks nothing. `language` is
+    empty where none of a cell are wanted.
     `said` is the page's text without spaces: a header that isn't in it was read upside down.
     """
     rows = [row for row in table.rows if any(cell.strip() for cell in row)]
@@ -193,9 +210,9 @@ def table_questions(block: Block, table: Table, said: str, korean: bool, english
     context = table.title or (block.path[-1] if block.path else "")
     header_lines = [line for cell in table.rows[0] for line in cell.split() if cell]
     upright = table.numbers == [] or all(word in said for word in header_lines)
-    if not (korean or (english and table.title)) or not upright:
+    if not (language == "ko" or (language and table.title)) or not upright:
         return
-    named = korean_question if korean else english_question
+    named = {"ko": korean_question, "en": english_question}.get(language, plain_question)
     if not table.headed:
         for name, meaning in (row[:2] for row in table.rows):
             if context and name.strip() and not NOTHING.match(meaning):
@@ -244,17 +261,30 @@ def english_question(context: str, row: str, column: str) -> str:
     return f"{about} is the {column} figure for {row}?" if YEAR.match(column) else f"{about} is the {column} of {row}?"
 
 
-def is_korean(blocks: list[Block]) -> bool:
-    """Whether most words of the document are Korean."""
-    text = " ".join(block.text for block in blocks)
-    return 3 * len(HANGUL.findall(text)) > len(re.findall("[A-Za-z]", text))
+def plain_question(context: str, row: str, column: str) -> str:
+    """Erwachsene – Gebühr? under what the table is about: in any language."""
+    return f"{context}: {row} – {column.rstrip('?')}?" if column else f"{context}: {row}?"
 
 
-def is_english(blocks: list[Block]) -> bool:
-    """Whether the document is in English, by words that no other language has so many of."""
-    words = re.findall(r"[^\W\d_]+", " ".join(block.text for block in blocks).casefold())
-    common = sum(word in ("the", "of", "and", "to", "in", "for") for word in words)
-    return common >= 0.03 * len(words) and bool(words)
+def language_of(text: str) -> str:
+    """The code (ISO 639-1) of the language that most of a text is in; empty if it is none that is known.
+
+    By its script where a script tells, else by words that no other language has so many of.
+    """
+    counts = {name: len(pattern.findall(text)) for name, pattern in SCRIPTS.items()}
+    if 3 * len(HANGUL.findall(text)) > len(re.findall("[A-Za-z]", text)):
+        return "ko"
+    script = max(counts, key=counts.__getitem__)
+    if script == "Cyrillic":
+        return "uk" if re.search("[іїєґІЇЄҐ]", text) else "ru"
+    if script in ("Han", "Kana"):
+        return "ja" if 10 * counts["Kana"] > counts["Han"] else "zh"
+    if script != "Latin":
+        return BY_SCRIPT[script]
+    words = re.findall(r"[^\W\d_]+", text.casefold())
+    shares = {code: sum(word in common for word in words) for code, common in COMMON_WORDS.items()}
+    code = max(shares, key=shares.__getitem__)
+    return code if words and shares[code] >= LEAST_COMMON * len(words) else ""
 
 
 def title_of(blocks: list[Block], name: str) -> str:

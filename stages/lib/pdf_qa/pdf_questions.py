@@ -51,7 +51,8 @@ def pdf_rows(
     if ends_early(path):
         report.cut.append(label)
     sha256, asked_on = file_sha256(path), defaultdict(list)
-    for pair in document_questions(pages, path.stem) if ask is None else ():
+    languages = [language.value for language in section.languages]
+    for pair in document_questions(pages, path.stem, languages) if ask is None else ():
         asked_on[pair.page].append((pair, pair.source))
     for page in pages:
         found = asked_on[page.page] if ask is None else asked(page, section.generate, ask)
