@@ -204,6 +204,8 @@ def goes_on(above: TextLine, line: TextLine, style: Style) -> bool:
     within = any(above.text.count(opening) > above.text.count(closing) for opening, closing in ("()", "<>", "「」"))
     if NUMBERED.match(line.text) and not within:
         return False
+    if NOTICE.match(line.text.strip()) or NOTICE.match(above.text.strip()):
+        return False
     if ARTICLE_ALONE.match(above.text) or PART.match(above.text):
         return above.bold and line.bold and above.size > style.size
     if not line.size or not above.size:
