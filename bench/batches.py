@@ -26,10 +26,11 @@ from stages.lib.schema.evaluation import Evaluate
 SETS = {
     "seen": PDF_QA / "seen.jsonl",
     "unseen": PDF_QA / "unseen.jsonl",
-    "control": ULTRACHAT / "evaluation.jsonl",
+    "unanswerable": PDF_QA / "unanswerable.jsonl",
+    "control_all": ULTRACHAT / "evaluation.jsonl",
     "preferences": PREFERENCES / "evaluation.jsonl",
 }
-SECTION = Evaluate(max_new_tokens=96, bootstrap_resamples=100, seed=42)
+SECTION = Evaluate(max_new_tokens=77, bootstrap_resamples=100, seed=42)
 
 
 def scored(model: Any, tokenizer: Any, names: list[str], size: int) -> tuple[dict[str, str], dict[str, float]]:

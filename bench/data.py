@@ -136,7 +136,7 @@ def prepare(kind: str, source: Path, count: int, with_index: bool) -> dict[str, 
         held_out = 200
         train = Rows(source=RowSource.jsonl, path=str(source), shuffle_seed=42, skip=held_out)
         evaluation = Rows(source=RowSource.jsonl, path=str(source), shuffle_seed=42, take=held_out)
-        return prepare_ultrachat(PrepareUltrachat(train=train, evaluation=evaluation, max_tokens=2048), Path())
+        return prepare_ultrachat(PrepareUltrachat({"en": train}, {"en": evaluation}, max_tokens=2048), Path())
     if not with_index:
         QuestionStore.drop_near_duplicates = lambda self: []  # to tell its memory from the rest's
     return prepare_pdf_qa(PreparePdfQa(files=[str(source)], max_tokens=512), Path())

@@ -50,13 +50,14 @@ def ask_for_the_notebook(clone: Path, source: Path, settings: list[str]) -> None
     asked: dict[str, Any] = {
         "model": "tinyllama-1.1b",
         "recipe": "notebook",
-        "data": "default",
+        "data": "notebook",
         "profile": "auto",
         "prepare_base": base,
         "prepare_ultrachat": {
-            "train": {**rows, "skip": HELD_OUT, "take": 0},
-            "evaluation": {**rows, "skip": 0, "take": HELD_OUT},
+            "train": {"en": {**rows, "skip": HELD_OUT, "take": 0}},
+            "evaluation": {"en": {**rows, "skip": 0, "take": HELD_OUT}},
         },
+        "prepare_preferences": {"rows": {"source": "jsonl", "path": "data/raw/preferences/preferences.jsonl"}},
     }
     OmegaConf.save(OmegaConf.merge(asked, OmegaConf.from_dotlist(settings)), clone / "params.yaml")
 

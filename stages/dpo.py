@@ -1,6 +1,7 @@
 """Direct preference optimisation: a new adapter on the merged SFT model.
 
-Reads   models/sft-merged, data/prepared/preferences/train.jsonl, conf/accelerate
+Reads   models/sft-merged, data/prepared/preferences/train.jsonl, data/prepared/sampled_preferences/train.jsonl (which
+        is empty where sample-preferences is off), conf/accelerate
 Writes  models/dpo: adapter, tokenizer, lineage.json; metrics/dpo_log.csv; metrics/dpo.json: where it started, how exact
         its arithmetic is, and pairs
 Run     python -m stages.dpo
@@ -23,6 +24,7 @@ from stages.lib.training.trainer import trainer_arguments
 
 BASE = Path("models/sft-merged")
 PREFERENCES = Path("data/prepared/preferences")
+SAMPLED = Path("data/prepared/sampled_preferences")
 ACCELERATE = Path("conf/accelerate")
 OUT = Path("models/dpo")
 LOG = Path("metrics/dpo_log.csv")
@@ -41,11 +43,12 @@ LOG_COLUMNS = {
 def dpo(section: Dpo, root: Path) -> dict[str, Any]:
     refuse_changed_weights(BASE, kind="merged")
     tuning = begin("dpo", section, BASE)
-    train = PREFERENCES / "train.jsonl"
-    pairs, dropped = preference_rows("dpo", train, tuning.tokenizer, section.max_length)
+    files = [PREFERENCES / "train.jsonl", SAMPLED / "train.jsonl"]
+    files = [path for path in files if not path.is_file() or path.stat().st_size]  # a missing one is refused
+    pairs, dropped = preference_rows("dpo", files, tuning.tokenizer, section.max_length)
     lengths = pair_lengths(pairs)
     plan = tuning.plan(lengths, answered_rows(pairs), sequences=2)
-    lineage = tuning.lineage([train], len(pairs), dropped)
+    lineage = tuning.lineage(files, len(pairs), dropped)
     with tuning.checkpoints(plan, lineage) as folder:
         check = partial(refuse_wrong_reference, section, compiled=plan.torch_compile)
         trainer, plan, start = tuning.rehearsed(

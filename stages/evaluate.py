@@ -6,6 +6,7 @@ Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals
 Run     python -m stages.evaluate
 """
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from typing import Any
 from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.evaluation.bertscore import add_bert_scores, bertscore_signature
-from stages.lib.evaluation.figures import differences, figures_of, values_alone, warnings_of
+from stages.lib.evaluation.figures import differences, figures_of, known_facts, values_alone, warnings_of
 from stages.lib.evaluation.generation import decoding
 from stages.lib.evaluation.metric_checks import refuse_broken_metrics, refuse_other_templates
-from stages.lib.evaluation.scoring import score_models
+from stages.lib.evaluation.scoring import CONTROL, asked_of, room_for_answers, score_models, told_of
 from stages.lib.evaluation.text_scores import signatures
+from stages.lib.family import STARTED_FROM
 from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
 from stages.lib.lineage import OFF, file_sha256, refuse_damaged, weights_sha256
+from stages.lib.models.loading import load_tokenizer
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, write_json, write_jsonl
 from stages.lib.schema.evaluation import Evaluate
@@ -46,17 +49,21 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
     sets = {
         "seen": PDF_QA / "seen.jsonl",
         "unseen": PDF_QA / "unseen.jsonl",
+        "unanswerable": PDF_QA / "unanswerable.jsonl",
         "control": ULTRACHAT / "evaluation.jsonl",
         "preferences": PREFERENCES / "evaluation.jsonl",
     }
     records = {name: list(read_jsonl(path)) for name, path in sets.items()}
-    asked = [*records["seen"], *records["unseen"], *records["control"]]
-    if not asked:
+    records |= by_name(records.pop("control"))
+    questions = [record for _, record in asked_of(records)]
+    if not (asked := [*questions, *(record for _, record in told_of(records))]):
         raise UserError(
-            "no evaluation rows: seen, unseen and control are empty. Give some facts a second wording, raise "
-            "prepare_pdf_qa.held_out_facts, or give prepare_ultrachat.evaluation rows"
+            "no evaluation rows: seen, unseen, unanswerable and control are empty. Give some facts a second wording, "
+            "raise prepare_pdf_qa.held_out_facts, or give prepare_ultrachat.evaluation rows"
         )
-    refuse_broken_metrics([*records["seen"], *records["unseen"]])
+    refuse_broken_metrics(questions)
+    room = section.max_new_tokens or room_for_answers(load_tokenizer(BASE), questions)
+    section = replace(section, max_new_tokens=room)
     refuse_other_templates(list(models.values()), BASE)
     question = section.demo_question or asked[0]["messages"][0]["content"]
     rows, demo, facts = score_models(models, records, question, section, dtype)
@@ -70,6 +77,12 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         "differences": {
             name: differences(rows[against], held, **options) for name, held in rows.items() if name != against
         },
+        "steps": {
+            name: differences(rows[before], rows[name], **options)
+            for name, before in STARTED_FROM.items()
+            if name in rows and before in rows
+        },
+        "facts": {name: known_facts(held) for name, held in rows.items()},
         "demo": {"question": question, "answers": demo},
         "settings": {
             **decoding(section.continuous_batching),
@@ -92,6 +105,12 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
     with published(root / EVAL) as path:
         write_json(path, values_alone(figures))
     return {**describe(), **facts, "threads": threads, "rows": sum(len(held) for held in rows.values())}
+
+
+def by_name(chats: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Control chats by the set that each is of: control_en, control_ko."""
+    names = dict.fromkeys(chat["set"] for chat in chats)
+    return {f"{CONTROL}{name}": [chat for chat in chats if chat["set"] == name] for name in names}
 
 
 if __name__ == "__main__":

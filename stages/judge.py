@@ -17,12 +17,10 @@ from stages.lib.entry import run
 from stages.lib.errors import UserError
 from stages.lib.evaluation.verdicts import ask_both_orders, judged, warnings_of
 from stages.lib.foreign_text import shown
-from stages.lib.lineage import weights_sha256
 from stages.lib.models.answer_models import cache_home, make_ask
 from stages.lib.publish import published
 from stages.lib.records import read_jsonl, share_of, write_json, write_jsonl
-from stages.lib.schema.choices import Backend, JudgeBackend
-from stages.lib.schema.data import Generate
+from stages.lib.schema.choices import JudgeBackend
 from stages.lib.schema.evaluation import Judge
 
 PREDICTIONS = Path("metrics/predictions.jsonl")
@@ -64,12 +62,7 @@ def people(section: Judge, votes: list[Vote | Rejected]) -> dict[str, Any]:
 
 def ask_all(section: Judge, answers: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     """Both orders of every pair of models on every question."""
-    local = section.backend is JudgeBackend.hf
-    # A name is no version: other weights in the same directory must be asked again.
-    cache = cache_home() / weights_sha256(Path(section.model))[:16] if local else cache_home()
-    backend = Backend.huggingface if local else Backend.openai
-    asked = Generate(backend, section.model, section.endpoint, max_new_tokens=section.max_new_tokens)
-    ask = make_ask(asked, cache, "judge")
+    ask = make_ask(section, cache_home(), "judge")
     verdicts: list[dict[str, Any]] = []
     for pair in section.pairs:
         left, right = pair.split(":")

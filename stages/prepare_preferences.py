@@ -16,18 +16,17 @@ from typing import Any
 from stages.lib.data.columns import Reading, named_columns
 from stages.lib.data.comparison import letters
 from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
+from stages.lib.data.evaluation_sets import evaluation_questions, refuse_leaks
 from stages.lib.data.ledger import Ledger
-from stages.lib.data.near_duplicates import KnownQuestions
 from stages.lib.data.preference_pairs import DEFECTIVE, FILTERED, USUAL, accounted, sound_pairs
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.rows import name, version
 from stages.lib.data.votes import FILE as VOTES_FILE
 from stages.lib.data.votes import UNUSED, read_votes, voted_pairs
 from stages.lib.entry import run
-from stages.lib.errors import UserError
 from stages.lib.lineage import file_sha256
 from stages.lib.publish import published
-from stages.lib.records import read_jsonl, share_of, write_jsonl
+from stages.lib.records import share_of, write_jsonl
 from stages.lib.schema.choices import PairSource
 from stages.lib.schema.data import PreparePreferences
 
@@ -70,7 +69,7 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
                 splits["evaluation" if held_out else "train"].append(pair.record())
                 lengths.append(max(rendered.tokens))
                 ledger.mended.update(pair.mended)
-            refuse_leaks(leaks)
+            refuse_leaks(leaks, "pairs")
             ledger.refuse_many(DEFECTIVE, section.max_reject_rate, "prepare_preferences.max_reject_rate")
             counts = {split: {"rows": write_jsonl(out / f"{split}.jsonl", part)} for split, part in splits.items()}
             ledger.refuse_nothing_left(
@@ -94,24 +93,6 @@ def sources(section: PreparePreferences, reading: Reading, read: int, votes: int
     if votes:
         found.append({"name": VOTES_FILE, "rows": votes, "version": file_sha256(VOTES / VOTES_FILE)})
     return found
-
-
-def evaluation_questions(pdf_qa: Path) -> KnownQuestions:
-    """The questions of `pdf_qa`'s evaluation sets, by row id."""
-    asked = KnownQuestions()
-    for split in ("seen", "unseen"):
-        for row in read_jsonl(pdf_qa / f"{split}.jsonl"):
-            asked.add(f"{split} {row['id']}", row["messages"][0]["content"])
-    return asked
-
-
-def refuse_leaks(leaks: list[str]) -> None:
-    """Raise UserError naming the pairs that ask an evaluation question, however spaced, or nearly one."""
-    if leaks:
-        raise UserError(
-            f"{len(leaks)} pairs ask evaluation questions: {'; '.join(leaks[:5])}. "
-            "Reword or remove them: the score would be of trained answers"
-        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Multi-turn chats for SFT, and held-out ones that show what tuning made the model forget.
+"""Multi-turn chats for SFT, and held-out ones, by language, that show what tuning made the model forget.
 
 Reads   UltraChat 200k from the hub, or a file in its schema (prompt, prompt_id, messages); models/base's tokenizer
         and chat template
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.data.columns import Reading, named_columns
-from stages.lib.data.conversation_gates import STEPS, HeldOut, conversations, short_enough
+from stages.lib.data.conversation_gates import STEPS, HeldOut, Taken, conversations, short_enough
 from stages.lib.data.conversations import MALFORMED, UNREADABLE, USUAL
 from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.data.ledger import Ledger
@@ -37,26 +37,31 @@ TOKENS = Path("metrics/data_ultrachat_tokens.csv")
 def prepare_ultrachat(section: PrepareUltrachat, root: Path) -> dict[str, Any]:
     renderer, held_out = RowRenderer(BASE, section.system_messages), HeldOut({}, KnownQuestions(), [])
     lengths = array("I")
-    splits, sources = {}, []
+    splits: dict[str, dict[str, Any]] = {}
+    sources: list[dict[str, Any]] = []
     with published(root / OUT) as out:
         out.mkdir()
         with Ledger(out, STEPS) as ledger:
-            for split, rows in {"evaluation": section.evaluation, "train": section.train}.items():
-                before = ledger.read
-                reading = Reading(named_columns(rows.columns), f"prepare_ultrachat.{split}.columns")
-                rendered = renderer.rendered(conversations(rows, reading, ledger), ledger)
-                fitting = short_enough(rendered, section.max_tokens, renderer, lengths, ledger)
-                kept = held_out.remember(fitting) if split == "evaluation" else held_out.keep_apart(fitting, ledger)
-                splits[split] = {"rows": write_jsonl(out / f"{split}.jsonl", (row.record() for row in kept))}
-                sources.append({"name": name(rows), "rows": ledger.read - before, "version": version(rows),
-                                "read_as": reading.summary(USUAL)})  # fmt: skip
+            for split, sets in {"evaluation": section.evaluation, "train": section.train}.items():
+                taken, counts = Taken(), {}
+                for kind, rows in sets.items():
+                    before = ledger.read
+                    reading = Reading(named_columns(rows.columns), f"prepare_ultrachat.{split}.{kind}.columns")
+                    rendered = renderer.rendered(conversations(rows, reading, taken, ledger), ledger)
+                    fitting = short_enough(rendered, section.max_tokens, renderer, lengths, ledger)
+                    kept = held_out.remember(fitting) if split == "evaluation" else held_out.keep_apart(fitting, ledger)
+                    records = (row.record() | {"set": kind} for row in kept)
+                    counts[kind] = write_jsonl(out / f"{split}.jsonl", records, append=True)
+                    sources.append({"name": name(rows), "rows": ledger.read - before, "version": version(rows),
+                                    "read_as": reading.summary(USUAL)})  # fmt: skip
+                splits[split] = {"rows": sum(counts.values()), "sets": counts}
             if section.overlap is Overlap.error:
                 held_out.refuse_overlap()
             defects = (*UNREADABLE, *MALFORMED, *UNFIT)
             ledger.refuse_many(defects, section.max_reject_rate, "prepare_ultrachat.max_reject_rate")
             ledger.refuse_nothing_left(splits["train"]["rows"], "Choose other rows in prepare_ultrachat.train")
-            counts = ledger.balance(sum(part["rows"] for part in splits.values()))
-            report = {**counts, "splits": splits, "sources": sources}
+            balance = ledger.balance(sum(part["rows"] for part in splits.values()))
+            report = {**balance, "splits": splits, "sources": sources}
             histogram = token_histogram(lengths, section.max_tokens)
             card = data_card("Conversations", report, ledger, histogram, beware(section))
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
@@ -67,7 +72,7 @@ def prepare_ultrachat(section: PrepareUltrachat, root: Path) -> dict[str, Any]:
 def beware(section: PrepareUltrachat) -> list[str]:
     """What a reader of the card should know."""
     notes = []
-    if "ultrachat" in section.train.id:
+    if any("ultrachat" in rows.id for rows in section.train.values()):
         notes.append(
             "UltraChat is text that ChatGPT wrote, under an MIT licence card; its answers were checked by nobody."
         )

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from stages.dpo import PREFERENCES, dpo
+from stages.dpo import PREFERENCES, SAMPLED, dpo
 from stages.lib.entry import run
 from stages.lib.errors import FOREIGN, UserError
 from stages.lib.evaluation.answer_probe import probe_answers
@@ -40,7 +40,7 @@ def probe_base(section: ProbeBase, root: Path) -> dict[str, Any]:
     out = (root / METRICS).absolute()
     with TemporaryDirectory() as scratch:
         layers = write_shortened(BASE, Path(scratch) / BASE)
-        write_rows(Path(scratch) / PDF_QA, Path(scratch) / PREFERENCES)
+        write_rows(Path(scratch) / PDF_QA, Path(scratch) / PREFERENCES, Path(scratch) / SAMPLED)
         # Checkpoints of the probe go with it.
         with chdir(scratch), patch.dict("os.environ", XDG_CACHE_HOME=scratch):
             tried = [take(*step) for step in steps(section)]

@@ -16,6 +16,7 @@ from stages.lib.records import read_jsonl
 from stages.lib.reports.evidence import Evidence, render
 from stages.lib.reports.model_card import model_card
 from stages.lib.reports.page import page
+from stages.lib.reports.verdict import idle_steps, in_words
 from stages.lib.schema.evaluation import Report
 
 DETAIL = Path("metrics/eval_detail.json")
@@ -61,6 +62,10 @@ def report(section: Report, root: Path) -> dict[str, Any]:
     with published(root / CARD) as path:
         path.mkdir()
         (path / "README.md").write_text(model_card(section, evidence), encoding="utf-8")
+    for language in ("ko", "en"):
+        print(in_words(evidence.detail, language), flush=True)
+    for step in idle_steps(evidence.detail):
+        print(f"{step.ko}\n{step.en}", flush=True)
     return {}
 
 
@@ -70,9 +75,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """A training log: one row a logged step, every column a number."""
+    """A training log: one row a logged step, each column a number or, where nothing was measured, left out."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def read_funnel(path: Path) -> list[tuple[str, int]]:

@@ -169,6 +169,7 @@ def prepared(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from stages.prepare_pdf_qa import prepare_pdf_qa
     from stages.prepare_preferences import prepare_preferences
     from stages.prepare_ultrachat import prepare_ultrachat
+    from stages.sample_preferences import sample_preferences
 
     place = tmp_path_factory.mktemp("prepared")
     for name in ("conf", "data/raw"):
@@ -179,7 +180,7 @@ def prepared(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(place)
     try:
         config = compose_config({}, {})
-        for stage in (prepare_ultrachat, prepare_pdf_qa, prepare_preferences):
+        for stage in (prepare_ultrachat, prepare_pdf_qa, prepare_preferences, sample_preferences):  # the last is off
             stage(OmegaConf.to_object(config[stage.__name__]), Path())
     finally:
         os.chdir(here)

@@ -1,14 +1,16 @@
 """A server on loopback that speaks as much of the Hub's protocol as its client library asks for.
 
 Dataset and model info, tree, paths-info, and resolve with ETag, range requests and LFS checksums. Faults are planted
-by path: `gated` (401), `cut` (the connection breaks off half-way), `corrupt` (other bytes than the checksum says).
+by path: `gated` (401), `cut` (the connection breaks off half-way), `corrupt` (other bytes than the checksum says),
+`drip` (a few bytes a second), `silent` (no answer).
 """
 
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -55,6 +57,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
     hub: Hub
     protocol_version = "HTTP/1.1"
+    drips = False
 
     def do_GET(self) -> None:
         self.answer()
@@ -79,12 +82,15 @@ class HubHandler(BaseHTTPRequestHandler):
         if files is None:
             return self.refuse(404, "RepoNotFound", f"Repository not found: {repository}")
         fault = self.hub.faults.get(repository, "")
+        self.drips = fault == "drip"
         if fault[:3].isdigit():  # a status, for ever or once
             if fault.endswith("once"):
                 del self.hub.faults[repository]
             return self.refuse(int(fault[:3]), "", "busy")
         if fault == "html":
             return self.send_page()
+        if fault == "silent":
+            return self.stay_silent()
         if self.hub.faults.get(repository) == "gated":
             return self.refuse(401, "GatedRepo", f"Access to {repository} is restricted. You must be authenticated.")
         action, revision, *path = [*rest, "", ""] if not rest else [*rest, ""] if len(rest) == 1 else rest
@@ -161,7 +167,7 @@ class HubHandler(BaseHTTPRequestHandler):
         if fault == "cut" and part:
             part = part[: len(part) // 2]
             self.close_connection = True
-        self.wfile.write(part)
+        self.send_body(part, drips=fault == "drip")
         self.hub.requests.append((self.command, path, len(part)))
 
     def send_page(self) -> None:
@@ -183,8 +189,25 @@ class HubHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.send_body(body, drips=self.drips)
         self.hub.requests.append((self.command, urlsplit(self.path).path, len(body)))
+
+    def send_body(self, body: bytes, drips: bool) -> None:
+        """A body at once, or a few bytes a second until its reader has had enough."""
+        if not drips:
+            self.wfile.write(body)
+            return
+        self.close_connection = True
+        with suppress(OSError):
+            for place in range(len(body)):
+                self.wfile.write(body[place : place + 1])
+                time.sleep(0.1)
+
+    def stay_silent(self) -> None:
+        """Answer nothing until the other side has gone."""
+        self.close_connection = True
+        with suppress(OSError):
+            self.connection.recv(1)
 
     def refuse(self, status: int, code: str, message: str) -> None:
         """An error as the Hub words it."""

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,14 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def run_stage(
-    stage: str, section: str, workspace: Path, hub: Hub, before: Sequence[str] = (), **environment: str
+    stage: str, section: str, workspace: Path, hub: Hub, before: Sequence[str] = (), first: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a stage function on a section, written as Python, in a process that takes `hub` for the Hub."""
+    """Run a stage function on a section, written as Python, in a process that takes `hub` for the Hub.
+
+    `before` is the program that starts it, `first` the Python that it begins with.
+    """
     code = (
-        "from pathlib import Path\nfrom stages.lib.entry import exit_on_user_error\n"
+        f"{first}from pathlib import Path\nfrom stages.lib.entry import exit_on_user_error\n"
         "from stages.lib.schema.choices import *\nfrom stages.lib.schema.data import *\n"
         f"from stages.{stage} import {stage}\n"
         f"exit_on_user_error({stage!r}, lambda: {stage}({section}, Path()))"
@@ -121,7 +125,7 @@ def rows(split: str, identity: str = ULTRACHAT, revision: str = COMMIT, **choice
 
 
 def ultrachat(train: str, evaluation: str) -> str:
-    return f"PrepareUltrachat(train={train}, evaluation={evaluation})"
+    return f"PrepareUltrachat(train={{'en': {train}}}, evaluation={{'en': {evaluation}}})"
 
 
 def ids(workspace: Path, split: str) -> list[str]:
@@ -247,13 +251,13 @@ BASE = (
 
 
 def run_prepare_base(
-    workspace: Path, hub: Hub, tiny_model: dict[str, bytes], section: str = BASE
+    workspace: Path, hub: Hub, tiny_model: dict[str, bytes], section: str = BASE, first: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     hub.repositories.setdefault("models/org/tiny", tiny_model)
     (workspace / "conf").mkdir()
     (workspace / "conf/chat_template").symlink_to(REPOSITORY / "conf/chat_template")
     shutil.rmtree(workspace / "models")
-    return run_stage("prepare_base", section, workspace, hub)
+    return run_stage("prepare_base", section, workspace, hub, first=first, **environment)
 
 
 def test_a_base_model_from_the_hub(hub: Hub, workspace: Path, tiny_model: dict[str, bytes]) -> None:
@@ -343,6 +347,43 @@ def test_what_a_hub_of_data_answers_is_named_for_what_it_is(
     done = run_stage("prepare_ultrachat", ultrachat(choice, choice), workspace, hub)
     assert done.returncode == 1 and message in done.stderr.splitlines()[-1], done.stderr
     assert "Traceback" not in done.stderr
+
+
+QUICK = "from stages.lib import low_speed\nlow_speed.LOW_SPEED_TIME = 1.0\n"
+SLOW = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("faults", "said"),
+    [
+        (
+            {"model.safetensors": "drip"},
+            r"resolve/.*model\.safetensors: found \d+ bytes in 1 s, needed 1000 a second: ",
+        ),
+        ({"models/org/tiny": "drip"}, r"api/models/org/tiny.*: found \d+ bytes in 1 s, needed 1000 a second: "),
+        ({"models/org/tiny": "silent"}, rf"org/tiny/config\.json at {COMMIT}: can't be reached"),
+    ],
+    ids=["weights drip", "answers drip", "silence"],
+)
+def test_a_hub_that_drips_or_is_silent_is_given_up(
+    hub: Hub, workspace: Path, tiny_model: dict[str, bytes], faults: dict[str, str], said: str
+) -> None:
+    hub.faults = faults
+    began = time.monotonic()
+    done = run_prepare_base(workspace, hub, tiny_model, first=QUICK, **SLOW)
+    assert done.returncode == 1 and time.monotonic() - began < 60
+    assert re.match(f"prepare-base: .*{said}", done.stderr.splitlines()[-1]), done.stderr
+    assert "Traceback" not in done.stderr and not (workspace / "models/base").exists()
+
+
+@pytest.mark.parametrize("choice", [{"shuffle_seed": 42, "take": 20}, {"take": 20}], ids=["whole", "first rows"])
+@pytest.mark.parametrize("place", [f"datasets/{ULTRACHAT}", TEST], ids=["answers", "rows"])
+def test_a_hub_of_data_that_drips_is_given_up(hub: Hub, workspace: Path, place: str, choice: dict[str, int]) -> None:
+    hub.faults = {place: "drip"}
+    section = rows("test_sft", **choice)
+    done = run_stage("prepare_ultrachat", ultrachat(section, section), workspace, hub, first=QUICK, **SLOW)
+    assert done.returncode == 1 and "needed 1000 a second: the Hub, or" in done.stderr.splitlines()[-1], done.stderr
+    assert "Traceback" not in done.stderr and not (workspace / "data/prepared/ultrachat").exists()
 
 
 @pytest.mark.skipif(

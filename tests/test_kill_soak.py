@@ -121,6 +121,7 @@ OTHERS = [
     "prepare-pdf-qa",
     "prepare-preferences",
     "merge",
+    "sample-preferences",
     "merge-dpo",
 ]
 OTHERS += ["evaluate", "judge", "report"]

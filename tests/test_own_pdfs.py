@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from stages.lib.configuration import compose_config, typed_sections
 from stages.lib.errors import UserError
 from stages.lib.records import read_jsonl, share_of
-from stages.lib.schema.choices import Backend, OnBadPdf, Rewording
-from stages.lib.schema.data import Generate, PreparePdfQa, Reword
+from stages.lib.schema.choices import Backend, JudgeBackend, OnBadPdf, Rewording
+from stages.lib.schema.data import Generate, PreparePdfQa, Rate, Reword
 from stages.prepare_pdf_qa import SPLITS, prepare_pdf_qa
 from tests.byte_tokenizer import write_byte_tokenizer
 from tests.chat_server import ChatModel, chatting
@@ -145,6 +146,83 @@ def test_a_bad_pdf_stops_the_stage_or_is_left_out_and_named(workspace: Path) -> 
     assert "locked.pdf was left out: encrypted" in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
 
 
+def write_prose(path: Path) -> None:
+    """A document that asks nothing."""
+    lines = [
+        "달여울시민청은 강가에 있으며 평일에 문을 열고 여권을 접수합니다.",
+        "토요일에는 문을 열지 않지만 전화로는 물을 수 있습니다.",
+    ]
+    path.write_bytes(pdf([text_page(lines)]))
+
+
+def passages() -> list[dict[str, Any]]:
+    return list(read_jsonl(OUT / "text.jsonl"))
+
+
+def test_raw_text_stands_beside_the_questions_and_changes_none_of_them(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_faq(OWN / "guide.pdf", pages=9)
+    write_prose(OWN / "prose.pdf")
+    (OWN / "README.md").write_text("이 폴더에는 파일을 넣습니다. 학습하지 않습니다.", encoding="utf-8")
+    (OWN / "story.md").write_text("# 이야기\n\n강가에 오래된 시민청이 있었습니다.\n\n---\n", encoding="utf-8")
+    (OWN / "notes.txt").write_bytes("언덕 위에서 강이 내려다보입니다.".encode("cp949"))
+    (OWN / "web.jsonl").write_text(
+        json.dumps({"text": "봄에는 강가에 꽃이 핍니다.", "url": "u"}, ensure_ascii=False), encoding="utf-8"
+    )
+    with pytest.raises(UserError, match="raw text, which asks nothing, is trained on with .*raw_text=true"):
+        prepare_pdf_qa(section(), workspace)
+    prepare_pdf_qa(section(max_reject_rate=1.0), workspace / "without")
+    said = capsys.readouterr().out
+    assert "prose.pdf: no questions from 1 pages" in said and said.count("prepare_pdf_qa.raw_text=true") == 1
+    assert not (workspace / "without" / OUT / "text.jsonl").exists()
+    prepare_pdf_qa(section(raw_text=True, max_reject_rate=0.0), workspace)
+    said = capsys.readouterr().out
+    for name in (*(f"{split}.jsonl" for split in SPLITS), "conflicts.jsonl", "pages.jsonl"):
+        assert (OUT / name).read_bytes() == (workspace / "without" / OUT / name).read_bytes(), name
+    texts = {row["source"]["file"]: row["text"] for row in passages()}
+    assert list(texts) == ["web.jsonl", "guide.pdf", "prose.pdf", "notes.txt", "story.md"]
+    assert texts["story.md"] == "# 이야기\n\n강가에 오래된 시민청이 있었습니다."
+    assert "prose.pdf: no questions and 1 rows of raw text from 1 pages" in said
+    found = report()["raw_text"]
+    assert f"raw text: {found['in']} paragraphs read = {found['kept']} kept + " in said
+    assert found["in"] == found["kept"] + sum(found["dropped"].values())
+    metric = json.loads(Path("metrics/data_pdf_qa.json").read_text(encoding="ascii"))
+    assert metric["raw_text"] == found
+    funnel = Path("metrics/data_pdf_qa_funnel.csv").read_text(encoding="utf-8")
+    assert f"raw text: read,{found['in']}" in funnel
+    assert f"raw text: not asked by evaluation,{found['kept']}" in funnel
+    card = (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert "## Raw text" in card and "| story.md | 0 and 1 of raw text |" in card
+    assert "README.md" not in card and "gave no row" not in card
+
+
+def test_no_paragraph_that_evaluation_asks_about_is_raw_text(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf", pages=20)
+    prepare_pdf_qa(section(raw_text=True), workspace)
+    told = "".join(row["text"] for row in passages())
+    answers = {split: [row["messages"][1]["content"] for row in read_jsonl(OUT / f"{split}.jsonl")] for split in SPLITS}
+    unseen, trained = ([answer for answer in answers[split] if "명까지" in answer] for split in ("unseen", "train"))
+    assert unseen and not any(answer in told for answer in unseen)
+    assert trained and all(answer in told for answer in trained)
+    assert report()["raw_text"]["dropped"]["asked_by_evaluation"] >= len(unseen)
+
+
+def test_a_book_alone_is_enough_with_raw_text(workspace: Path) -> None:
+    write_prose(OWN / "prose.pdf")
+    with pytest.raises(UserError, match=r"(?s)found no row to train on.*prose.pdf: no questions.*raw_text=true"):
+        prepare_pdf_qa(section(), workspace)
+    prepare_pdf_qa(section(raw_text=True), workspace)
+    assert len(passages()) == 1 and rows() == []
+    (OWN / "prose.pdf").unlink()
+    (OWN / "book.txt").write_text("강가에 오래된 시민청이 있었습니다.", encoding="utf-8")
+    prepare_pdf_qa(section(raw_text=True, files=[str(OWN / "book.txt")], pdfs=[]), workspace)
+    assert [row["id"] for row in passages()] == ["book.txt#1"]
+    (OWN / "book.txt").write_text("---\n", encoding="utf-8")
+    with pytest.raises(UserError, match="found no row to train on"):
+        prepare_pdf_qa(section(raw_text=True), workspace)
+
+
 def as_a_model(prompt: str) -> str:
     """One grounded pair, one with a number that the page doesn't have, in a fence as models do."""
     number = prompt.split("번 창구는 무슨")[0][-1]
@@ -162,8 +240,10 @@ def write_trained() -> None:
     (OWN / "trained.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
 
 
-def endpoint(model: ChatModel) -> Generate:
-    return Generate(backend=Backend.openai, model="any", endpoint=model.endpoint)
+def endpoint(model: ChatModel, **changes: Any) -> Generate:
+    return Generate(
+        **({"backend": Backend.openai, "model": "any", "endpoint": model.endpoint, "rules": False} | changes)
+    )
 
 
 def test_an_endpoint_writes_questions_that_the_page_must_ground(workspace: Path) -> None:
@@ -187,7 +267,7 @@ def test_another_model_is_asked_anew(workspace: Path) -> None:
     write_trained()
     with chatting(ChatModel(as_a_model)) as model:
         for name in ("one", "two"):
-            prepare_pdf_qa(section(generate=Generate(Backend.openai, name, model.endpoint)), workspace)
+            prepare_pdf_qa(section(generate=endpoint(model, model=name)), workspace)
         assert [request["model"] for request in model.requests] == ["one", "two"]
 
 
@@ -195,8 +275,75 @@ def test_a_response_that_is_no_json_is_counted(workspace: Path) -> None:
     write_faq(OWN / "guide.pdf")
     write_trained()
     with chatting(ChatModel(lambda prompt: "죄송합니다.")) as model:
-        prepare_pdf_qa(section(generate=endpoint(model)), workspace)
+        for _ in range(2):
+            prepare_pdf_qa(section(generate=endpoint(model)), workspace)
     assert report()["in"] == 1 + 4 and report()["dropped"] == {"unreadable_response": 4}
+    assert len(model.requests) == 8  # what can't be used isn't kept: the next run asks again
+    assert list((workspace / "cache").rglob("*.json")) == []
+
+
+def as_a_thinking_model(prompt: str) -> str:
+    """Two wordings of one question about a page's window, after some thinking, and a second pair that is cut off."""
+    number = prompt.split("번 창구는 무슨")[0][-1]
+    questions = [f"{number}번 창구에서는 무엇을 접수하나요?", f"여권을 접수하는 곳이 {number}번 창구인가요?"]
+    pair = {"kind": "fact", "questions": questions, "answer": f"{number}번 창구는 여권을 접수합니다."}
+    return f'<think>[{{창구}}]</think>```json\n[{json.dumps(pair, ensure_ascii=False)}, {{"kind": "reason", "qu'
+
+
+def test_rules_and_a_model_ask_together_and_a_page_is_on_one_side(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf", pages=9)
+    prepare_pdf_qa(section(), workspace / "rules")
+    with chatting(ChatModel(as_a_thinking_model)) as model:
+        prepare_pdf_qa(section(generate=endpoint(model, rules=True)), workspace)
+    prompt = model.requests[0]["messages"][0]["content"]
+    assert prompt.startswith("아래 글만 보고") and "문서: guide" in prompt and "3개" in prompt
+    assert report()["dropped"] == {"unreadable_response": 9} and report()["kept"] == 9 * (4 + 2)
+    by_rules = {row["id"]: row["messages"] for row in rows() if row["source"]["by"] == "rules"}
+    alone = [row for split in SPLITS for row in read_jsonl(workspace / "rules" / OUT / f"{split}.jsonl")]
+    assert by_rules == {row["id"]: row["messages"] for row in alone}
+    written = [row for row in rows() if row["source"]["by"] == "openai"]
+    assert all(row["source"]["kind"] == "fact" and row["fact_id"] == row["id"].split(".")[0] for row in written)
+    sides: dict[int, set[bool]] = {}
+    for split in SPLITS:
+        for row in read_jsonl(OUT / f"{split}.jsonl"):
+            sides.setdefault(row["source"]["page"], set()).add(split == "unseen")
+    assert len(sides) == 9 and all(len(side) == 1 for side in sides.values()) and {True} in sides.values()
+    seen = list(read_jsonl(OUT / "seen.jsonl"))
+    assert seen and {row["fact_id"] for row in seen} <= {row["fact_id"] for row in read_jsonl(OUT / "train.jsonl")}
+
+
+def test_a_rating_drops_what_is_unclear_or_not_in_the_text_and_keeps_the_scores(workspace: Path) -> None:
+    write_faq(OWN / "guide.pdf")
+
+    def rate(prompt: str) -> str:
+        question = prompt.rsplit("Question: ")[-1]
+        if "1층" in question:
+            return "좋은 질문입니다."
+        scores = {"clear": 3 if "2층" in question else 5, "complete": 5, "grounded": 1 if "3층" in question else 4}
+        return json.dumps(scores)
+
+    with chatting(ChatModel(rate)) as model:
+        rating = Rate(JudgeBackend.openai, "any", model.endpoint)
+        prepare_pdf_qa(section(rate=rating), workspace)
+        prepare_pdf_qa(section(rate=rating), workspace)
+    assert len(model.requests) == 16 + 1  # the one that couldn't be read is asked for again
+    assert "1번 창구는 여권을 접수하고" in model.requests[0]["messages"][0]["content"]
+    assert report()["dropped"] == {"rated_ungrounded": 1, "rated_unclear": 1, "unreadable_rating": 1}
+    assert all(row["source"]["rating"] == {"clear": 5, "complete": 5, "grounded": 4} for row in rows())
+    assert "rated,13" in Path("metrics/data_pdf_qa_funnel.csv").read_text(encoding="utf-8")
+    details = [reject["detail"] for reject in read_jsonl(OUT / "rejects.jsonl")]
+    assert "clear: 3 of 5, needed 4" in details
+
+
+def test_the_shipped_example_asks_a_model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_faq(OWN / "guide.pdf")
+    with chatting(ChatModel(as_a_thinking_model)) as model:
+        monkeypatch.chdir(REPOSITORY)
+        here = f"prepare_pdf_qa.generate.endpoint={model.endpoint}"
+        composed = compose_config({"data": "own-with-model"}, {}, [here])
+        monkeypatch.chdir(workspace)
+        prepare_pdf_qa(OmegaConf.to_object(composed.prepare_pdf_qa), workspace)
+    assert {row["source"]["by"] for row in rows()} == {"rules", "openai"}
 
 
 @pytest.mark.parametrize(
@@ -215,7 +362,7 @@ def test_an_endpoint_that_isnt_there_is_named(workspace: Path) -> None:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
         with pytest.raises(UserError, match=rf"{address}/chat/completions: can't be reached"):
-            prepare_pdf_qa(section(generate=Generate(Backend.openai, "any", address)), workspace)
+            prepare_pdf_qa(section(generate=Generate(Backend.openai, model="any", endpoint=address)), workspace)
 
 
 def test_templates_reword_training_questions_alone(workspace: Path) -> None:
@@ -255,7 +402,7 @@ def test_back_translation_is_guarded(workspace: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_local_chat_model_is_asked_and_its_answers_are_cached(workspace: Path) -> None:
+def test_a_local_chat_model_is_asked(workspace: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -273,17 +420,13 @@ def test_a_local_chat_model_is_asked_and_its_answers_are_cached(workspace: Path)
     LlamaForCausalLM(config).save_pretrained(directory)
     write_faq(OWN / "guide.pdf", pages=1)
     write_trained()
-    generate = Generate(Backend.huggingface, str(directory), max_new_tokens=8)
+    generate = Generate(Backend.huggingface, model=str(directory), rules=False, max_new_tokens=8)
     prepare_pdf_qa(section(generate=generate), workspace)
     assert report()["dropped"] == {"unreadable_response": 1}  # an untrained model writes no JSON, and that is counted
-    (response,) = (workspace / "cache").rglob("*.json")
-    said = json.loads(response.read_text(encoding="utf-8"))
-    assert "1번 창구" in said["prompt"] and said["response"]
-    (directory / "model.safetensors").unlink()
-    prepare_pdf_qa(section(generate=generate), workspace)  # nothing is asked, so no model is loaded
+    assert list((workspace / "cache").rglob("*.json")) == []  # it can't be used, so that it is asked for again
 
 
 def test_a_local_model_that_isnt_there_is_named(workspace: Path) -> None:
     write_faq(OWN / "guide.pdf", pages=1)
     with pytest.raises(UserError, match=r"prepare_pdf_qa.generate.model: found no config.json in nowhere"):
-        prepare_pdf_qa(section(generate=Generate(Backend.huggingface, "nowhere")), workspace)
+        prepare_pdf_qa(section(generate=Generate(Backend.huggingface, model="nowhere")), workspace)

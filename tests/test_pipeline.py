@@ -30,6 +30,7 @@ ORDER = [
     "prepare-preferences",
     "sft",
     "merge",
+    "sample-preferences",
     "dpo",
     "merge-dpo",
     "orpo",
@@ -204,9 +205,9 @@ def test_the_notebook_and_the_guide_are_one_choice_away(monkeypatch):
         assert section["logging_steps"] == 10
     assert (sft["learning_rate"], sft["num_train_epochs"], sft["loss_on"]) == (2e-4, 1, "all")
     assert (dpo["learning_rate"], dpo["max_steps"], dpo["warmup_steps"], dpo["beta"]) == (1e-5, 200, 0.1, 0.1)
-    train = notebook["prepare_ultrachat"]["train"]
+    train = notebook["prepare_ultrachat"]["train"]["en"]
     assert (train["split"], train["shuffle_seed"], train["take"]) == ("test_sft", 42, 3000)
-    assert notebook["prepare_ultrachat"]["evaluation"]["skip"] == 3000
+    assert notebook["prepare_ultrachat"]["evaluation"]["en"]["skip"] == 3000
     assert notebook["prepare_preferences"]["min_chosen_score"] == 8
 
     guide = typed_sections(compose_config({"model": "llama3-open-ko-8b", "recipe": "guide"}, {}))
@@ -214,7 +215,7 @@ def test_the_notebook_and_the_guide_are_one_choice_away(monkeypatch):
     assert guide["sft"]["max_length"] == 4096
     assert (guide["sft"]["lora"]["r"], guide["sft"]["lora"]["lora_alpha"]) == (16, 32)
     assert (guide["sft"]["learning_rate"], guide["sft"]["dtype"]) == (2e-4, "auto")
-    assert guide["sft"]["mix"] == {"ultrachat": 0, "pdf_qa": 1}
+    assert guide["sft"]["mix"] == {"ultrachat": 0, "pdf_qa": 1, "raw_text": 1}
 
 
 def test_shipped_params_leave_every_knob_to_the_recipe(monkeypatch):

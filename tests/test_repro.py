@@ -10,7 +10,7 @@ import yaml
 from stages.lib.data.votes import Vote
 from stages.lib.records import read_jsonl
 from tests.ballots import vote
-from tools.lib.ballot_box import cast
+from tools.lib.append_only import append
 
 pytestmark = pytest.mark.xdist_group("repro")
 
@@ -57,8 +57,8 @@ def test_fifty_votes_become_pairs_that_dpo_trains_on(project):
     before = json.loads(lineage.read_text(encoding="utf-8"))
     for number in range(50):
         verdict = ("first", "first", "second", "first", "tie")[number % 5]
-        cast(Vote.model_validate(vote(number, verdict=verdict, second_stopped=True)), path)
-    assert project.repro("dpo") == ["prepare-preferences", "dpo"]
+        append(Vote.model_validate(vote(number, verdict=verdict, second_stopped=True)), path, "vote")
+    assert project.repro("dpo") == ["prepare-preferences", "sample-preferences", "dpo"]
     after = json.loads(lineage.read_text(encoding="utf-8"))
     report = json.loads((project.directory / "metrics/data_preferences.json").read_text(encoding="utf-8"))
     assert report["dropped"]["vote_tie"] == 10
@@ -74,7 +74,7 @@ def test_fifty_votes_become_pairs_that_dpo_trains_on(project):
 @pytest.mark.slow
 def test_a_profile_in_force_reruns_training_and_no_data_stage(project):
     project.write("conf/profile/cpu.yaml", "sft: {micro_batch_size: 0", "sft: {micro_batch_size: 1")
-    assert {*project.repro()} - {"judge"} == {"config", "sft", "merge", *FROM_DPO}
+    assert {*project.repro()} - {"judge"} == {"config", "sft", "merge", "sample-preferences", *FROM_DPO}
 
 
 @pytest.mark.chain
@@ -147,9 +147,14 @@ def test_a_model_that_is_not_here_ends_in_one_line(project):
 
 @pytest.mark.chain
 def test_a_stage_from_a_shell_leaves_dvcs_outs_alone(project):
-    project.command("python", "-m", "stages.prepare_ultrachat", "prepare_ultrachat.train.take=5")
+    project.command(
+        "python",
+        "-m",
+        "stages.prepare_ultrachat",
+        *(f"prepare_ultrachat.train.{name}" for name in ("en.take=5", "ko.take=2")),
+    )
     (out,) = project.directory.glob("outputs/prepare_ultrachat/*/data/prepared/ultrachat/train.jsonl")
-    assert len(out.read_text(encoding="utf-8").splitlines()) == 5
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 7
     assert project.repro() == []
 
 

@@ -47,7 +47,11 @@ TRAINING = {
     "lora": {"r": 4, "lora_alpha": 8},
 }
 KNOBS: dict[str, Any] = {
-    "prepare_ultrachat": {"train": {"take": 4}, "evaluation": {"take": 1}, "max_reject_rate": 1.0},
+    "prepare_ultrachat": {
+        "train": {"en": {"take": 4}, "ko": {"take": 1}},
+        "evaluation": {"en": {"take": 1}, "ko": {"take": 1}},
+        "max_reject_rate": 1.0,
+    },
     "prepare_pdf_qa": {"files": ["data/raw/pdf_qa/few.jsonl"], "pdfs": []},
     "sft": {**TRAINING, "batch_size": 8, "micro_batch_size": 8, "mix": {"ultrachat": 4, "pdf_qa": 1}},
     "merge": {"base": "original"},

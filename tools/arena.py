@@ -8,7 +8,6 @@ Only this machine reaches it unless --host says otherwise, and it asks nobody fo
 """
 
 import argparse
-import socket
 from pathlib import Path
 
 from stages.lib.entry import exit_on_user_error
@@ -49,9 +48,9 @@ def main() -> None:
 def serve(given: argparse.Namespace) -> None:
     """Load the models and serve the page until Ctrl-C."""
     try:
-        import uvicorn
-
-        from tools.lib.arena_app import Arena, application
+        from tools.lib.arena_app import Arena, arena_application
+        from tools.lib.local_page import listening
+        from tools.lib.local_page import serve as serve_page
     except ModuleNotFoundError as error:
         raise UserError(f"found no package {error.name}, needed it: pip install -e '.[chat]'") from None
     temperature = TEMPERATURE if given.temperature is None else given.temperature
@@ -65,19 +64,8 @@ def serve(given: argparse.Namespace) -> None:
         for name, directory in directories.items():
             print(f"arena: loading {name}", flush=True)
             models.append(ChatModel(name, directory))
-        app = application(Arena(models, VOTES, sampling, given.temperature), names_of(given.host, given.allow_host))
-        host, port = server.getsockname()[:2]
-        address = f"[{host}]" if ":" in host else host
-        print(f"arena: http://{address}:{port}  (Ctrl-C ends it)", flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run([server])
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A socket bound to an address. Raises UserError if it can't be had."""
-    try:
-        return socket.create_server((host, port))
-    except OSError as error:
-        raise UserError(f"{host}:{port} can't be had: {error.strerror}; choose another with --port or --host") from None
+        arena = Arena(models, VOTES, sampling, given.temperature)
+        serve_page("arena", arena_application(arena, names_of(given.host, given.allow_host)), server)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from stages.lib.errors import UserError
 from stages.lib.evaluation.figures import differences, figures_of, rows_by_figure
 from stages.lib.evaluation.statistics import mcnemar
 from stages.lib.foreign_text import on_one_line, shown
-from stages.lib.reports.evidence import SHOWN, figure, signed
+from stages.lib.reports.evidence import shown_in
+from stages.lib.reports.numbers import figure, judgement, signed
 
 DETAIL = "metrics/eval_detail.json"
 PREDICTIONS = "metrics/predictions.jsonl"
@@ -145,11 +146,12 @@ def table(
     left, right, change = figures_of(old, **options), figures_of(new, **options), differences(old, new, **options)
     every = [(split, name) for split, cells in change.items() for name in cells]
     lines = [f"  {'':28}{'n':>5}{'A':>28}{'B':>28}{'B - A':>30}"]
-    for split, name in every if everything else SHOWN:
+    for split, name in every if everything else shown_in(change):
         if name in change.get(split, {}) and (same_tokens or name != "perplexity"):
             cell = change[split][name]
             sides = f"{figure(left[split][name]):>28}{figure(right[split][name]):>28}{signed(cell):>30}"
             sure = "" if cell["low"] <= 0 <= cell["high"] else "  beyond chance"
+            sure += ("", ": better", ": worse")[judgement(cell, split, name)]
             lines.append(f"  {split + ' ' + name:28}{cell['n']:>5}{sides}{sure}")
     for split in change:
         if BINARY in change[split]:

@@ -1,134 +1,134 @@
-"""Look at questions and answers one by one: accept, reject or edit them.
+"""Look at questions and answers one by one, beside the page they come from: accept, edit or reject them.
 
-Reads   FILE, JSON Lines of Q&A as prepare-pdf-qa writes or reads them
-Writes  OUT: the accepted and edited rows in the form that data/raw/pdf_qa takes; OUT.decisions, one line a decision as
-        it is made, so that a review can be broken off and taken up again
-Run     python -m tools.review data/prepared/pdf_qa/train.jsonl data/raw/pdf_qa/own/reviewed.jsonl [--only rules]
+Reads   data/prepared/pdf_qa, its dropped rows too; the PDFs, for pictures of their pages
+Writes  data/raw/pdf_qa/review/decisions.jsonl, a line a decision as it is made; the next `dvc repro` applies them
+Run     python -m tools.review [--port 8766]           then open the address that it prints
+        python -m tools.review --terminal [--split train] [--file guide.pdf] [--reason language]
 """
 
 import argparse
-import hashlib
-import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+import readline
+from collections.abc import Callable
 
-from stages.lib.entry import exit_on_user_error
+from omegaconf import OmegaConf
+
+from stages.lib.entry import exit_on_user_error, locked_section
 from stages.lib.errors import UserError
 from stages.lib.foreign_text import shown
-from stages.lib.pdf_qa.qa_files import DECISIONS
-from stages.lib.publish import published
-from stages.lib.records import read_jsonl, write_jsonl
+from stages.lib.pdf_qa.review_decisions import FILE
+from stages.lib.schema.data import PreparePdfQa
+from tools.lib.doorkeeper import names_of
+from tools.lib.review_rows import DROPPED, OPEN, SPLITS, ReviewDesk, Row
 
-HELP = "a accept, r reject, e edit, s skip for now, q stop"
-
-
-def review(
-    rows: list[dict[str, Any]], out: Path, ask: Callable[[str], str], say: Callable[[str], None]
-) -> dict[str, int]:
-    """Ask for a decision on each row that has none yet, and write what is accepted; return the counts.
-
-    `ask` gets a prompt and returns what was typed; EOFError ends the review as `q` does.
-    """
-    log = out.with_name(out.name + DECISIONS)
-    decided = {line["row"]: line for line in read_jsonl(log)} if log.is_file() else {}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        for number, row in enumerate(rows, start=1):
-            if identity(row) in decided:
-                continue
-            say(f"\n{number} of {len(rows)}   {source_of(row)}\nQ  {row['instruction']}\nA  {row['output']}")
-            try:
-                decision = decide(row, ask)
-            except EOFError:
-                decision = {"decision": "stop"}
-            if decision["decision"] == "stop":
-                break
-            if decision["decision"] == "skip":
-                continue
-            line = {"row": identity(row), **decision}
-            decided[line["row"]] = line
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-    accepted = list(accepted_rows(rows, decided))
-    with published(out) as path:
-        write_jsonl(path, accepted)
-    decisions = [decided[identity(row)]["decision"] for row in rows if identity(row) in decided]
-    return {name: decisions.count(name) for name in ("accept", "edit", "reject")} | {"open": len(rows) - len(decisions)}
-
-
-def decide(row: dict[str, Any], ask: Callable[[str], str]) -> dict[str, str]:
-    """The decision on one row; an empty line in an edit keeps the text as it is."""
-    names = {"a": "accept", "r": "reject", "e": "edit", "s": "skip", "q": "stop"}
-    typed = ask(f"[{HELP}] ").strip().lower()
-    while typed not in names:
-        typed = ask(f"{typed!r} is none of: {HELP} ").strip().lower()
-    if names[typed] != "edit":
-        return {"decision": names[typed]}
-    question = ask("Q> ").strip() or row["instruction"]
-    answer = ask("A> ").strip() or row["output"]
-    return {"decision": "edit", "instruction": question, "output": answer}
-
-
-def accepted_rows(rows: list[dict[str, Any]], decided: dict[str, dict[str, str]]) -> Iterator[dict[str, Any]]:
-    """Yield the accepted rows, and the edited ones with their new texts."""
-    for row in rows:
-        line = decided.get(identity(row), {"decision": "open"})
-        if line["decision"] == "accept":
-            yield row
-        elif line["decision"] == "edit":
-            yield row | {"instruction": line["instruction"], "output": line["output"]}
-
-
-def identity(row: dict[str, Any]) -> str:
-    """What a decision holds for: this question with this answer, wherever it stands in the file."""
-    return hashlib.sha256(f"{row['instruction']}\n{row['output']}".encode()).hexdigest()[:16]
-
-
-def source_of(row: dict[str, Any]) -> str:
-    """Where a row comes from, in words."""
-    source = row.get("source") or {}
-    return " ".join(
-        [str(source.get("file", "")), *(f"{name} {source[name]}" for name in ("page", "line") if name in source)]
-    )
-
-
-def readable(path: Path, only: str) -> list[dict[str, Any]]:
-    """The rows of a file with question and answer, prepared or raw. `only` chooses the rows that one back end made.
-
-    Raises UserError for a row that is neither.
-    """
-    rows = []
-    for number, record in enumerate(read_jsonl(path), start=1):
-        row = dict(record)
-        if messages := row.pop("messages", None):
-            row |= {"instruction": messages[0]["content"], "output": messages[-1]["content"]}
-        if "instruction" not in row or "output" not in row:
-            raise UserError(f"{path}:{number}: found keys {sorted(record)}, needed messages, or instruction and output")
-        if not only or (row.get("source") or {}).get("by") == only:
-            rows.append(row)
-    return rows
+HELP = "a accept, r reject, e edit, s skip for now, u undo, q stop"
+NAMES = {"a": "accept", "r": "reject", "e": "edit", "s": "skip", "u": "undo", "q": "stop"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--only", default="", help="rows made by this back end alone: rules, huggingface, openai")
-    arguments = parser.parse_args()
-    kept = f"every decision is kept in {arguments.out}{DECISIONS}"
-    exit_on_user_error("review", lambda: start(arguments), interrupted=kept)
-
-
-def start(arguments: argparse.Namespace) -> None:
-    """Review in the terminal, and say how to go on."""
-    rows = readable(arguments.file, arguments.only)
-    counts = review(rows, arguments.out, input, lambda text: print(shown(text)))
-    print("\n" + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    print(
-        "What you rejected is made again as long as the stage reads what it is made of. To train on this alone, set in "
-        f"params.yaml: prepare_pdf_qa: {{files: [{arguments.out}], pdfs: []}}"
+    parser.add_argument("--terminal", action="store_true", help="ask in this terminal instead of a page")
+    parser.add_argument("--split", choices=[*SPLITS, DROPPED], help="terminal: rows of this split, or dropped ones")
+    parser.add_argument("--file", help="terminal: rows from this file")
+    parser.add_argument("--reason", help="terminal: rows dropped for this reason")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets whoever reaches this machine read and decide")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a name by which browsers reach this machine"
     )
+    parser.add_argument("--port", type=int, default=8766, help="0: any free one")
+    given = parser.parse_args()
+    start = in_terminal if given.terminal else serve
+    exit_on_user_error("review", lambda: start(given), interrupted=f"every decision is kept in {FILE}")
+
+
+def serve(given: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C."""
+    try:
+        from tools.lib.local_page import listening
+        from tools.lib.local_page import serve as serve_page
+        from tools.lib.page_pictures import PagePictures
+        from tools.lib.review_app import ReviewPage, review_application
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"found no package {error.name}, needed it: pip install -e '.[chat]', or --terminal without it"
+        ) from None
+    desk = ReviewDesk()
+    section = OmegaConf.to_object(locked_section("prepare_pdf_qa"))
+    assert isinstance(section, PreparePdfQa)
+    page = ReviewPage(desk, PagePictures(section.pdfs, section.limits))
+    with listening(given.host, given.port) as server:
+        serve_page("review", review_application(page, names_of(given.host, given.allow_host)), server)
+
+
+def in_terminal(given: argparse.Namespace) -> None:
+    """Ask about the open rows that the options leave, and say how to go on."""
+    desk = ReviewDesk()
+    rows = [
+        row for row in desk.rows.values()
+        if row.readable and row.split == (given.split or row.split) and row.file == (given.file or row.file)
+        and row.reason == (given.reason or row.reason) and (row.split != DROPPED or given.split or given.reason)
+    ]  # fmt: skip
+    review(desk, rows, ask_line, lambda text: print(shown(text)))
+    print("\n" + ", ".join(f"{count} {name}" for name, count in desk.counts().items()))
+    print(f"Kept in {desk.file}; `dvc repro` applies them.")
+
+
+def review(desk: ReviewDesk, rows: list[Row], ask: Callable[[str, str], str], say: Callable[[str], None]) -> None:
+    """Ask for a decision on each row that has none yet.
+
+    `ask` gets a prompt and the text to begin with, and returns what was typed; EOFError ends the review as `q` does.
+    """
+    number = 0
+    while number < len(rows):
+        row = rows[number]
+        if desk.state(row) != OPEN:
+            number += 1
+            continue
+        place = f"{row.file} page {row.source['page']}" if "page" in row.source else f"{row.file} {row.id}"
+        say(f"\n{number + 1} of {len(rows)}   {row.split}   {place}\nQ  {row.question}\nA  {row.answer}")
+        if row.reason:
+            say(f"dropped: {row.reason}: {row.detail}")
+        try:
+            decision = decide(desk, row, ask)
+        except UserError as error:
+            say(str(error))
+            continue
+        except EOFError:
+            return
+        if decision == "stop":
+            return
+        if decision == "undo":
+            undone = desk.undo()
+            say(f"taken back: {undone.decision} of {undone.row}" if undone else "found no decision to take back")
+            number = next((n for n, one in enumerate(rows) if undone and desk.row_of(undone) is one), number)
+        else:
+            number += 1
+
+
+def decide(desk: ReviewDesk, row: Row, ask: Callable[[str, str], str]) -> str:
+    """Ask about one row and keep what is decided. Raises what desk.decide does.
+
+    An edit begins with the present text, where the terminal can offer it; an empty line keeps it too.
+    """
+    typed = ask(f"[{HELP}] ", "").strip().lower()
+    while typed not in NAMES:
+        typed = ask(f"{typed!r} is none of: {HELP} ", "").strip().lower()
+    decision = NAMES[typed]
+    if decision == "edit":
+        question = ask("Q> ", row.question).strip() or row.question
+        answer = ask("A> ", row.answer).strip() or row.answer
+        desk.decide(row, decision, question, answer)
+    elif decision in ("accept", "reject"):
+        desk.decide(row, decision)
+    return decision
+
+
+def ask_line(prompt: str, text: str) -> str:
+    """A line typed in the terminal, which begins with `text`, to be changed there."""
+    readline.set_startup_hook(lambda: readline.insert_text(text))
+    try:
+        return input(prompt)
+    finally:
+        readline.set_startup_hook()
 
 
 if __name__ == "__main__":

@@ -9,30 +9,34 @@ from pathlib import Path
 
 from stages.lib.entry import exit_on_user_error
 from stages.lib.errors import UserError
+from stages.lib.family import NAMES, STARTED_FROM, TUNED
 from stages.lib.foreign_text import shown
-from stages.lib.reports.evidence import SHOWN, figure, signed
+from stages.lib.reports.evidence import shown_in
+from stages.lib.reports.numbers import MARKS, figure, marked
+from stages.lib.reports.verdict import idle_steps, in_words
 
 DETAIL = Path("metrics/eval_detail.json")
 RUNS = Path("metrics/runs")
 GATES = {name: Path(f"metrics/{name}.json") for name in ("merge", "dpo", "merge_dpo")}
-MODELS = ["base", "sft", "dpo", "orpo"]
-STAGES = ["prepare_base", "prepare_ultrachat", "prepare_pdf_qa", "prepare_preferences"]
-STAGES += ["sft", "merge", "dpo", "merge_dpo", "orpo", "merge_orpo", "evaluate", "judge", "benchmark", "report"]
+STAGES = ["prepare_base", "prepare_ultrachat", "prepare_pdf_qa", "prepare_preferences", "sft", "merge"]
+STAGES += ["sample_preferences", "dpo", "merge_dpo", "orpo", "merge_orpo", "evaluate", "judge", "benchmark", "report"]
 
 
 def scores_text(detail: dict) -> str:
     """The figures of each model with 95 % intervals, and the demo question before and after."""
-    models = [name for name in MODELS if name in detail["models"]]
-    last = models[-1]
-    lines = [f"{'':24}" + "".join(f"{name:>22}" for name in [*models, f"{last} - {models[0]}"])]
-    for split, name in SHOWN:
+    models = [name for name in NAMES if name in detail["models"]]
+    compared = [f"{TUNED} - {models[0]}", f"{TUNED} - {STARTED_FROM[TUNED]}"]
+    lines = [f"{'':26}" + "".join(f"{name:>22}" for name in models) + "".join(f"{name:>26}" for name in compared)]
+    for split, name in shown_in(detail["models"][models[0]]):
         cells = [detail["models"][model].get(split, {}).get(name) for model in models]
-        if any(cells):
-            change = signed(detail["differences"][last].get(split, {}).get(name))
-            lines.append(f"{split + ' ' + name:24}" + "".join(f"{text:>22}" for text in [*map(figure, cells), change]))
+        found = [detail[kind][TUNED].get(split, {}).get(name) for kind in ("differences", "steps")]
+        told = [f"{marked(change, split, name):>26}" for change in found]
+        lines.append(f"{split + ' ' + name:26}" + "".join(f"{figure(cell):>22}" for cell in cells) + "".join(told))
     lines += ["", detail["demo"]["question"]]
     answers = detail["demo"]["answers"]
     lines += [f"  {model:5} {' '.join(answers[model].split())[:110]}" for model in models]
+    lines += ["", in_words(detail, "ko"), in_words(detail, "en"), MARKS]
+    lines += [text for step in idle_steps(detail) for text in (step.ko, step.en)]
     lines += ["", *(f"Beware: {line}" for line in detail["warnings"]), "More: metrics/eval_report.html"]
     return "\n".join(lines)
 

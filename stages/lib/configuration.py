@@ -30,6 +30,7 @@ SECTIONS = [
     "prepare_preferences",
     "sft",
     "merge",
+    "sample_preferences",
     "dpo",
     "merge_dpo",
     "orpo",

@@ -19,10 +19,13 @@ LONGEST = 120.0
 def from_hub(what: str, get: Callable[[], T]) -> T:
     """What `get`, a call of the Hub's client, returns; it is called again while the Hub is busy, and that is said.
 
-    Raises what the last call raised. `what` names what is asked for.
+    Raises what the last call raised, and UserError for an answer that comes too slowly. `what` names what is asked for.
     """
     from httpx2 import HTTPError
 
+    from stages.lib.low_speed import give_up_slow_answers
+
+    give_up_slow_answers()
     for attempt in range(1, ATTEMPTS):
         try:
             return get()

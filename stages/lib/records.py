@@ -37,10 +37,10 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> int:
-    """Write records one a line and return how many there were."""
+def write_jsonl(path: Path, records: Iterable[dict[str, Any]], append: bool = False) -> int:
+    """Write records one a line, after those of the file if `append`, and return how many there were."""
     count = 0
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("a" if append else "w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
             count += 1

@@ -10,7 +10,9 @@ import pytest
 from conftest import ROOT
 
 from stages.lib.foreign_text import in_markdown, on_one_line, sentence_in_markdown, shown
-from tools.review import review
+from stages.lib.pdf_qa.review_decisions import FILE, read_decisions
+from stages.lib.records import write_json, write_jsonl
+from tools.lib.review_rows import PREPARED
 
 PLANTED = "빨강\x1b[31m\x1b]52;c;YQ==\x07\x9b2J\r\u202e되돌림\u2066\u200b\u2028\ud800"
 
@@ -44,6 +46,8 @@ def planted(tmp_path: Path) -> Path:
     detail = {
         "models": {"base": {"seen": {"key_exact": cell}}, "dpo": {"seen": {"key_exact": cell}}},
         "differences": {"dpo": {"seen": {"key_exact": cell}}},
+        "steps": {"dpo": {"seen": {"key_exact": cell}}},
+        "facts": {"base": {"known": 1, "asked": 2}, "dpo": {"known": 2, "asked": 2}},
         "demo": {"question": text, "answers": {"base": text, "dpo": text}},
         "warnings": [text],
     }
@@ -59,22 +63,56 @@ def test_scores_send_nothing_that_a_terminal_obeys(planted):
 
 
 def test_messages_send_nothing_that_a_terminal_obeys(tmp_path):
-    """A file name and a revision with escapes."""
-    name = tmp_path / "a\x1b[2J\u202e.jsonl"
-    name.write_text('{"no": "question"}')
-    for words in (["tools.review", str(name), "out.jsonl"], ["tools.compare", "\x1b[2Jx"]):
-        done = run(tmp_path, *words)
-        assert done.returncode == 1 and harmless(done.stderr) and r"\x1b[2J" in done.stderr
-        assert "Traceback" not in done.stderr
+    """A revision with escapes."""
+    done = run(tmp_path, "tools.compare", "\x1b[2Jx")
+    assert done.returncode == 1 and harmless(done.stderr) and r"\x1b[2J" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_review_sends_nothing_that_a_terminal_obeys(tmp_path):
-    row = {"instruction": PLANTED[:-1], "output": PLANTED[:-1], "source": {"file": PLANTED[:-1]}}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    done = run(tmp_path, "tools.review", "rows.jsonl", "out.jsonl", typed="a\n")
+    messages = [{"role": role, "content": PLANTED[:-1]} for role in ("user", "assistant")]
+    row = {"id": PLANTED[:-1], "messages": messages, "source": {"file": PLANTED[:-1]}}
+    (tmp_path / PREPARED).mkdir(parents=True)
+    for split, rows in (("train", [row]), ("seen", []), ("unseen", [])):
+        write_jsonl(tmp_path / PREPARED / f"{split}.jsonl", rows)
+    write_jsonl(tmp_path / PREPARED / "rejects.jsonl", [])
+    write_json(tmp_path / PREPARED / "data_report.json", {})
+    done = run(tmp_path, "tools.review", "--terminal", typed="a\nu\n")
     assert done.returncode == 0 and harmless(done.stdout) and r"\x1b]52" in done.stdout
-    assert json.loads((tmp_path / "out.jsonl").read_text()) == row  # what is kept is what was there
-    assert review([row], tmp_path / "out.jsonl", lambda prompt: "q", print)["accept"] == 1
+    (kept,), _ = read_decisions(tmp_path / FILE)
+    assert (kept.question, kept.answer) == (PLANTED[:-1], PLANTED[:-1])  # what is kept is what was there
+
+
+def test_comparisons_send_nothing_that_a_terminal_obeys(tmp_path):
+    """Answers, a value of params.lock.yaml and the subject of a commit, with one answer that became right."""
+    text = PLANTED[:-1]
+    names = ("sets_sha256", "signatures")
+    detail = {"models": {"dpo": {}}, "tokenizer_sha256": "t", "settings": {"resamples": 20, "seed": 1}}
+    row = {"id": "q", "fact_id": "f", "split": "seen", "model": "dpo", "prompt": text, "reference": text}
+    scored = {
+        "prediction": text,
+        "scores": {"key_exact": 0.0},
+        "likelihood": {"nats": 1.0, "tokens": 1, "characters": 1},
+    }
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/eval_detail.json").write_text(json.dumps({**detail, **{name: {} for name in names}}))
+    (tmp_path / "metrics/predictions.jsonl").write_text(json.dumps({**row, **scored}) + "\n")
+    (tmp_path / "params.lock.yaml").write_text(json.dumps({"sft": {"x": text}}))
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@graft.example"]
+    for command in (
+        ["git", "init", "--quiet"],
+        [sys.executable, "-m", "dvc", "init", "--quiet"],
+        ["git", "add", "--all"],
+        [*git, "commit", "--quiet", "--message", text.replace("\r", "")],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    (tmp_path / "params.lock.yaml").write_text("sft: {x: 1}")
+    scored |= {"prediction": text + "more", "scores": {"key_exact": 1.0}}
+    (tmp_path / "metrics/predictions.jsonl").write_text(json.dumps({**row, **scored}) + "\n")
+    done = run(tmp_path, "tools.compare", "HEAD")
+    assert done.returncode == 0, done.stderr
+    assert harmless(done.stdout) and "Became right (1)" in done.stdout
+    assert done.stdout.count(r"\x1b]52;c;YQ==") == 6  # subject, value, question, wanted, both answers
 
 
 MARKDOWN = {

@@ -64,6 +64,29 @@ def run_config(place, *overrides):
         ("sft.quantization=none", ["merge.base: found 'dequantized'", "original weights"]),
         ("dpo.method=full", ["dpo.method"]),
         ("sft.mix={ultrachat:0,pdf_qa:0}", ["sft.mix"]),
+        ("prepare_pdf_qa.raw_text=some", ["prepare_pdf_qa.raw_text", "some"]),
+        ("prepare_pdf_qa.generate.rules=false", ["prepare_pdf_qa.generate.rules: found False", "nobody writes"]),
+        ("prepare_pdf_qa.generate.kinds=[]", ["prepare_pdf_qa.generate.kinds: found []"]),
+        ("prepare_pdf_qa.generate.kinds=[riddle]", ["riddle", "prepare_pdf_qa.generate.kinds"]),
+        ("prepare_pdf_qa.generate.wordings=0", ["prepare_pdf_qa.generate.wordings: found 0"]),
+        ("prepare_pdf_qa.generate.max_new_tokens=0", ["prepare_pdf_qa.generate.max_new_tokens: found 0"]),
+        ("prepare_pdf_qa.rate.backend=hf", ["prepare_pdf_qa.rate.backend", "hf"]),
+        ("prepare_pdf_qa.rate.backend=huggingface", ["prepare_pdf_qa.rate.model", "backend=huggingface"]),
+        ("prepare_pdf_qa.rate={backend: openai, model: m}", ["prepare_pdf_qa.rate.endpoint: found ''"]),
+        ("prepare_pdf_qa.rate.least=6", ["prepare_pdf_qa.rate.least: found 6"]),
+        ("prepare_pdf_qa.rate.max_new_tokens=0", ["prepare_pdf_qa.rate.max_new_tokens: found 0"]),
+        ("sft.keep_base.weight=-1", ["sft.keep_base.weight: found -1"]),
+        ("sft={keep_base: {weight: 1}, mix: {ultrachat: 0}}", ["sft.mix: found (0, 1)", "sft.keep_base.weight=1"]),
+        ("sft={keep_base: {weight: 1}, mix: {pdf_qa: 0}}", ["sft.mix: found (1, 0)", "questions learned"]),
+        (
+            "sft={keep_base: {weight: 1}, method: full, quantization: none}",
+            [
+                "sft.method: found 'full'",
+                "lora, since sft.keep_base.weight=1: the base is the model with its adapter off",
+            ],
+        ),
+        ("sft={keep_base: {weight: 1}, distributed: fsdp}", ["sft.distributed: found 'fsdp'", "none, ddp or auto"]),
+        ("sft={keep_base: {weight: 1}, lora: {bias: all}}", ["sft.lora.bias: found 'all'", "biases stay on"]),
         ("prepare_base.pad_token='<|im_end|>'", ["prepare_base.pad_token", "never stops"]),
         ("prepare_base.source=hub", ["prepare_base.id", "source=hub"]),
         ("prepare_preferences.held_out_pairs=1", ["prepare_preferences.held_out_pairs"]),
@@ -71,10 +94,17 @@ def run_config(place, *overrides):
         ("prepare_pdf_qa.pdfs=[data/raw/pdf_qa/../guide.pdf]", ["prepare_pdf_qa.pdfs: found", "data/raw/pdf_qa:"]),
         ("prepare_pdf_qa.languages=[]", ["prepare_pdf_qa.languages: found []", "[ko, en]"]),
         ("prepare_pdf_qa.languages=[ko,klingon]", ["prepare_pdf_qa.languages", "klingon"]),
+        ("prepare_pdf_qa.only_reviewed=perhaps", ["'perhaps'", "prepare_pdf_qa.only_reviewed"]),
         ("++prepare_pdf_qa.columns={faq.csv:{a:reply}}", ["columns.faq.csv.a: found 'reply', needed one of"]),
         ("+prepare_preferences.rows.columns={hint:none}", ["rows.columns.hint: found 'none'", "ignore"]),
         ("prepare_preferences.rows.columns.hint=none", ["rows.columns.hint: found 'none'", "ignore"]),
-        ("prepare_ultrachat.train.path=chats.jsonl", ["prepare_ultrachat.train.path: found chats.jsonl", "Move it"]),
+        ("prepare_ultrachat.train.Ko={source: jsonl, path: a.jsonl}", ["train.Ko: found 'Ko'", "small letters"]),
+        ("prepare_ultrachat.train.ko={path: a.jsonl, lines: 3}", ["lines"]),
+        ("prepare_pdf_qa.held_out_wordings=-1", ["prepare_pdf_qa.held_out_wordings: found -1"]),
+        (
+            "prepare_ultrachat.train.en.path=chats.jsonl",
+            ["prepare_ultrachat.train.en.path: found chats.jsonl", "Move it"],
+        ),
         ("prepare_preferences.rows.path=a.jsonl", ["prepare_preferences.rows.path: found", "python -m stages.prepare"]),
     ],
 )
@@ -85,6 +115,13 @@ def test_refuses(place, monkeypatch, override, said):
     for words in said:
         assert words in str(refused.value)
     assert not (place / "params.lock.yaml").exists()
+
+
+def test_rewordings_of_reviewed_rows_alone_are_refused(place, monkeypatch):
+    monkeypatch.chdir(place)
+    said = "prepare_pdf_qa.reword.backend: found 'templates', needed none, or only_reviewed=false"
+    with pytest.raises(UserError, match=said):
+        config(["prepare_pdf_qa.only_reviewed=true", "prepare_pdf_qa.reword.backend=templates"])
 
 
 UNKNOWN = {
@@ -325,6 +362,8 @@ WRONG = {
     "lora.lora_alpha": "0",
     "lora.lora_dropout": "1",
     "lora.bias": "some",
+    "keep_base.weight": "-1",
+    "keep_base.max_tokens": "0",
     "lora.target_modules": "[]",
     "learning_rate": "0",
     "lr_scheduler_type": "cosin",
@@ -353,6 +392,7 @@ WRONG = {
     "mix": "{ultrachat: 0, pdf_qa: 0}",
     "mix.ultrachat": "-1",
     "mix.pdf_qa": "twice",
+    "mix.raw_text": "-1",
     "loss_on": "question",
     "overlong": "drop",
     "beta": "0",
@@ -364,7 +404,7 @@ WRONG = {
     "base": "quantized",
     "probes": "0",
     "max_kl": "0",
-    "max_new_tokens": "0",
+    "max_new_tokens": "-1",
     "batch_tokens": "-1",
     "continuous_batching": "perhaps",
     "bootstrap_resamples": "0",
@@ -372,12 +412,17 @@ WRONG = {
     "pairs": "[dpo:dpo]",
     "questions": "0",
     "limit": "-1",
+    "samples": "0",
+    "temperature": "0",
+    "wordings": "-1",
+    "pairs_per_question": "0",
+    "max_ratio": "0.5",
     "allow_code": "perhaps",
 }
 """A value that nothing can use, for each key of a section that trains, merges or scores."""
 
 TRAINED = ("sft", "dpo", "orpo", "merge", "merge_dpo", "merge_orpo")
-SCORED = ("evaluate", "judge", "benchmark")
+SCORED = ("sample_preferences", "evaluate", "judge", "benchmark")
 FREE = ("demo_question", "bertscore_model", "model", "endpoint", "tasks", "task_folder")
 """Keys of the latter that take any text; what it names is looked for when the stage runs."""
 

@@ -13,8 +13,9 @@ from stages.evaluate import DETAIL, EVAL, PREDICTIONS, evaluate
 from stages.lib.errors import UserError
 from stages.lib.evaluation import generation, likelihood, metric_checks, scoring
 from stages.lib.evaluation.generation import Answer
-from stages.lib.evaluation.scoring import score
+from stages.lib.evaluation.scoring import room_for_answers, score
 from stages.lib.lineage import OFF, read_lineage, write_lineage
+from stages.lib.models.loading import load_tokenizer
 from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import Dtype
 from stages.lib.schema.evaluation import Evaluate
@@ -26,6 +27,9 @@ RECORD = {
     "key": ["초롱돌로 417", "6층"],
     "answerable": True,
 }
+
+
+SETS = {"seen", "unseen", "unanswerable", "control_en", "control_ko", "preferences"}
 
 
 def section(**changes):
@@ -50,22 +54,28 @@ def test_three_equal_models_score_equally(three_models):
     found = figures(three_models)
     assert found["base"] == found["sft"] == found["dpo"]
     assert found["base"]["seen"]["key_exact"] == 0
-    assert found["base"]["control"]["perplexity"] > 100  # random weights
+    assert found["base"]["control_en"]["perplexity"] > 100  # random weights
+    assert found["base"]["control_ko"]["perplexity"] > 100
     assert set(found["base"]["seen"]) == {
         "bits_per_character", "bleu", "characters", "chrf", "empty", "key_exact", "key_recall", "korquad_exact",
-        "korquad_f1", "perplexity", "refusal_of_answerable", "repetition", "rouge_l", "stop_rate",
+        "korquad_f1", "over_refusal_rate", "perplexity", "repetition", "rouge_l", "stop_rate",
     }  # fmt: skip
-    assert "refusal" in found["base"]["unseen"]
+    assert "refusal_rate" in found["base"]["unanswerable"]
+    assert "key_exact" not in found["base"]["unanswerable"]
     assert set(found["base"]["preferences"]) == {"accuracy", "margin"}
     detail = json.loads((three_models / DETAIL).read_text(encoding="utf-8"))
-    assert detail["models"]["sft"]["seen"]["key_exact"]["n"] == 30
-    assert detail["differences"]["dpo"]["seen"]["chrf"] == {"value": 0, "low": 0, "high": 0, "n": 30, "groups": 30}
-    assert set(detail["sets_sha256"]) == {"seen", "unseen", "control", "preferences"}
+    assert detail["models"]["sft"]["seen"]["key_exact"]["n"] == 90
+    assert detail["differences"]["dpo"]["seen"]["chrf"] == {"value": 0, "low": 0, "high": 0, "n": 90, "groups": 30}
+    assert set(detail["sets_sha256"]) == {"seen", "unseen", "unanswerable", "control", "preferences"}
     assert detail["settings"]["decoding"] == "greedy"
+    assert set(detail["steps"]) == {"sft", "dpo"}
+    assert detail["steps"]["dpo"]["unanswerable"]["refusal_rate"]["n"] == 44
+    assert detail["facts"]["dpo"] == {"known": 0, "asked": 30}
     assert any("seen has 30 facts" in line for line in detail["warnings"])
     predictions = list(read_jsonl(three_models / PREDICTIONS))
     assert {row["model"] for row in predictions} == {"base", "sft", "dpo"}
-    assert {row["split"] for row in predictions} == {"seen", "unseen", "control", "preferences"}
+    assert {row["split"] for row in predictions} == SETS
+    assert {row["split"] for row in predictions if "prediction" in row} == {"seen", "unseen", "unanswerable"}
 
 
 @pytest.mark.parametrize("name", ["base", "sft-merged", "dpo-merged"])
@@ -195,18 +205,29 @@ def test_empty_sets_are_left_out_and_no_set_at_all_is_an_error(three_models):
     shutil.copytree(original, data)
     (data / "prepared/pdf_qa/seen.jsonl").write_text("", encoding="utf-8")
     evaluate(section(), three_models)
-    assert set(figures(three_models)["base"]) == {"unseen", "control", "preferences"}
-    for name in ("pdf_qa/unseen.jsonl", "ultrachat/evaluation.jsonl"):
+    assert set(figures(three_models)["base"]) == SETS - {"seen"}
+    for name in ("pdf_qa/unseen.jsonl", "pdf_qa/unanswerable.jsonl", "ultrachat/evaluation.jsonl"):
         (data / "prepared" / name).write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="no evaluation rows"):
         evaluate(section(), three_models)
+
+
+def test_answers_have_room_for_an_eighth_more_than_the_longest_reference(three_models):
+    evaluate(section(max_new_tokens=0), three_models)
+    detail = json.loads((three_models / DETAIL).read_text(encoding="utf-8"))
+    tokenizer = load_tokenizer(three_models / "models/base")
+    rows = [row for name in ("seen", "unseen", "unanswerable")
+            for row in read_jsonl(three_models / f"data/prepared/pdf_qa/{name}.jsonl")]  # fmt: skip
+    longest = max(len(tokenizer.encode(row["messages"][-1]["content"], add_special_tokens=False)) for row in rows)
+    assert detail["settings"]["max_new_tokens"] == (longest + 1) * 9 // 8
+    assert room_for_answers(tokenizer, []) == 16
 
 
 def test_a_right_answer_scores_full_and_a_wrong_one_does_not():
     right = score(RECORD, Answer("초롱돌로 417, 6층입니다.", stopped=True, tokens=9))
     names = ("chrf", "bleu", "rouge_l", "korquad_exact", "korquad_f1", "stop_rate", "key_exact", "key_recall")
     assert all(right[name] == 1 for name in names)
-    assert right["empty"] == right["repetition"] == right["refusal_of_answerable"] == 0
+    assert right["empty"] == right["repetition"] == right["over_refusal_rate"] == 0
     wrong = score(RECORD, Answer("초롱돌로 413, 6층입니다.", stopped=False, tokens=9))
     assert wrong["key_exact"] == 0
     assert wrong["chrf"] > 0.6  # why chrF is no headline
@@ -214,8 +235,8 @@ def test_a_right_answer_scores_full_and_a_wrong_one_does_not():
 
 def test_an_unanswerable_question_is_scored_by_refusal_alone():
     refusal = {**RECORD, "key": [], "answerable": False}
-    assert score(refusal, Answer("알 수 없습니다.", stopped=True, tokens=3))["refusal"] == 1
-    assert score(refusal, Answer("417번지입니다.", stopped=True, tokens=3))["refusal"] == 0
+    assert score(refusal, Answer("알 수 없습니다.", stopped=True, tokens=3))["refusal_rate"] == 1
+    assert score(refusal, Answer("417번지입니다.", stopped=True, tokens=3))["refusal_rate"] == 0
     assert "key_exact" not in score(refusal, Answer("모릅니다.", stopped=True, tokens=3))
 
 

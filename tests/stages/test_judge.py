@@ -149,7 +149,7 @@ def test_people_are_heard_beside_the_judge_and_without_one(predictions):
 
 def test_a_local_model_judges(predictions, tiny_base):
     judge(
-        Judge(JudgeBackend.hf, str(tiny_base), questions=2, max_new_tokens=4, seed=1, bootstrap_resamples=5),
+        Judge(JudgeBackend.huggingface, str(tiny_base), questions=2, max_new_tokens=4, seed=1, bootstrap_resamples=5),
         predictions,
     )
     figures = json.loads((predictions / JUDGE).read_text(encoding="utf-8"))
@@ -165,7 +165,7 @@ def test_an_endpoint_that_fails_is_named(predictions):
     ("options", "said"),
     [
         ({"backend": JudgeBackend.openai, "model": "m"}, r"judge\.endpoint"),
-        ({"backend": JudgeBackend.hf}, r"judge\.model"),
+        ({"backend": JudgeBackend.huggingface}, r"judge\.model"),
         ({"pairs": ["dpo:gpt"]}, r"judge\.pairs: found 'dpo:gpt'"),
         ({"questions": 0}, r"judge\.questions"),
     ],

@@ -12,12 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.lib.errors import UserError
+from stages.lib.pdf_qa.review_decisions import FILE as DECISIONS
+from stages.lib.pdf_qa.review_decisions import Decision
 from stages.lib.records import read_jsonl, share_of
-from stages.lib.schema.choices import Conflicts, PersonalData
-from stages.lib.schema.data import PreparePdfQa
+from stages.lib.schema.choices import Conflicts, PersonalData, Rewording
+from stages.lib.schema.data import PreparePdfQa, Reword
 from stages.prepare_pdf_qa import SPLITS, prepare_pdf_qa
 from tests import row_files
 from tests.byte_tokenizer import write_byte_tokenizer
+from tools.lib.append_only import append
 
 REPOSITORY = Path(__file__).parents[2]
 DIRTY = REPOSITORY / "tests/data/dirty"
@@ -311,7 +314,8 @@ def test_rows_without_fact_are_their_own_whatever_their_id(workspace: Path) -> N
 
 def test_added_rows_move_no_others(workspace: Path) -> None:
     rows = [
-        {"fact_id": f"window-{n}", "id": f"{n}-{w}", "instruction": f"{n}번 창구 {w}시 담당은?", "output": f"{n}번"}
+        {"fact_id": f"window-{n}", "id": f"{n}-{w}", "instruction": f"{n}번 창구 {w}시 담당은?", "output": f"{n}번",
+         "answerable": n % 2 == 0}
         for n in range(60) for w in range(3)
     ]  # fmt: skip
     prepare_pdf_qa(settings_for(write_rows(workspace / "a.jsonl", rows[:120])), workspace / "less")
@@ -322,11 +326,27 @@ def test_added_rows_move_no_others(workspace: Path) -> None:
         assert less and more[: len(less)] == less
 
 
+def test_a_question_without_an_answer_is_held_out_whole_or_trained_whole(workspace: Path) -> None:
+    """Refusals are scored on topics that training never saw, and no more than half of a fact's wordings are kept."""
+    rows = [
+        {"fact_id": f"fact-{n}", "id": f"{n}-{w}", "instruction": f"{n}번 창구 {w}시 담당은?", "output": f"{n}번",
+         "answerable": n % 2 == 0}
+        for n in range(60) for w in range(4)
+    ]  # fmt: skip
+    prepare_pdf_qa(settings_for(write_rows(workspace / "a.jsonl", rows), held_out_wordings=3), workspace)
+    facts = {name: Counter(row["fact_id"] for row in read_jsonl(OUT / f"{name}.jsonl")) for name in SPLITS}
+    odd = {name: {fact for fact in facts[name] if int(fact.split("-")[1]) % 2} for name in SPLITS}
+    assert not odd["seen"] and not odd["unseen"] and odd["unanswerable"] == set(facts["unanswerable"])
+    assert odd["unanswerable"] and odd["train"] and not odd["unanswerable"] & odd["train"]
+    assert set(facts["seen"].values()) == {2} and set(facts["unseen"].values()) == {4}
+    assert {facts["train"][fact] for fact in odd["train"]} == {4}
+
+
 def test_twice_gives_the_same_bytes(workspace: Path) -> None:
     for root in ("one", "two"):
         prepare_pdf_qa(settings_for(DIRTY / "pdf_qa_dirty.jsonl"), workspace / root)
     files = {path.relative_to(workspace / "one") for path in (workspace / "one").rglob("*") if path.is_file()}
-    assert len(files) == 11
+    assert len(files) == 12
     assert all((workspace / "one" / file).read_bytes() == (workspace / "two" / file).read_bytes() for file in files)
 
 
@@ -409,3 +429,139 @@ def test_whatever_comes_in_by_a_typed_format_is_kept_or_counted(
     splits = sum(1 for name in SPLITS for _ in read_jsonl(OUT / f"{name}.jsonl"))
     rejects = list(read_jsonl(OUT / "rejects.jsonl"))
     assert len(rows) + 1 == report["in"] == report["kept"] + sum(report["dropped"].values()) == splits + len(rejects)
+
+
+# ---- what people decided ----
+
+CLEAR = [{"id": f"row-{n}", "fact_id": fact_that_is(False, f"fact-{n}"), "instruction": f"{n}번 창구는 어디인가요?",
+          "output": f"{n}번 창구는 {n}층입니다."} for n in range(4)]  # fmt: skip
+DANGLING = {"id": "that", "fact_id": fact_that_is(False, "that"), "instruction": "그것은 언제 하나요?",
+            "output": "월요일에 합니다."}  # fmt: skip
+
+
+def decided(kind: str, row: dict[str, Any], question: str = "", answer: str = "") -> None:
+    """Append a decision on a row's words, as tools/review does."""
+    line = Decision(id=f"{kind}-{row['id']}", decision=kind, row=row["id"], question=row["instruction"],
+                    answer=row["output"], new_question=question, new_answer=answer, time="2026-11-26T00:00:00Z")  # type: ignore[arg-type] # fmt: skip
+    append(line, DECISIONS, "decision")
+
+
+def report_of(section: PreparePdfQa, workspace: Path) -> dict[str, Any]:
+    """Run the stage; its report, which accounts for every row."""
+    prepare_pdf_qa(section, workspace)
+    report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
+    assert report["in"] == report["kept"] + sum(report["dropped"].values())
+    assert len(kept_rows()) == report["kept"]
+    return report
+
+
+def test_decisions_are_applied_and_counted(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    section = settings_for(write_rows(workspace / "faq.jsonl", [*CLEAR, DANGLING]))
+    before = report_of(section, workspace)
+    assert before["dropped"] == {"dangling_reference": 1} and "review" not in before
+    reject = next(iter(read_jsonl(OUT / "rejects.jsonl")))
+    assert reject["row"]["question"] == DANGLING["instruction"] and reject["row"]["answer"] == DANGLING["output"]
+    decided("reject", CLEAR[0])
+    decided("edit", CLEAR[1], "1번 창구는 몇 층인가요?", "1번 창구는 5층입니다.")
+    decided("accept", CLEAR[2])
+    decided("accept", DANGLING)
+    capsys.readouterr()
+    report = report_of(section, workspace)
+    rows = kept_rows()
+    assert set(rows) == {"row-1", "row-2", "row-3", "that"}
+    assert texts(rows["row-1"]) == {"instruction": "1번 창구는 몇 층인가요?", "output": "1번 창구는 5층입니다."}
+    assert rows["row-1"]["fact_id"] == CLEAR[1]["fact_id"]  # an edit moves no row between the splits
+    assert [rows[name]["source"].get("review") for name in ("row-1", "row-2", "row-3")] == ["edit", "accept", None]
+    assert report["dropped"] == {"rejected_in_review": 1}
+    assert report["review"]["applied"] == {"accept": 2, "edit": 1, "reject": 1}
+    funnel = (workspace / "metrics/data_pdf_qa_funnel.csv").read_text(encoding="utf-8")
+    assert "clear,5\nnot rejected by people,4\n" in funnel
+    said = "4 decisions of a review; rows that they were applied to: 2 accept, 1 edit, 1 reject."
+    assert said in (OUT / "DATA_CARD.md").read_text(encoding="utf-8") and said in capsys.readouterr().out
+
+
+def test_a_rejected_dropped_row_stays_dropped_for_its_reason(workspace: Path) -> None:
+    decided("reject", DANGLING)
+    report = report_of(settings_for(write_rows(workspace / "faq.jsonl", [*CLEAR, DANGLING])), workspace)
+    assert report["dropped"] == {"dangling_reference": 1} and report["review"]["applied"] == {"reject": 1}
+
+
+def test_a_decision_on_a_row_that_changed_is_told_and_not_applied(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decided("reject", CLEAR[0])
+    changed = [CLEAR[0] | {"output": "0번 창구는 7층입니다."}, *CLEAR[1:3]]
+    report = report_of(settings_for(write_rows(workspace / "faq.jsonl", changed)), workspace)
+    assert texts(kept_rows()["row-0"])["output"] == "0번 창구는 7층입니다."
+    assert report["review"]["changed"] == ["row-0"] and report["review"]["applied"] == {}
+    assert "weren't applied, since the row's text has changed: look at it again: row-0" in capsys.readouterr().out
+
+
+def test_a_decision_follows_its_row_to_another_line_and_file(workspace: Path) -> None:
+    nameless = [{name: row[name] for name in ("instruction", "output")} for row in CLEAR]
+    section = settings_for(write_rows(workspace / "faq.jsonl", nameless), held_out_facts=0.0)
+    assert "faq.jsonl:1" in (report_of(section, workspace) and kept_rows())
+    decided("reject", CLEAR[0] | {"id": "faq.jsonl:1"})
+    moved = write_rows(workspace / "moved.jsonl", [CLEAR[3], *nameless[1:3], nameless[0]])
+    report_of(settings_for(moved, held_out_facts=0.0), workspace)
+    assert CLEAR[0]["instruction"] not in [texts(row)["instruction"] for row in kept_rows().values()]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "changes"),
+    [
+        (CLEAR[0] | {"id": "again"}, "exact_duplicate", {}),
+        (CLEAR[0] | {"id": "long", "output": "창구에 냅니다." * 90}, "too_long_tokens", {"max_tokens": 512}),
+        (CLEAR[0] | {"id": "pii", "instruction": "담당자 번호는 무엇인가요?", "output": "010-1234-5678입니다."}, "pii",
+         {"personal_data": PersonalData.drop}),
+    ],
+)  # fmt: skip
+def test_a_gate_that_nobody_overrules_stops_an_accepted_row_and_says_so(
+    workspace: Path, row: dict[str, Any], reason: str, changes: dict[str, Any]
+) -> None:
+    decided("accept", row)
+    report = report_of(settings_for(write_rows(workspace / "faq.jsonl", [*CLEAR, row]), **changes), workspace)
+    assert report["dropped"] == {reason: 1} and row["id"] not in kept_rows()
+    (stopped,) = report["review"]["stopped"]
+    assert stopped.startswith(f"{row['id']} ({reason}: ")
+
+
+def test_an_accepted_answer_ends_a_conflict(workspace: Path) -> None:
+    other = CLEAR[0] | {"id": "other", "output": "0번 창구는 지하에 있습니다."}
+    section = settings_for(write_rows(workspace / "faq.jsonl", [*CLEAR, other]))
+    assert report_of(section, workspace)["dropped"] == {"conflict": 2}
+    decided("accept", other)
+    assert report_of(section, workspace)["dropped"] == {"conflict": 1}
+    assert "other" in kept_rows() and "row-0" not in kept_rows()
+    decided("accept", CLEAR[0])  # two people, two answers
+    assert report_of(section, workspace)["dropped"] == {"conflict": 2}
+
+
+def test_an_edit_that_says_what_another_row_does_is_one_row(workspace: Path) -> None:
+    decided("edit", CLEAR[0], CLEAR[1]["instruction"], CLEAR[1]["output"])
+    report = report_of(settings_for(write_rows(workspace / "faq.jsonl", CLEAR)), workspace)
+    assert report["dropped"] == {"exact_duplicate": 1}
+
+
+def test_only_reviewed_rows_are_trained_on_if_asked(workspace: Path) -> None:
+    decided("accept", CLEAR[0])
+    decided("edit", CLEAR[1], CLEAR[1]["instruction"], "1번 창구는 5층입니다.")
+    section = settings_for(write_rows(workspace / "faq.jsonl", CLEAR), only_reviewed=True)
+    assert report_of(section, workspace)["dropped"] == {"not_reviewed": 2}
+    assert set(kept_rows()) == {"row-0", "row-1"}
+
+
+def test_a_rejected_rewording_is_not_trained_on(workspace: Path) -> None:
+    section = settings_for(write_rows(workspace / "faq.jsonl", CLEAR), reword=Reword(Rewording.templates))
+    prepare_pdf_qa(section, workspace)
+    reworded = [row for row in read_jsonl(OUT / "train.jsonl") if row.get("reworded")]
+    assert len(reworded) == 4
+    words = texts(reworded[0])
+    decided("reject", {"id": reworded[0]["id"], **words})
+    decided("edit", {"id": reworded[1]["id"], **texts(reworded[1])}, "1번 창구의 위치는 어디죠?", "5층입니다.")
+    prepare_pdf_qa(section, workspace)
+    rows = {row["id"]: row for row in read_jsonl(OUT / "train.jsonl")}
+    assert reworded[0]["id"] not in rows
+    assert texts(rows[reworded[1]["id"]])["output"] == "5층입니다."
+    report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
+    assert report["reworded"]["rejected_in_review"] == 1 and report["review"]["gone"] == []

@@ -21,6 +21,8 @@ OUT = Path("data/prepared/preferences")
 SHIPPED = Path(__file__).parents[2] / "data/raw/preferences/preferences.jsonl"
 ASKED = "반딧불도서관은 매월 몇째 주 무슨 요일에 문을 열지 않고 하루를 쉬나요?"
 
+UNANSWERED = "반딧불도서관 지붕을 덮은 기와는 모두 몇 장이며 누가 어느 해에 얹었나요?"
+
 
 @pytest.fixture(autouse=True)
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -31,6 +33,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     asked = {"id": "library-2", "messages": [{"role": "user", "content": ASKED}]}
     write_jsonl(pdf_qa / "seen.jsonl", [asked])
     write_jsonl(pdf_qa / "unseen.jsonl", [])
+    refused = {"id": "none-1", "messages": [{"role": "user", "content": UNANSWERED}]}
+    write_jsonl(pdf_qa / "unanswerable.jsonl", [refused])
     return tmp_path
 
 
@@ -85,7 +89,7 @@ def test_the_shipped_pairs_lose_the_24_that_the_filter_names(workspace: Path) ->
     prepare_preferences(PreparePreferences(rows=rows), workspace)
     report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
     assert report["dropped"] == {"tie": 10, "low_score": 6, "no_score": 4, "in_gsm8k_train": 4}
-    assert report["kept"] == 96
+    assert report["kept"] == 203
 
 
 @pytest.mark.parametrize("question", [ASKED, ASKED.replace(" ", "  ").rstrip("?"), ASKED.replace("쉬나요", "쉬나여")])
@@ -93,6 +97,11 @@ def test_a_pair_that_asks_an_evaluation_question_stops_the_stage(workspace: Path
     with pytest.raises(UserError, match=r"pairs.jsonl:2 .*seen library-2"):
         prepare(workspace, [pair(), pair(input=question)])
     assert not OUT.exists()
+
+
+def test_a_pair_that_asks_an_unanswerable_evaluation_question_stops_the_stage(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"pairs.jsonl:1 .*unanswerable none-1"):
+        prepare(workspace, [pair(input=UNANSWERED)])
 
 
 def test_the_system_message_is_part_of_the_prompt(workspace: Path) -> None:

@@ -45,7 +45,9 @@ def prepare(root: Path, rows: list[Any], **changes: Any) -> dict[str, Any]:
     evaluation = Rows(
         source=RowSource.jsonl, path=write(root / "evaluation.jsonl", [chat(HELD_OUT, "Yes.", prompt_id="held")])
     )
-    prepare_ultrachat(PrepareUltrachat(train=train, evaluation=evaluation, max_reject_rate=1.0, **changes), root)
+    prepare_ultrachat(
+        PrepareUltrachat(train={"en": train}, evaluation={"en": evaluation}, max_reject_rate=1.0, **changes), root
+    )
     return json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
 
 
@@ -129,19 +131,39 @@ def test_other_numbers_make_no_leak(workspace: Path) -> None:
     assert report["dropped"] == {}
 
 
+def test_sets_are_named_counted_and_share_no_chat(workspace: Path) -> None:
+    english, korean = chat("What is a tide?", "A rise."), chat("밀물이 무엇인가요?", "바닷물이 높아지는 일입니다.")
+    paths = {"en": write(workspace / "en.jsonl", [english, chat("Why so?", "So.")]),
+             "ko": write(workspace / "ko.jsonl", [korean, english])}  # fmt: skip
+    held = {
+        "en": write(workspace / "e.jsonl", [chat(HELD_OUT, "Yes.")]),
+        "ko": write(workspace / "k.jsonl", [chat("왜?", "그냥.")]),
+    }
+    train, evaluation = (
+        {name: Rows(source=RowSource.jsonl, path=path) for name, path in found.items()} for found in (paths, held)
+    )
+    prepare_ultrachat(PrepareUltrachat(train=train, evaluation=evaluation, max_reject_rate=1.0), workspace)
+    report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
+    assert report["splits"]["train"] == {"rows": 3, "sets": {"en": 2, "ko": 1}}
+    assert report["dropped"] == {"duplicate_prompt_id": 1} and report["in"] == 6
+    assert [row["set"] for row in read_jsonl(OUT / "train.jsonl")] == ["en", "en", "ko"]
+    assert [row["set"] for row in read_jsonl(OUT / "evaluation.jsonl")] == ["en", "ko"]
+    assert "| train | 3 (2 en, 1 ko) |" in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+
+
 def test_too_many_defects_stop_the_stage(workspace: Path) -> None:
     train = Rows(
         source=RowSource.jsonl, path=write(workspace / "t.jsonl", [chat("Why so?", "So.")] + [chat("No answer?")] * 2)
     )
     evaluation = Rows(source=RowSource.jsonl, path=write(workspace / "e.jsonl", [chat(HELD_OUT, "Yes.")]))
     with pytest.raises(UserError, match=r"2 of 4 rows are rejected, more than prepare_ultrachat.max_reject_rate = 0.1"):
-        prepare_ultrachat(PrepareUltrachat(train=train, evaluation=evaluation), workspace)
+        prepare_ultrachat(PrepareUltrachat(train={"en": train}, evaluation={"en": evaluation}), workspace)
 
 
 def test_too_few_rows_are_an_error(workspace: Path) -> None:
     rows = Rows(source=RowSource.jsonl, path=write(workspace / "t.jsonl", [chat("Why so?", "So.")]), skip=1, take=2)
     with pytest.raises(UserError, match=r"t.jsonl: found 1 rows, needed 3 \(skip 1, take 2\)"):
-        prepare_ultrachat(PrepareUltrachat(train=rows, evaluation=rows), workspace)
+        prepare_ultrachat(PrepareUltrachat(train={"en": rows}, evaluation={"en": rows}), workspace)
 
 
 def test_nothing_to_train_on_stops_the_stage(workspace: Path) -> None:
@@ -215,7 +237,7 @@ def test_chats_of_another_format_and_shape_are_read_and_counted(
             for n in range(10)]  # fmt: skip
     path = str(row_files.write(workspace / f"chats{ending}", said))
     train, held_out = (Rows(source=RowSource.jsonl, path=path, **part) for part in ({"skip": 4}, {"take": 4}))
-    prepare_ultrachat(PrepareUltrachat(train=train, evaluation=held_out), workspace)
+    prepare_ultrachat(PrepareUltrachat(train={"en": train}, evaluation={"en": held_out}), workspace)
     asked = [row["messages"][0]["content"] for row in read_jsonl(OUT / "train.jsonl")]
     assert asked == [f"Where is window {n}?" for n in range(4, 10)]
     assert f"chats{ending}: read conversations as messages." in capsys.readouterr().out

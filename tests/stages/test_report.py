@@ -18,14 +18,12 @@ from stages.lib.lineage import OFF, write_lineage
 from stages.lib.records import read_jsonl, write_jsonl
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report
 from stages.report import CARD, PAGE, TEXT, report
+from tests.browser import CHROMIUM, in_browser
+from tools.scores import scores_text
 
 pytestmark = pytest.mark.chain
 
 SECTION = Report()
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, such as Debian's package of that name")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +80,7 @@ def test_report_and_card_hold_what_was_measured(measured):
     report(SECTION, measured)
     text = (measured / TEXT).read_text(encoding="utf-8")
     page = (measured / PAGE).read_text(encoding="utf-8")
-    assert "| seen | key_exact | 30 |" in text
+    assert "| seen | key_exact | 90 |" in text
     assert "## Right by sft, wrong by dpo (1)" in text
     assert "Right by sft, wrong by dpo: 1" in page
     for said in (
@@ -103,9 +101,34 @@ def test_report_and_card_hold_what_was_measured(measured):
     assert [digest for digest in lineage.values() if isinstance(digest, str) and digest[:12] in page]
 
 
+def test_the_verdict_is_in_report_page_card_and_terminal(measured, capsys):
+    """Equal models, by random weights: nothing changed, both steps are named, and what to try."""
+    report(SECTION, measured)
+    printed = capsys.readouterr().out
+    detail = json.loads((measured / module.DETAIL).read_text(encoding="utf-8"))
+    texts = [printed, scores_text(detail), *((measured / path).read_text(encoding="utf-8") for path in (PAGE, TEXT))]
+    for text in [*texts, (measured / CARD / "README.md").read_text(encoding="utf-8")]:
+        for said in ("changed nothing measurable", "측정되는 것은 아무것도 달라지지 않았습니다",
+                     "sft earned nothing", "dpo earned nothing", "try more"):  # fmt: skip
+            assert said in text, said
+    assert '<p lang="ko">dpo: 측정되는' in texts[2]
+
+
+def test_a_difference_is_coloured_by_what_is_good(measured):
+    detail = json.loads((measured / module.DETAIL).read_text(encoding="utf-8"))
+    for split, name in (("seen", "key_exact"), ("control_ko", "perplexity")):
+        for change in (detail["differences"], detail["steps"]):
+            change["dpo"][split][name] |= {"value": 0.5, "low": 0.4, "high": 0.6}
+    (measured / module.DETAIL).write_text(json.dumps(detail), encoding="utf-8")
+    report(SECTION, measured)
+    page = (measured / PAGE).read_text(encoding="utf-8")
+    assert page.count('<span class="up">+0.50 [+0.40, +0.60] ▲</span>') == 4  # short and full table, two differences
+    assert page.count('<span class="down">+0.50 [+0.40, +0.60] ▼</span>') == 4
+
+
 def test_orpo_is_shown_beside_dpo_where_it_ran(measured):
     detail = json.loads((measured / module.DETAIL).read_text(encoding="utf-8"))
-    for key in ("models", "differences"):
+    for key in ("models", "differences", "steps", "facts"):
         detail[key]["orpo"] = detail[key]["sft"]
     detail["demo"]["answers"]["orpo"] = "ORPO의 대답"
     (measured / module.DETAIL).write_text(json.dumps(detail), encoding="utf-8")
@@ -114,7 +137,7 @@ def test_orpo_is_shown_beside_dpo_where_it_ran(measured):
     report(SECTION, measured)
     text = (measured / TEXT).read_text(encoding="utf-8")
     page = (measured / PAGE).read_text(encoding="utf-8")
-    assert "| base | sft | dpo | orpo | dpo - base |" in text
+    assert "| base | sft | dpo | orpo | dpo - base | dpo - sft |" in text
     assert "## Right by base, wrong by orpo (0)" in text
     assert "## Right by dpo, wrong by orpo" not in text
     assert "ORPO의 대답" in page
@@ -131,6 +154,15 @@ def test_the_page_is_one_file_that_asks_for_nothing(measured):
     assert "default-src 'none'" in page
 
 
+def test_a_curve_is_drawn_through_the_steps_that_have_its_figure(measured):
+    """A step without a held token has no KL divergence, and its cell is empty."""
+    module.SFT_LOG.write_text("step,loss,kl_to_base\n1,2.0,\n2,1.5,0.1\n3,1.0,0.2\n", encoding="utf-8")
+    report(Report(), measured)
+    page = (measured / PAGE).read_text(encoding="utf-8")
+    assert "SFT: KL divergence to the base on held chats" in page
+    assert "SFT: share of tokens predicted" not in page
+
+
 def test_answers_are_no_markup_in_report_and_card(measured):
     """The planted answer is among the wrong ones, in both."""
     report(SECTION, measured)
@@ -139,6 +171,20 @@ def test_answers_are_no_markup_in_report_and_card(measured):
         assert not re.search(r"(?<!\\)<(script|img)", text)
         assert "http://example.com" not in text
     assert r"\<script\>fetch" in (measured / TEXT).read_text(encoding="utf-8")
+
+
+def test_names_from_outside_are_no_markup_in_report_and_card(measured):
+    """Of the base, its commit and licence, and what a judge's warning cites."""
+    planted = "<script>a</script> [b](http://example.com)"
+    path = measured / "models/base/lineage.json"
+    known = json.loads(path.read_text(encoding="utf-8")) | {"name": planted, "commit": planted}
+    path.write_text(json.dumps(known | {"license": "other", "license_name": planted}), encoding="utf-8")
+    (measured / module.JUDGE).write_text(json.dumps({"people": {}, "warnings": [planted]}), encoding="utf-8")
+    report(SECTION, measured)
+    body = (measured / CARD / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
+    for text in (body, (measured / TEXT).read_text(encoding="utf-8")):
+        assert r"\<script\>a" in text
+        assert not re.search(r"(?<!\\)<script|(?<!\\)\[b|http://example", text)
 
 
 def test_equal_measurements_give_equal_bytes(measured):

@@ -6,19 +6,25 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import tiny_training
 from safetensors.torch import load_file
 
 import stages.sft
 from stages.lib.errors import UserError
 from stages.lib.lineage import read_lineage, write_lineage
+from stages.lib.models.chat import encode_answer
+from stages.lib.models.loading import load_16bit, load_tokenizer
 from stages.lib.publish import remove
-from stages.lib.schema.choices import Dtype, Method, Quantization
-from stages.lib.schema.training import Sft
+from stages.lib.records import read_jsonl, write_jsonl
+from stages.lib.schema.choices import Dtype, LossOn, Method, Quantization
+from stages.lib.schema.training import Mix, Sft
 from stages.lib.training.run import TrainingRun
-from stages.sft import OUT, sft
+from stages.sft import BASE, OUT, PDF_QA, PREVIEW, sft
 
 pytestmark = pytest.mark.chain
+
+TEXT = PDF_QA / "text.jsonl"
 
 
 def section(**changes):
@@ -188,3 +194,65 @@ def test_no_row_is_lost_and_no_embedding_cast_on_the_way_to_the_trainer(place, m
     facts = sft(section(max_steps=1), place)
     assert seen == [(facts["rows"], facts["rows"])]
     assert {str(dtype) for dtype in dtypes} == {facts["dtype"]}  # peft's preparation for k bits makes them float32
+
+
+def told(number):
+    """A sentence of a document about windows; no two are equal."""
+    return f"{number}번 창구는 {number % 4 + 1}층에 있으며 여권을 접수하고 {number}00원짜리 수입인지를 팝니다."
+
+
+@pytest.fixture
+def with_text(place):
+    """The `place` with raw text beside the questions."""
+    prepared = place.joinpath("data").resolve()
+    (place / "data").unlink()
+    shutil.copytree(prepared / "prepared", place / "data/prepared")
+    rows = [{"id": f"a#{n}", "text": " ".join(map(told, range(10 * n, 10 * n + 10)))} for n in range(12)]
+    write_jsonl(TEXT, rows)
+    return place
+
+
+@torch.no_grad()
+def distributions(prompt, said):
+    """Log-probabilities of every token in the place of each that is `said` after `prompt`, by the tuned model."""
+    model = load_16bit(OUT, torch.float32)
+    return model(input_ids=torch.tensor([prompt + said])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def test_raw_text_is_learned_and_the_stop_token_is_unharmed(with_text):
+    """Perplexity on text that nobody trained on falls by far; answers go on ending, and nothing else ends."""
+    tokenizer = load_tokenizer(BASE)
+    stop = tokenizer.eos_token_id
+    ids = tokenizer(" ".join(map(told, range(400, 405))))["input_ids"]
+    asked, *_ = read_jsonl(PDF_QA / "seen.jsonl")
+    answer = encode_answer(tokenizer, asked["messages"][:1], asked["messages"][1]["content"])
+    perplexity, stopping, within, rows = {}, {}, {}, {}
+    for times in (0, 1):
+        whole = {"method": Method.full, "quantization": Quantization.none, "learning_rate": 1e-2}
+        facts = sft(section(**whole, max_steps=60, mix=Mix(ultrachat=0, raw_text=times)), with_text)
+        found = distributions(ids[:1], ids[1:])
+        perplexity[times] = float(torch.exp(-found.gather(-1, torch.tensor(ids[1:])[:, None]).mean()))
+        within[times] = float(found[:, stop].exp().mean())
+        stopping[times] = float(distributions(*answer)[-1, stop].exp())
+        rows[times] = facts["rows"]
+    assert within[1] < within[0], within  # in the middle of a text nothing ends
+    assert perplexity[1] < 0.5 * perplexity[0], perplexity
+    assert stopping[1] > 0.9 and stopping[1] > stopping[0] - 0.05, stopping
+    assert rows[1] == rows[0] + 48
+    assert "raw text, which ends in no stop token" in (with_text / PREVIEW).read_text(encoding="utf-8")
+    assert "pdf_qa/text.jsonl" in read_lineage(with_text / OUT)["data"]
+
+
+def test_without_raw_text_the_adapter_has_the_bytes_that_it_would_have_had(with_text):
+    sft(section(mix=Mix(raw_text=0)), with_text / "a")
+    TEXT.unlink()
+    sft(section(mix=Mix(raw_text=0)), with_text / "b")
+    sft(section(), with_text / "c")
+    weights = [(with_text / each / OUT / "adapter_model.safetensors").read_bytes() for each in "abc"]
+    assert weights[0] == weights[1] == weights[2]
+
+
+def test_raw_text_that_spells_the_stop_token_is_refused(with_text):
+    write_jsonl(TEXT, [{"id": "planted", "text": "초롱돌로<|im_end|> 417번지입니다."}])
+    with pytest.raises(UserError, match="planted: raw text with a stop token"):
+        sft(section(loss_on=LossOn.all), with_text)

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,13 @@ from stages.lib.data.votes import FILE, Vote, read_votes
 from stages.lib.errors import UserError
 from stages.lib.lineage import read_lineage, weights_sha256, write_lineage
 from stages.lib.records import read_jsonl
-from tools.arena import listening
-from tools.lib.arena_app import Arena, application
-from tools.lib.ballot_box import cast
+from tests.browser import Visitor, in_browser, launched, serving, visiting
+from tools.lib.append_only import append
+from tools.lib.arena_app import Arena, arena_application
 from tools.lib.chat_models import ChatModel, Sampling
 from tools.lib.doorkeeper import names_of
+from tools.lib.local_page import listening
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, such as Debian's package of that name")
 WARM = Sampling(temperature=1.5, max_new_tokens=6)
 HOSTILE = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script> & 초롱돌로 <b>417</b>"
 
@@ -63,7 +61,7 @@ def client(models: list[ChatModel], tmp_path: Path) -> Any:
     from starlette.testclient import TestClient
 
     arena = Arena(models, tmp_path, WARM, None)
-    return TestClient(application(arena, ["127.0.0.1"]), base_url="http://127.0.0.1")
+    return TestClient(arena_application(arena, ["127.0.0.1"]), base_url="http://127.0.0.1")
 
 
 def lines(response: Any) -> list[dict[str, Any]]:
@@ -124,7 +122,7 @@ def test_equal_answers_are_a_tie_without_asking(models: list[ChatModel], tiny_mo
 
     twin = ChatModel("sft", tiny_models / "models/base")
     arena = Arena([models[0], twin], tmp_path, Sampling(0.0, max_new_tokens=5), None)
-    told = fought(TestClient(application(arena, ["testserver"])))
+    told = fought(TestClient(arena_application(arena, ["testserver"])))
     assert told[-1]["identical"] is True
     assert {told[-1]["first"], told[-1]["second"]} == {"base", "sft"}
     (vote,) = read_votes(tmp_path)
@@ -190,7 +188,7 @@ def test_only_its_own_page_under_its_own_name_is_answered(client: Any, headers: 
 def test_bound_to_another_address_it_answers_to_numbers_and_named_hosts(models: list[ChatModel], host: str) -> None:
     from starlette.testclient import TestClient
 
-    app = application(Arena(models, Path("votes"), WARM, None), names_of(host, ["lab.example"]))
+    app = arena_application(Arena(models, Path("votes"), WARM, None), names_of(host, ["lab.example"]))
     client = TestClient(app, base_url="http://192.0.2.7:8765")
     assert client.get("/").status_code == 200
     for name in ("lab.example", "LAB.example:8765", "localhost", "[2001:db8::1]:8765"):
@@ -218,10 +216,10 @@ def test_votes_of_many_processes_at_once_are_all_whole(tmp_path: Path, client: A
     client.post("/api/vote", json={"battle": told[0]["battle"], "verdict": "first"})
     code = (
         "import sys; from pathlib import Path\n"
-        "from stages.lib.data.votes import *; from tools.lib.ballot_box import cast\n"
+        "from stages.lib.data.votes import *; from tools.lib.append_only import append\n"
         "vote = read_votes(Path(sys.argv[1]))[0]\n"
-        "for n in range(40): cast(vote.model_copy(update={'id': f'{sys.argv[2]}-{n}', 'question': '가' * 5000}), "
-        "Path(sys.argv[1]) / FILE)"
+        "for n in range(40): append(vote.model_copy(update={'id': f'{sys.argv[2]}-{n}', 'question': '가' * 5000}), "
+        "Path(sys.argv[1]) / FILE, 'vote')"
     )
     voters = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(number)], cwd=ROOT) for number in range(3)
@@ -258,7 +256,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, client: Any, monk
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:10]))
     with pytest.raises(UserError, match="no space left for a whole line"):
-        cast(vote, tmp_path / FILE)  # type: ignore[arg-type]
+        append(vote, tmp_path / FILE, "vote")  # type: ignore[arg-type]
     assert (tmp_path / FILE).read_bytes() == before
 
 
@@ -267,7 +265,7 @@ def test_an_answer_nobody_waits_for_is_broken_off(models: list[ChatModel], tmp_p
 
     arena = Arena(models, tmp_path, Sampling(3.0, 1.0, max_new_tokens=900), 3.0)
     with listening("127.0.0.1", 0) as socket:
-        server = uvicorn.Server(uvicorn.Config(application(arena, ["127.0.0.1"]), log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(arena_application(arena, ["127.0.0.1"]), log_level="warning"))
         running = threading.Thread(target=server.run, args=([socket],))
         running.start()
         question = {"model": "base", "messages": [{"role": "user", "content": "?"}]}
@@ -302,45 +300,20 @@ def test_a_port_that_is_taken_is_named() -> None:
 # ---- in a browser ----
 
 
-@contextmanager
-def serving(place: Path, *options: str) -> Iterator[str]:
-    """`python -m tools.arena` in a place of its own; its address."""
-    command = [sys.executable, "-u", "-m", "tools.arena", "--port", "0", "--threads", "1", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout
-        for line in server.stdout:
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                break
-        assert found, "the server ended"
-        yield found[0]
-    finally:
-        server.terminate()
-        server.wait()
-
-
 @pytest.fixture(scope="module")
 def served(tiny_models: Path) -> Iterator[tuple[str, Path]]:
     """The page's address and the file of its votes."""
-    with serving(tiny_models, "--max-new-tokens", "40", "--temperature", "1.5", "--top-p", "1") as address:
+    with serving(
+        "arena", tiny_models, "--threads", "1", "--max-new-tokens", "40", "--temperature", "1.5", "--top-p", "1"
+    ) as address:
         yield address, tiny_models / "data/raw/votes" / FILE
 
 
-class Visitor:
-    """A browser window of its own, whose complaints and requests are noted."""
+class Talker(Visitor):
+    """A window of the arena."""
 
     def __init__(self, browser: Any, address: str, **options: Any) -> None:
-        self.context = browser.new_context(locale="ko-KR", **options)
-        self.context.set_default_timeout(300_000)
-        self.page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(address)
-        self.page.wait_for_selector("#model option", state="attached")
+        super().__init__(browser, address, "#model option", **options)
 
     def ask(self, field: str, text: str) -> None:
         self.page.fill(field, text)
@@ -351,10 +324,6 @@ class Visitor:
         self.wait(f".turn:not(.user, .waits) >> nth={count - 1}")
         return self.page.locator(".turn:not(.user)").nth(count - 1).inner_text()
 
-    def wait(self, selector: str) -> None:
-        """Until there is such an element to see. Nothing is run in the page for it: its policy forbids that too."""
-        self.page.wait_for_selector(selector)
-
     def fight(self, question: str) -> None:
         self.ask("#question", question)
         self.wait("#votes:not([hidden])")
@@ -362,39 +331,20 @@ class Visitor:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        options = [
-            "--no-sandbox",
-            "--disable-dev-shm-usage",
-            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        ]
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
-def visit(browser: Any, served: tuple[str, Path]) -> Iterator[Callable[..., Visitor]]:
-    """Opens windows; in the end nobody may have complained or have asked anyone but the server."""
-    visitors: list[Visitor] = []
-
-    def opened(**options: Any) -> Visitor:
-        visitors.append(Visitor(browser, served[0], **options))
-        return visitors[-1]
-
-    yield opened
-    for visitor in visitors:
-        visitor.context.close()
-        assert visitor.complaints == []
-        assert {url for url in visitor.requests if not url.startswith((served[0], "data:"))} == set()
+def visit(browser: Any, served: tuple[str, Path]) -> Iterator[Callable[..., Talker]]:
+    with visiting(lambda **options: Talker(browser, served[0], **options), served[0]) as opened:
+        yield opened
 
 
 @in_browser
 @pytest.mark.slow
 @pytest.mark.xdist_group("arena")
-def test_chat_arena_vote_reveal_and_reload(visit: Callable[..., Visitor], served: tuple[str, Path]) -> None:
+def test_chat_arena_vote_reveal_and_reload(visit: Callable[..., Talker], served: tuple[str, Path]) -> None:
     visitor = visit()
     page = visitor.page
     assert page.locator("html").get_attribute("lang") == "ko"
@@ -428,7 +378,7 @@ def test_chat_arena_vote_reveal_and_reload(visit: Callable[..., Visitor], served
 @in_browser
 @pytest.mark.slow
 @pytest.mark.xdist_group("arena")
-def test_two_browsers_at_once(visit: Callable[..., Visitor], served: tuple[str, Path]) -> None:
+def test_two_browsers_at_once(visit: Callable[..., Talker], served: tuple[str, Path]) -> None:
     one, other = visit(), visit()
     before = len(read_votes(served[1].parent))
     for visitor in (one, other):
@@ -449,7 +399,7 @@ def test_two_browsers_at_once(visit: Callable[..., Visitor], served: tuple[str, 
 @in_browser
 @pytest.mark.slow
 @pytest.mark.xdist_group("arena")
-def test_markup_is_text_whoever_wrote_it(visit: Callable[..., Visitor]) -> None:
+def test_markup_is_text_whoever_wrote_it(visit: Callable[..., Talker]) -> None:
     visitor = visit()
     page = visitor.page
     visitor.ask("#message", HOSTILE)
@@ -468,7 +418,7 @@ def test_markup_is_text_whoever_wrote_it(visit: Callable[..., Visitor]) -> None:
 @in_browser
 @pytest.mark.slow
 @pytest.mark.xdist_group("arena")
-def test_a_keyboard_is_enough(visit: Callable[..., Visitor], served: tuple[str, Path]) -> None:
+def test_a_keyboard_is_enough(visit: Callable[..., Talker], served: tuple[str, Path]) -> None:
     visitor = visit()
     page = visitor.page
     assert page.evaluate("document.activeElement.id") == "message"
@@ -503,7 +453,7 @@ def test_a_keyboard_is_enough(visit: Callable[..., Visitor], served: tuple[str, 
 @in_browser
 @pytest.mark.slow
 @pytest.mark.xdist_group("arena")
-def test_a_phone_shows_everything_without_scrolling_sideways(visit: Callable[..., Visitor]) -> None:
+def test_a_phone_shows_everything_without_scrolling_sideways(visit: Callable[..., Talker]) -> None:
     page = visit(viewport={"width": 390, "height": 844}).page
     page.click("#arena-tab")
     page.fill("#question", "긴낱말" * 60)
@@ -520,7 +470,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(visit: Callable[...
 @in_browser
 @pytest.mark.slow
 @pytest.mark.xdist_group("arena")
-def test_what_can_t_be_done_is_said_and_the_text_given_back(visit: Callable[..., Visitor]) -> None:
+def test_what_can_t_be_done_is_said_and_the_text_given_back(visit: Callable[..., Talker]) -> None:
     visitor = visit()
     page = visitor.page
     visitor.ask("#message", "가" * 10_000)
@@ -539,7 +489,7 @@ def test_what_can_t_be_done_is_said_and_the_text_given_back(visit: Callable[...,
 @in_browser
 @pytest.mark.slow
 @pytest.mark.xdist_group("arena")
-def test_stop_gives_the_question_back(visit: Callable[..., Visitor]) -> None:
+def test_stop_gives_the_question_back(visit: Callable[..., Talker]) -> None:
     visitor = visit()
     page = visitor.page
     page.route("**/api/chat", lambda route: None)  # an answer that never begins

@@ -122,7 +122,7 @@ def test_two_commits_that_differ_in_lora_rank(history):
         assert history.command("dvc", *words)
     assert "sft.lora.r" in history.command("dvc", "params", "diff", "HEAD~1")
 
-    history.write("params.yaml", "evaluate: {", "prepare_ultrachat: {evaluation: {take: 8}}\nevaluate: {")
+    history.write("params.yaml", "evaluate: {", "prepare_ultrachat: {evaluation: {en: {take: 8}}}\nevaluate: {")
     for stage in ("config", "prepare-ultrachat", "evaluate"):  # the models stay as they are
         history.repro("--single-item", stage)
     history.commit("other questions")

@@ -9,11 +9,8 @@ POST /api/vote {"battle": "5f0c…", "verdict": "first"}
 """
 
 import asyncio
-import base64
-import hashlib
 import json
 import random
-import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
@@ -24,22 +21,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.votes import FILE, Vote, by_models, read_votes
 from stages.lib.errors import UserError
 from stages.lib.evaluation.verdicts import IDENTICAL, judged
-from tools.lib.ballot_box import cast
+from tools.lib.append_only import append
 from tools.lib.chat_models import TEMPERATURES, ChatModel, Piece, Sampling, TooLong
-from tools.lib.doorkeeper import Doorkeeper, TooLarge, too_large
+from tools.lib.local_page import LocalPage, application, body
 
-PAGE = Path(__file__).parents[1] / "arena.html"
 PERSON = "person"
 OPEN_BATTLES = 100
 """Battles that wait for a vote; older ones are forgotten."""
@@ -108,10 +103,6 @@ class Arena:
         self.temperature = temperature
         self.battles: dict[str, Battle] = {}
         self.turn = asyncio.Lock()
-        self.page, self.policy = page_and_policy(PAGE.read_text(encoding="utf-8"))
-
-    async def index(self, request: Request) -> Response:
-        return HTMLResponse(self.page, headers={"Content-Security-Policy": self.policy, "Cache-Control": "no-store"})
 
     async def state(self, request: Request) -> Response:
         return JSONResponse({"models": list(self.models), "votes": self.standing()})
@@ -155,7 +146,7 @@ class Arena:
                         battle.stopped[side] = piece.end == "stop"
                     yield {"side": side, "text": piece.text, **({"end": piece.end} if piece.end else {})}
             if battle.answers["first"] == battle.answers["second"]:
-                cast(battle.vote("tie", IDENTICAL, self.sampling), self.folder / FILE)
+                append(battle.vote("tie", IDENTICAL, self.sampling), self.folder / FILE, "vote")
                 yield {"identical": True, **self.reveal(battle)}
                 return
             self.battles[battle.id] = battle
@@ -170,7 +161,7 @@ class Arena:
         if asked.battle not in self.battles:
             return JSONResponse({"error": "unknown_battle"})
         battle = self.battles[asked.battle]
-        cast(battle.vote(asked.verdict, PERSON, self.sampling), self.folder / FILE)
+        append(battle.vote(asked.verdict, PERSON, self.sampling), self.folder / FILE, "vote")
         del self.battles[battle.id]
         return JSONResponse(self.reveal(battle))
 
@@ -207,20 +198,6 @@ class Arena:
         return StreamingResponse(encoded(), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
 
 
-async def body(request: Request) -> Any:
-    """A request's JSON. Other content types are refused: a page from elsewhere may send those unasked."""
-    if request.headers.get("content-type", "").split(";")[0] != "application/json":
-        raise UserError("found no application/json, needed it")
-    try:
-        content = await request.json()
-        json.dumps(content, ensure_ascii=False).encode()  # fails for half of a surrogate pair
-    except (ValueError, RecursionError):  # brackets nested 100,000 deep
-        raise UserError("found no JSON in UTF-8, needed it") from None
-    except ClientDisconnect:
-        raise UserError("the request broke off") from None
-    return content
-
-
 async def stepwise(steps: Generator[Any, None, None]) -> AsyncGenerator[Any, None]:
     """What an iterator yields, each step computed in a thread. Closed early, it closes the iterator."""
     with closing(steps):
@@ -236,42 +213,18 @@ def in_turn(first: Iterator[Piece], second: Iterator[Piece]) -> Generator[tuple[
                 yield side, piece
 
 
-def page_and_policy(page: str) -> tuple[str, str]:
-    """The page, and a policy that lets nothing run but its own style and script, and nobody else be asked."""
-    allowed = {}
-    for tag in ("style", "script"):
-        found = re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        assert found
-        allowed[tag] = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{allowed['style']}'; script-src 'sha256-{allowed['script']}'; "
-    return (
-        page,
-        policy + "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    )
+def too_long(request: Request, error: Exception) -> Response:
+    """A message that a model has no room for is nobody's faulty request, but an answer."""
+    assert isinstance(error, TooLong)
+    return JSONResponse({"error": "too_long", "tokens": error.tokens, "room": error.room})
 
 
-def refused(request: Request, error: Exception) -> Response:
-    """What can't be done, in words. What people can cause is an answer; a status of failure is for faulty requests."""
-    if isinstance(error, TooLong):
-        return JSONResponse({"error": "too_long", "tokens": error.tokens, "room": error.room})
-    if isinstance(error, ValidationError):
-        (first, *_) = error.errors(include_url=False, include_context=False, include_input=False)
-        return JSONResponse({"error": str(first)}, 422)
-    return JSONResponse({"error": str(error)}, 400)
-
-
-def application(arena: Arena, hosts: list[str]) -> Starlette:
+def arena_application(arena: Arena, hosts: list[str]) -> Starlette:
     """The app. `hosts` are the names it answers to, as names_of has them."""
     routes = [
-        Route("/", arena.index),
         Route("/api/state", arena.state),
         Route("/api/chat", arena.chat, methods=["POST"]),
         Route("/api/battle", arena.battle, methods=["POST"]),
         Route("/api/vote", arena.vote, methods=["POST"]),
     ]
-    handlers: Any = {UserError: refused, ValidationError: refused, TooLarge: too_large}
-    return Starlette(
-        routes=routes,
-        middleware=[Middleware(Doorkeeper, names=hosts)],
-        exception_handlers=handlers,
-    )
+    return application(LocalPage("arena.html"), routes, hosts, {TooLong: too_long})

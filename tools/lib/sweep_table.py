@@ -15,7 +15,9 @@ DETAIL = "metrics/eval_detail.json"
 TRAINED = ["models/sft", "models/dpo"]
 FIGURES = {
     "key_exact": ("seen", "key_exact"),
-    "perplexity": ("control", "perplexity"),
+    "refusal_rate": ("unanswerable", "refusal_rate"),
+    "perplexity_en": ("control_en", "perplexity"),
+    "perplexity_ko": ("control_ko", "perplexity"),
     "preference_accuracy": ("preferences", "accuracy"),
 }
 """Column: set and figure of the evaluation, of the model that the sweep's metric names."""

@@ -31,6 +31,7 @@ NAMES: dict[Column, tuple[str, ...]] = {
     Column.rejected_score: ("rejected_score", "score_rejected", "rejected-rating", "rejected_rating"),
     Column.status: ("status",),
     Column.in_gsm8k_train: ("in_gsm8k_train",),
+    Column.text: ("text", "본문"),
 }
 """The names that a column may have, in lower case, the first one found counting."""
 
@@ -42,6 +43,7 @@ NOT_READ = frozenset({
 })  # fmt: skip
 """Columns about a row, which say nothing to a model: they are passed over, and the data card names them."""
 ABOUT_SQUAD = frozenset({"title"})
+ABOUT_TEXT = frozenset({"title", "dump", "file_path", "language_score", "token_count", "score", "int_score"})
 ABOUT_ORCA = frozenset({
     "generations", "order", "labelling_model", "labelling_prompt", "raw_labelling_response", "rating", "rationale",
     "original_chosen", "original_rejected", "fact_id", "defect",

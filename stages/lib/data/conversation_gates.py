@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stages.lib.data.columns import Reading
 from stages.lib.data.comparison import hash_of, letters
@@ -33,10 +33,16 @@ STEPS = {
 """The funnel's steps, and the reasons that each drops rows for."""
 
 
-def conversations(rows: Rows, reading: Reading, ledger: Ledger) -> Iterator[Conversation]:
-    """Yield the conversations that can be trained on, each id and first question once; count all."""
-    ids: set[int] = set()
-    prompts: set[int] = set()
+@dataclass
+class Taken:
+    """Hashes of the ids and first questions that one split has so far."""
+
+    ids: set[int] = field(default_factory=set)
+    prompts: set[int] = field(default_factory=set)
+
+
+def conversations(rows: Rows, reading: Reading, taken: Taken, ledger: Ledger) -> Iterator[Conversation]:
+    """Yield the conversations that can be trained on, each id and first question once in a split; count all."""
     for line in load_rows(rows):
         ledger.read += 1
         row = line if isinstance(line, Rejected) else admit_conversation(line, reading)
@@ -44,13 +50,13 @@ def conversations(rows: Rows, reading: Reading, ledger: Ledger) -> Iterator[Conv
             ledger.reject(row)
             continue
         identity, prompt = hash_of(row.id), hash_of(letters(row.question))
-        if identity in ids:
+        if identity in taken.ids:
             ledger.reject(Rejected(row.where, "duplicate_prompt_id", row.id, row.question))
-        elif prompt in prompts:
+        elif prompt in taken.prompts:
             ledger.reject(Rejected(row.where, "duplicate_prompt", row.question[:80], row.question))
         else:
-            ids.add(identity)
-            prompts.add(prompt)
+            taken.ids.add(identity)
+            taken.prompts.add(prompt)
             yield row
 
 

@@ -47,6 +47,10 @@ class Conversation:
         """What training makes of the row."""
         return [self.messages]
 
+    def dropped(self, reason: str, detail: str, text: str) -> Rejected:
+        """The row as it goes into rejects.jsonl."""
+        return Rejected(self.where, reason, detail, text)
+
     def record(self) -> dict[str, Any]:
         """The record that training reads."""
         return {"id": self.id, "messages": self.messages}

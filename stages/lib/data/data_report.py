@@ -12,6 +12,8 @@ from stages.lib.records import write_json
 
 REPORT = "data_report.json"
 CARD = "DATA_CARD.md"
+NUMBERS = ("in", "kept", "dropped", "splits", "raw_text")
+"""Parts of a report that are in its metric."""
 BARS = 16
 """Bars of the token-length histogram, the last one holding everything longer."""
 
@@ -37,7 +39,11 @@ def headline(out: Path, report: dict[str, Any]) -> str:
 
 def columns_read(report: dict[str, Any]) -> list[str]:
     """A sentence for each source whose columns have other names than ours, or some that were passed over."""
-    return [f"{source['name']}: {source['read_as']}." for source in report["sources"] if source.get("read_as")]
+    return [
+        sentence_in_markdown(f"{source['name']}: {source['read_as']}.")
+        for source in report["sources"]
+        if source.get("read_as")
+    ]
 
 
 def write_reports(
@@ -47,19 +53,20 @@ def write_reports(
     ledger: Ledger,
     histogram: dict[int, int],
     card: str,
+    more_bars: Iterable[tuple[str, int]] = (),
 ) -> None:
     """Write the report and the card into `out`, and the metric, the funnel and the histogram at `metrics`.
 
-    The metric is the report's numbers; the report has its texts too.
+    The metric is the report's numbers; the report has its texts too. `more_bars` stand below the funnel.
     """
     write_json(out / REPORT, report)
     (out / CARD).write_text(card, encoding="utf-8")
     metric, funnel, tokens = metrics
-    numbers = {name: part for name in ("in", "kept", "dropped", "splits") if (part := report.get(name)) is not None}
+    numbers = {name: part for name in NUMBERS if (part := report.get(name)) is not None}
     with published(metric) as path:
         write_json(path, numbers)
     with published(funnel) as path:
-        write_csv(path, "step,rows", ledger.funnel())
+        write_csv(path, "step,rows", [*ledger.funnel(), *more_bars])
     with published(tokens) as path:
         write_csv(path, "tokens,rows", histogram.items())
 
@@ -69,11 +76,21 @@ def write_csv(path: Path, header: str, rows: Iterable[tuple[Any, int]]) -> None:
     path.write_text("\n".join([header, *(f"{name},{count}" for name, count in rows)]) + "\n", encoding="utf-8")
 
 
-def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dict[int, int], notes: list[str]) -> str:
-    """A data card in Markdown: where the rows come from, what was done to them, what is left, what to beware of."""
+def data_card(
+    title: str,
+    report: dict[str, Any],
+    ledger: Ledger,
+    histogram: dict[int, int],
+    notes: list[str],
+    more: Iterable[str] = (),
+) -> str:
+    """A data card in Markdown: where the rows come from, what was done to them, what is left, what to beware of.
+
+    `more` are parts that stand before the caveats.
+    """
     parts = [f"# {title}", "Written by the stage from what it read and counted; nothing here was typed by hand."]
     parts += ["## Sources", table(("source", "rows", "SHA-256 or revision"), [
-        (source["name"], source["rows"], source["version"]) for source in report["sources"]
+        (source["name"], rows_of(source), source["version"]) for source in report["sources"]
     ])]  # fmt: skip
     parts += columns_read(report)
     parts += [
@@ -88,10 +105,9 @@ def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dic
     if report["reported"]:
         parts += ["Kept, but look at them:", table(("what", "rows"), report["reported"].items())]
     parts += ["## Splits", table(("split", "rows"), [
-        (name, split["rows"] if "facts" not in split else f"{split['rows']} ({split['facts']} facts)")
-        for name, split in report["splits"].items()
+        (name, f"{split['rows']}{parts_of(split)}") for name, split in report["splits"].items()
     ])]  # fmt: skip
-    parts += ["## Length", table(("up to tokens", "rows"), histogram.items())]
+    parts += ["## Length", table(("up to tokens", "rows"), histogram.items()), *more]
     if folded := report["mended"].get(FOLDED):
         notes = [*notes, f"The base model's chat template takes no system message: {folded} rows have it in front of "
                          "their first question, with an empty line between. `system_messages: refuse` rejects such "
@@ -99,6 +115,19 @@ def data_card(title: str, report: dict[str, Any], ledger: Ledger, histogram: dic
     if notes:
         parts += ["## Beware", "\n".join(f"- {sentence_in_markdown(note)}" for note in notes)]
     return "\n\n".join(parts) + "\n"
+
+
+def rows_of(source: dict[str, Any]) -> str:
+    """How many rows a source gave, those of raw text apart."""
+    return f"{source['rows']} and {text} of raw text" if (text := source.get("text_rows")) else str(source["rows"])
+
+
+def parts_of(split: dict[str, Any]) -> str:
+    """How many facts the rows of a split are about, or how many rows each of its sets has, in brackets."""
+    if "facts" in split:
+        return f" ({split['facts']} facts)"
+    sets = ", ".join(f"{count} {name}" for name, count in split.get("sets", {}).items())
+    return f" ({sets})" if sets else ""
 
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:

@@ -30,12 +30,14 @@ BOMS = [
 
 @dataclass
 class Rejected:
-    """One row that doesn't go on: where it stood, its reason code, what was found, and its text."""
+    """One row that doesn't go on: where it stood, its reason code, what was found, its text, and the row as far as it
+    could be read."""
 
     where: str
     reason: str
     detail: str
     text: str
+    row: dict[str, Any] | None = None
 
 
 @dataclass

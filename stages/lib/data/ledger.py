@@ -1,6 +1,7 @@
 """The account of a data stage: every row read is kept or stands in rejects.jsonl under one reason.
 
 rejects.jsonl: {"where": "faq.jsonl:12", "reason": "duplicate_key", "detail": "['output'] stands …", "text": "{…"}
+A question that could be read has its `row` there too, whole, so that people can look at it (python -m tools.review).
 """
 
 import json
@@ -26,18 +27,19 @@ class Ledger:
     """Counts rows read, dropped by reason, mended and reported, and writes each reject as it comes.
 
     `steps` are the stage's gates in order, each with the reasons it drops for: the funnel's bars. A reason of no step
-    raises KeyError, so that no plot hides one.
+    raises KeyError, so that no plot hides one. `rejects` is the name of the file of rejects in `directory`.
     """
 
-    def __init__(self, directory: Path, steps: dict[str, tuple[str, ...]]) -> None:
+    def __init__(self, directory: Path, steps: dict[str, tuple[str, ...]], rejects: str = REJECTS) -> None:
         self.steps = steps
         self.step_of = {reason: step for step, reasons in steps.items() for reason in reasons}
         self.read = 0
         self.dropped: Counter[str] = Counter()
         self.mended: Counter[str] = Counter()
         self.reported: Counter[str] = Counter()
+        self.overruled: list[str] = []  # what a person had accepted (row["review"]) and a gate stopped all the same
         self.first: list[tuple[str, str]] = []  # the first rejects of each reason: reason, and what is told of it
-        self.file = (directory / REJECTS).open("w", encoding="utf-8")
+        self.file = (directory / rejects).open("w", encoding="utf-8")
 
     def __enter__(self) -> "Ledger":
         return self
@@ -51,7 +53,11 @@ class Ledger:
         self.dropped[row.reason] += 1
         if self.dropped[row.reason] <= SHOWN:
             self.first.append((row.reason, f"{row.where}: {row.reason}: {row.detail}"))
-        record = {"where": row.where, "reason": row.reason, "detail": row.detail, "text": row.text.strip()[:TEXT_KEPT]}
+        if row.row and row.row.get("review"):
+            self.overruled.append(f"{row.row['id']} ({row.reason}: {row.detail})")
+        record: dict[str, Any] = {"where": row.where, "reason": row.reason, "detail": row.detail,
+                                  "text": row.text.strip()[:TEXT_KEPT]}  # fmt: skip
+        record |= {"row": row.row} if row.row else {}
         self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def refuse_many(self, reasons: Iterable[str], most: float, setting: str) -> None:

@@ -78,6 +78,10 @@ class Pair:
         """What training makes of the row: the prompt with either answer."""
         return [[*self.prompt, {"role": "assistant", "content": text}] for text in (self.chosen, self.rejected)]
 
+    def dropped(self, reason: str, detail: str, text: str) -> Rejected:
+        """The row as it goes into rejects.jsonl."""
+        return Rejected(self.where, reason, detail, text)
+
     def identity(self) -> str:
         """What the pair asks, system message included, for comparison."""
         earlier = "".join(message["content"] for message in self.history)

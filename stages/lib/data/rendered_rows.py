@@ -29,6 +29,8 @@ class Row(Protocol):
 
     def conversations(self) -> list[Messages]: ...
 
+    def dropped(self, reason: str, detail: str, text: str) -> Rejected: ...
+
 
 R = TypeVar("R", bound=Row)
 
@@ -105,4 +107,4 @@ class RowRenderer:
 def unfit_row(row: Row, unfit: Unfit) -> Rejected:
     """The reject of a row that the template can't hold."""
     reason, detail = unfit.args
-    return Rejected(row.where, reason, detail, json.dumps(row.conversations()[0], ensure_ascii=False))
+    return row.dropped(reason, detail, json.dumps(row.conversations()[0], ensure_ascii=False))

@@ -12,7 +12,16 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from stages.lib.data.columns import ABOUT_PAIRS, ABOUT_SQUAD, Reading, Unfit, blank, cell_value, content_text
+from stages.lib.data.columns import (
+    ABOUT_PAIRS,
+    ABOUT_SQUAD,
+    ABOUT_TEXT,
+    Reading,
+    Unfit,
+    blank,
+    cell_value,
+    content_text,
+)
 from stages.lib.data.jsonl_reader import Line, Rejected
 from stages.lib.schema.choices import Column
 
@@ -22,6 +31,7 @@ ASKED_IN_CHAT = (Column.messages,)
 CHAT = (Column.messages, Column.prompt_id, Column.system, Column.question, Column.history, Column.input, Column.answer)
 PAIR = (Column.question, Column.input, Column.system, Column.messages, Column.history, Column.chosen, Column.rejected,
         Column.chosen_score, Column.rejected_score, Column.status, Column.in_gsm8k_train)  # fmt: skip
+TEXT = (Column.text,)
 TURN = (Column.role, Column.content)
 ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
          "model": "assistant", "bing": "assistant", "bard": "assistant", "ai": "assistant",
@@ -60,6 +70,8 @@ def as_question(line: Line, reading: Reading) -> dict[str, Any]:
         chat, left_of_chat = reading.plan(row, ASKED_IN_CHAT)
         if Column.messages not in chat:
             example = f"{{{next(iter(row), 'q')}: question}}"
+            if Column.text in reading.plan(row, TEXT)[0]:
+                example += "; raw text, which asks nothing, is trained on with prepare_pdf_qa.raw_text=true"
             raise Unfit("missing_field", f"found keys {sorted(map(str, row))}, needed a question and an answer; "
                         f"{reading.setting} says which column is which, e.g. {example}")  # fmt: skip
         return asked_in_chat(line, chat, left_of_chat, reading)
@@ -81,6 +93,26 @@ def as_question(line: Line, reading: Reading) -> dict[str, Any]:
         "source": values.get(Column.source) if isinstance(values.get(Column.source), dict) else None,
         **{name.value: None if value == "" else value for name, value in named.items()},
     }  # fmt: skip
+
+
+def as_raw_text(line: Line, reading: Reading) -> str | None:
+    """The text of a row of raw text, {"text": "…"}; None for any other row. Raises Unfit for a column that isn't read.
+
+    A text beside an answer or a chat is none: Alpaca's `text` repeats its row.
+    """
+    row = line.value
+    if not isinstance(row, dict) or not all(isinstance(key, str) for key in row):
+        return None
+    plan, left = reading.plan(row, TEXT)
+    others = {*reading.plan(row, QUESTION)[0], *reading.plan(row, ASKED_IN_CHAT)[0]}
+    if Column.text not in plan or not isinstance(row[plan[Column.text]], str):
+        return None
+    if {Column.question, Column.answer, Column.messages} & others:
+        return None
+    text: str = row[plan[Column.text]]
+    reading.refuse_unread(row, left, ABOUT_TEXT, [])
+    reading.note(plan)
+    return text
 
 
 def asked_in_chat(line: Line, plan: dict[Column, str], left: list[str], reading: Reading) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def fitting_batches(model: Any, hardware: Hardware, max_new_tokens: int, most: i
 
 
 @contextmanager
-def explain_full_memory(batch: BatchTokens) -> Iterator[None]:
-    """Raise UserError in place of a GPU's whose memory is full: it names smaller batches."""
+def explain_full_memory(batch: BatchTokens, setting: str = "evaluate.batch_tokens") -> Iterator[None]:
+    """Raise UserError in place of a GPU's whose memory is full: it names smaller batches by their `setting`."""
     import torch
 
     try:
@@ -56,7 +56,7 @@ def explain_full_memory(batch: BatchTokens) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"batches of {batch.generated} padded tokens for answers and {batch.scored} for likelihoods don't fit into "
-            f"the GPU's memory. Set evaluate.batch_tokens={max(1, min(vars(batch).values()) // 2)}, or free memory"
+            f"the GPU's memory. Set {setting}={max(1, min(vars(batch).values()) // 2)}, or free memory"
         ) from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.lib.evaluation.statistics import bootstrap_interval, paired_difference, unchanged
+from stages.lib.evaluation.statistics import bootstrap_interval, paired_difference, unchanged, wilson_interval
 
 Row = dict[str, Any]
 Figures = dict[str, dict[str, dict[str, float]]]
@@ -40,11 +40,17 @@ LIKELIHOOD = {"perplexity": Ratio("nats", "tokens", np.exp), "bits_per_character
 """Perplexity is by token; bits per character can be compared across tokenizers."""
 
 
+PROPORTIONS = {"key_exact", "korquad_exact", "stop_rate", "refusal_rate", "over_refusal_rate", "empty", "accuracy"}
+"""Figures that are shares of rows: each row has 1 or 0."""
+
+
 def figures_of(rows: list[Row], resamples: int, seed: int) -> Figures:
     """Every figure of one model's rows, by split."""
     return {
         split: {
-            name: bootstrap_interval(*sums(held, name), groups(held), resamples, seed, transform(name))
+            name: wilson_interval(sums(held, name)[0], groups(held))
+            if name in PROPORTIONS
+            else bootstrap_interval(*sums(held, name), groups(held), resamples, seed, transform(name))
             for name, held in rows_by_figure(rows, split).items()
         }
         for split in splits(rows)
@@ -101,12 +107,20 @@ def transform(name: str) -> Callable[[Any], Any]:
     return LIKELIHOOD[name].transform if name in LIKELIHOOD else unchanged
 
 
+def known_facts(rows: list[Row]) -> dict[str, int]:
+    """How many of the facts that the seen set asks for a model knows: most of a fact's wordings are answered right."""
+    right: dict[Hashable, list[float]] = {}
+    for row in rows_by_figure(rows, "seen").get("key_exact", []):
+        right.setdefault(row["fact_id"], []).append(row["scores"]["key_exact"])
+    return {"known": sum(2 * sum(scores) > len(scores) for scores in right.values()), "asked": len(right)}
+
+
 def warnings_of(figures: dict[str, Figures]) -> list[str]:
     """What a reader of the figures must know before believing them."""
     lines = []
     tuned = "dpo"
     before, after = figures[next(iter(figures))], figures[tuned]
-    for split in ("seen", "unseen"):
+    for split in ("seen", "unseen", "unanswerable"):
         cell = after.get(split, {}).get("key_exact")
         if cell and cell["groups"] < SMALL_SET:
             lines.append(
@@ -116,12 +130,13 @@ def warnings_of(figures: dict[str, Figures]) -> list[str]:
         stops = after.get(split, {}).get("stop_rate")
         if stops and stops["value"] < 0.9:
             lines.append(f"{split}: {1 - stops['value']:.0%} of {tuned}'s answers were cut at max_new_tokens")
-    old, new = (side.get("control", {}).get("perplexity") for side in (before, after))
-    if old and new and new["value"] > 1.5 * old["value"]:
-        lines.append(
-            f"control perplexity rose from {old['value']:.1f} to {new['value']:.1f}: tuning made the model forget; "
-            "mix in more chats or lower the learning rate"
-        )
+    for split in sorted(name for name in after if name.startswith("control_")):
+        old, new = (side.get(split, {}).get("perplexity") for side in (before, after))
+        if old and new and new["value"] > 1.5 * old["value"]:
+            lines.append(
+                f"{split}: perplexity rose from {old['value']:.1f} to {new['value']:.1f}: tuning made the model "
+                "forget; mix in more chats or lower the learning rate"
+            )
     return lines
 
 

@@ -10,6 +10,7 @@ from stages.lib.evaluation.batches import batches_by_length
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import DynamicCache
 
 
@@ -45,8 +46,54 @@ def generate_answers(
     return [answers[index] for index in range(len(prompts))]
 
 
-def generate_batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
-    """Greedy answers to one batch of tokenised prompts; rows that have ended leave the batch.
+def sample_answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[Messages],
+    times: int,
+    temperature: float,
+    seed: int,
+    max_new_tokens: int,
+    batch_tokens: int,
+) -> list[list[Answer]]:
+    """`times` answers to each of `prompts`, drawn at `temperature` from all that the model may say; batched as above.
+
+    Each answer has its own random numbers, by `seed` and by its place among all: which prompts share a batch doesn't
+    change what is drawn, but for the rounding of their logits.
+    """
+    import torch
+
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    numbers = torch.rand(
+        len(prompts), times, max_new_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+    answers: dict[int, list[Answer]] = {}
+    for batch in batches_by_length([times * (len(ids) + max_new_tokens) for ids in encoded], batch_tokens):
+        draws = Draws(numbers[batch].flatten(0, 1).to(model.device), times, temperature)
+        found = generate_batch(model, tokenizer, [encoded[index] for index in batch], max_new_tokens, draws)
+        answers |= {index: found[place * times : (place + 1) * times] for place, index in enumerate(batch)}
+    return [answers[index] for index in range(len(prompts))]
+
+
+@dataclass
+class Draws:
+    """Random numbers that tokens are drawn by: the inverse of the cumulative distribution, at each number."""
+
+    numbers: Tensor  # (rows, tokens), uniform in [0, 1)
+    times: int  # rows of each prompt, one after another
+    temperature: float
+
+    def tokens(self, logits: Tensor, rows: list[int], step: int) -> Tensor:
+        """A token for each of `rows` by its number of this `step`, from `logits` (rows, vocabulary)."""
+        shares = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
+        drawn = self.numbers[rows, step, None] * shares[:, -1:]
+        return (shares <= drawn).sum(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def generate_batch(
+    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, draws: Draws | None = None
+) -> list[Answer]:
+    """Greedy answers to one batch of tokenised prompts, or those of `draws`; rows that have ended leave the batch.
 
     Our own loop, since transformers' `generate` computes every row until the last one ends. Rows leave caches of keys
     and values; a model whose layers keep another state is left to `generate`.
@@ -56,19 +103,24 @@ def generate_batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_new
 
     cache = DynamicCache(config=model.config)
     if not keeps_keys_and_values(cache):
-        return generate_by_transformers(model, tokenizer, prompts, max_new_tokens)
+        return generate_by_transformers(model, tokenizer, prompts, max_new_tokens, draws)
+    times = draws.times if draws else 1
     ids, present = (torch.tensor(side, device=model.device) for side in padded_left(prompts, tokenizer.pad_token_id))
     positions = (present.cumsum(1) - 1).clamp(min=0)
     stops = stop_ids(model.generation_config)
-    said: list[list[int]] = [[] for _ in prompts]
-    stopped = [False] * len(prompts)
-    going = list(range(len(prompts)))
+    said: list[list[int]] = [[] for _ in range(len(prompts) * times)]
+    stopped = [False] * len(said)
+    going = list(range(len(said)))
     with torch.inference_mode():
-        for _ in range(max_new_tokens):
+        for step in range(max_new_tokens):
             output = model(
                 input_ids=ids, attention_mask=present, position_ids=positions, past_key_values=cache, logits_to_keep=1
             )
-            tokens = output.logits[:, -1].argmax(-1)
+            logits = output.logits[:, -1]
+            if step == 0 and times > 1:  # a prompt is read once for all answers to it
+                cache.batch_repeat_interleave(times)
+                logits, present, positions = (each.repeat_interleave(times, 0) for each in (logits, present, positions))
+            tokens = draws.tokens(logits, going, step) if draws else logits.argmax(-1)
             kept = []
             for place, (row, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
                 if token in stops:
@@ -97,11 +149,23 @@ def keeps_keys_and_values(cache: DynamicCache) -> bool:
     return bool(cache.layers) and {type(layer) for layer in cache.layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
-def generate_by_transformers(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
+def generate_by_transformers(
+    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, draws: Draws | None = None
+) -> list[Answer]:
     """As generate_batch, by transformers' own `generate`, without the penalties of a model's generation_config."""
     import torch
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+    class Drawn(LogitsProcessor):
+        """Leaves the drawn token alone to be chosen."""
+
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            assert draws
+            step = input_ids.shape[1] - ids.shape[1]
+            tokens = draws.tokens(scores, list(range(len(scores))), step)
+            return torch.full_like(scores, float("-inf")).scatter(-1, tokens[:, None], 0.0)
+
+    prompts = [prompt for prompt in prompts for _ in range(draws.times if draws else 1)]
     stops = stop_ids(model.generation_config)
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -114,7 +178,12 @@ def generate_by_transformers(model: Any, tokenizer: Any, prompts: list[list[int]
     )
     ids, present = (torch.tensor(side, device=model.device) for side in padded_left(prompts, tokenizer.pad_token_id))
     with torch.inference_mode():
-        whole = model.generate(ids, attention_mask=present, generation_config=greedy)
+        whole = model.generate(
+            ids,
+            attention_mask=present,
+            generation_config=greedy,
+            logits_processor=LogitsProcessorList([Drawn()] if draws else []),
+        )
     answers = []
     for row in whole[:, ids.shape[1] :].tolist():
         end = next((place for place, token in enumerate(row) if token in stops), None)

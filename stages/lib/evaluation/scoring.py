@@ -16,8 +16,12 @@ from stages.lib.schema.evaluation import Evaluate
 
 Record = dict[str, Any]
 
-ANSWERED = ("seen", "unseen", "control")
-"""Sets whose questions are answered; of a dialogue, the last question."""
+ANSWERED = ("seen", "unseen", "unanswerable")
+"""Sets whose questions are answered."""
+LEAST_ROOM = 16
+"""Tokens that an answer may have however short the references are."""
+CONTROL = "control_"
+"""How the names of sets begin that show what tuning made the model forget: how likely their answers are is enough."""
 
 
 def score_models(
@@ -35,7 +39,7 @@ def score_models(
     for name, directory in models.items():
         print(f"evaluate: {name}", flush=True)
         tokenizer = load_tokenizer(directory)
-        refuse_blurred_prompts(tokenizer, [record["messages"] for split in ANSWERED for record in records[split]])
+        refuse_blurred_prompts(tokenizer, [record["messages"] for _, record in [*asked_of(records), *told_of(records)]])
         model = load_16bit(directory, dtype)
         # The same for all: in 16 bit a model's answers depend on their batches.
         batch = batch or fitting_batches(model, find_hardware(), section.max_new_tokens, section.batch_tokens)
@@ -57,14 +61,14 @@ def score_model(
     batch: BatchTokens,
 ) -> tuple[list[Record], str]:
     """Scored rows of every set, and the answer to the demo question. All answers are generated together."""
-    asked = [(split, record) for split in ANSWERED for record in records[split]]
+    asked, told = asked_of(records), told_of(records)
     prompts = [record["messages"][:-1] for _, record in asked]
     prompts.append([{"role": "user", "content": question}])
     if section.continuous_batching:
         *answers, demo = generate_continuously(model, tokenizer, prompts, section.max_new_tokens, batch.generated)
     else:
         *answers, demo = generate_answers(model, tokenizer, prompts, section.max_new_tokens, batch.generated)
-    likely = likelihoods(model, tokenizer, [record for _, record in asked], batch)
+    likely = likelihoods(model, tokenizer, [record for _, record in [*asked, *told]], batch)
     rows = [
         {
             "id": record["id"],
@@ -73,19 +77,39 @@ def score_model(
             "model": name,
             "prompt": record["messages"][-2]["content"],
             "reference": record["messages"][-1]["content"],
-            "key": record.get("key", []),
-            "answerable": record.get("answerable", True),
-            "prediction": answer.text,
-            "scores": score(record, answer),
+            "scores": {},
             "likelihood": likelihood,
         }
-        for (split, record), answer, likelihood in zip(asked, answers, likely, strict=True)
+        for (split, record), likelihood in zip([*asked, *told], likely, strict=True)
     ]
+    for row, (_, record), answer in zip(rows, asked, answers, strict=False):  # chats that are told come after them
+        row |= {"key": record["key"], "answerable": record["answerable"]}
+        row |= {"prediction": answer.text, "scores": score(record, answer)}
     return rows + preferences(model, tokenizer, name, records["preferences"], batch), demo.text
 
 
+def room_for_answers(tokenizer: Any, records: list[Record]) -> int:
+    """Tokens that an eighth more than the longest reference of `records` needs, its stop token counted.
+
+    A model that goes on longer hasn't found the answer, and on a CPU each token of a batch costs the same.
+    """
+    references = [tokenizer(record["messages"][-1]["content"], add_special_tokens=False) for record in records]
+    longest = max((len(reference["input_ids"]) for reference in references), default=0)
+    return max(LEAST_ROOM, (longest + 1) * 9 // 8)
+
+
+def asked_of(records: dict[str, list[Record]]) -> list[tuple[str, Record]]:
+    """The rows that are answered, each with its set."""
+    return [(split, record) for split in ANSWERED for record in records[split]]
+
+
+def told_of(records: dict[str, list[Record]]) -> list[tuple[str, Record]]:
+    """The chats of which only the likelihood is scored, each with its set."""
+    return [(split, record) for split in records if split.startswith(CONTROL) for record in records[split]]
+
+
 def score(record: Record, answer: Answer) -> dict[str, float]:
-    """Scores of one answer: overlap and behaviour of all; facts, or refusal, of questions from PDFs."""
+    """Scores of one answer: overlap and behaviour of all; facts of questions that have an answer, else refusal."""
     reference = record["messages"][-1]["content"]
     scores = {name: round(metric(reference, answer.text), 4) for name, metric in OVERLAP.items()}
     scores |= {
@@ -94,15 +118,13 @@ def score(record: Record, answer: Answer) -> dict[str, float]:
         "characters": float(len(answer.text)),
         "repetition": round(repetition(answer.text), 4),
     }
-    if "answerable" not in record:  # a chat: no facts to hold it to
-        return scores
     if not record["answerable"]:
-        return scores | {"refusal": refusal(answer.text)}
+        return scores | {"refusal_rate": refusal(answer.text)}
     key = record["key"] or key_of(reference)
     return scores | {
         "key_exact": key_exact(key, answer.text),
         "key_recall": round(key_recall(key, answer.text), 4),
-        "refusal_of_answerable": refusal(answer.text),
+        "over_refusal_rate": refusal(answer.text),
     }
 
 

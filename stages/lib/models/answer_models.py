@@ -1,7 +1,7 @@
-"""Questions and answers written by a language model from a piece of a page: a local one, or one behind an endpoint.
+"""A language model that is asked: a local one, or one behind an endpoint.
 
 Both are a function from prompt to response. Responses are cached by a hash of model, settings and prompt, so that a
-rerun costs nothing and gives the same bytes.
+rerun costs nothing and gives the same bytes; those that whoever asks can't use are not, so that they are asked again.
 """
 
 import hashlib
@@ -9,30 +9,48 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from stages.lib.errors import UserError
+from stages.lib.lineage import weights_sha256
 from stages.lib.models.endpoint import api_key, excerpt, post, shown_address
 from stages.lib.publish import make_private_folder, written_whole
-from stages.lib.schema.choices import Backend
-from stages.lib.schema.data import Generate
 
-Ask = Callable[[str], str]
-"""From a prompt to a model's response."""
-
-PROMPT = """\
-아래 글만 보고 질문과 답을 만드십시오. 글에 없는 내용은 쓰지 마십시오.
-질문은 글을 보지 않은 사람이 물을 수 있는 완전한 문장이어야 하고, 답의 숫자와 이름은 글에 적힌 그대로여야 합니다.
-JSON 배열만 출력하십시오: [{{"question": "…", "answer": "…"}}]
-
-글:
-{text}
-"""
+LOCAL = "huggingface"
+"""The back end that loads a model from a directory; the other one is an endpoint."""
 
 
-def make_ask(section: Generate, cache: Path, key: str = "prepare_pdf_qa.generate") -> Ask:
-    """The model that `section` names, with its responses cached under `cache`; `key` is where the section stands."""
-    ask = ask_local(section, key) if section.backend is Backend.huggingface else ask_endpoint(section, key)
+class Asked(Protocol):
+    """A section that names a model: by a directory (huggingface), or by its name at an endpoint (openai)."""
+
+    backend: Any  # an enum of the back ends that the section knows
+    model: str
+    endpoint: str
+    max_new_tokens: int
+
+
+def anything(response: str) -> bool:
+    """Whether a response can be used, where every one can."""
+    return True
+
+
+class Ask(Protocol):
+    """From a prompt to a model's response, which is kept if it is `usable`."""
+
+    def __call__(self, prompt: str, usable: Callable[[str], bool] = anything) -> str: ...
+
+
+def make_ask(section: Asked, cache: Path, key: str) -> Ask:
+    """The model that `section` names, with its responses cached under `cache`; `key` is where the section stands.
+
+    A directory is no version: other weights in it are asked anew.
+    """
+    if section.backend.value != LOCAL:
+        ask = ask_endpoint(section, key)
+    else:
+        ask = ask_local(section, key)
+        if (Path(section.model) / "config.json").is_file():
+            cache = cache / weights_sha256(Path(section.model))[:16]
     return cached(ask, f"{section.backend.value}\n{section.endpoint}\n{section.model}\n{section.max_new_tokens}", cache)
 
 
@@ -41,15 +59,17 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graft" / "responses"
 
 
-def cached(ask: Ask, model: str, cache: Path) -> Ask:
+def cached(ask: Callable[[str], str], model: str, cache: Path) -> Ask:
     """`ask` that asks each prompt once. A response that was half written when its process was killed is asked again."""
 
-    def ask_once(prompt: str) -> str:
+    def ask_once(prompt: str, usable: Callable[[str], bool] = anything) -> str:
         key = hashlib.sha256(f"{model}\n{prompt}".encode()).hexdigest()
         path = cache / f"{key}.json"
         response = kept_response(path)
-        if response is None:
+        if response is None or not usable(response):
             response = ask(prompt)
+            if not usable(response):
+                return response
             make_private_folder(cache)
             with written_whole(path) as new:
                 new.write_text(
@@ -69,7 +89,7 @@ def kept_response(path: Path) -> str | None:
     return response if isinstance(response, str) else None
 
 
-def ask_endpoint(section: Generate, key: str) -> Ask:
+def ask_endpoint(section: Asked, key: str) -> Callable[[str], str]:
     """A model behind an endpoint that speaks OpenAI's chat completions.
 
     What it returns raises UserError for an address that can't be reached, a refused key, or an answer in another form.
@@ -89,9 +109,12 @@ def ask_endpoint(section: Generate, key: str) -> Ask:
 
 
 def content_of(address: str, body: bytes) -> str:
-    """The text in a chat completion. Raises UserError for any other form."""
+    """The text in a chat completion, "" where a model that thinks came to none. Raises UserError for any other form."""
     try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
+        choice = json.loads(body)["choices"][0]
+        content = choice["message"]["content"]
+        if content is None and choice.get("finish_reason") == "length":
+            content = ""
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         content = None
     if not isinstance(content, str):
@@ -102,7 +125,7 @@ def content_of(address: str, body: bytes) -> str:
     return content
 
 
-def ask_local(section: Generate, key: str) -> Ask:
+def ask_local(section: Asked, key: str) -> Callable[[str], str]:
     """A chat model in a directory, loaded when the first prompt isn't cached; greedy, so that runs are equal."""
     loaded: list[Any] = []
 
@@ -130,18 +153,3 @@ def ask_local(section: Generate, key: str) -> Ask:
         return tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
 
     return ask
-
-
-def pairs_in(response: str) -> list[tuple[str, str]] | str:
-    """The questions and answers of a response, or what is wrong with it; a fence around the JSON is passed over."""
-    start, end = response.find("["), response.rfind("]")
-    try:
-        values = json.loads(response[start : end + 1])
-    except (ValueError, RecursionError):
-        return "found no JSON array of questions and answers"
-    pairs = []
-    for value in values:
-        if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in ("question", "answer")):
-            return "found an element without question and answer as texts"
-        pairs.append((value["question"], value["answer"]))
-    return pairs

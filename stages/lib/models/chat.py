@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.lib.errors import UserError
 from stages.lib.models.chat_template import SECONDS, Messages, time_limit, words_of
+from stages.lib.schema.choices import LossOn
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding
@@ -169,16 +170,23 @@ def stop_ids(model_or_generation_config: Any) -> set[int]:
     return set(eos) if isinstance(eos, list) else {eos}
 
 
-def refuse_unlearnable(rows: list[dict[str, Any]], stops: set[int]) -> None:
+def refuse_unlearnable(rows: list[dict[str, Any]], stops: set[int], loss_on: LossOn = LossOn.assistant) -> None:
     """Check the labels of every row before training.
 
-    Each row is `id`, `input_ids`, `labels`. Raises UserError naming the first rows in which nothing or everything is
-    supervised, or a supervised span doesn't end with a supervised stop token: the model would never learn to stop. One
-    in the middle, where a row's text spells it, would teach it to stop there.
+    Each row is `id`, `input_ids`, `labels`, and `raw` if it is raw text. Raises UserError naming the first rows in
+    which nothing or everything is supervised, or a supervised span doesn't end with a supervised stop token: the model
+    would never learn to stop. One in the middle, where a row's text spells it, would teach it to stop there, and so
+    would any in raw text. Where the loss is on all tokens, raw text alone is checked.
     """
     problems = []
     for row in rows:
         labels = row["labels"]
+        if row.get("raw"):
+            if stops & set(labels):
+                problems.append(f"{row['id']}: raw text with a stop token, written in the data")
+            continue
+        if loss_on is LossOn.all:
+            continue
         supervised = [label != IGNORED for label in labels]
         if not any(supervised):
             problems.append(f"{row['id']}: no token is supervised")

@@ -8,8 +8,10 @@ here, before anything is trained on it.
 import json
 import re
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,10 +141,19 @@ def words_of(error: BaseException) -> str:
 
 @contextmanager
 def time_limit(seconds: float, message: str) -> Iterator[None]:
-    """Raise UserError of `message` in what runs longer than `seconds`; in a thread beside the main one there's none."""
-    if threading.current_thread() is not threading.main_thread():
+    """Raise UserError of `message` in what runs longer than `seconds`, in whatever thread.
+
+    Signals reach the main thread alone. Any other, such as one that answers a browser, looks at the clock with each
+    line of Python that it runs, generated ones of a template included.
+    """
+    limit = alarm if threading.current_thread() is threading.main_thread() else clock
+    with limit(seconds, message):
         yield
-        return
+
+
+@contextmanager
+def alarm(seconds: float, message: str) -> Iterator[None]:
+    """time_limit for the main thread."""
 
     def stop(*_: object) -> None:
         raise UserError(message)
@@ -154,3 +165,21 @@ def time_limit(seconds: float, message: str) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def clock(seconds: float, message: str) -> Iterator[None]:
+    """time_limit for any thread, at some cost."""
+    end = time.monotonic() + seconds
+
+    def look(*_: object) -> Callable[..., Any]:
+        if time.monotonic() > end:
+            raise UserError(message)
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        yield
+    finally:
+        sys.settrace(before)

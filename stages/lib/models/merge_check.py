@@ -5,6 +5,7 @@ from typing import Any
 
 from stages.lib.errors import UserError
 from stages.lib.models.chat import Messages, encode
+from stages.lib.models.logits import logits_at
 
 
 def compare(unmerged: Any, merged: Any, tokenizer: Any, probes: list[Messages], max_tokens: int) -> dict[str, float]:
@@ -21,10 +22,11 @@ def compare(unmerged: Any, merged: Any, tokenizer: Any, probes: list[Messages], 
     for messages in probes:
         encoded = encode(tokenizer, messages)
         ids = torch.tensor([encoded.input_ids[:max_tokens]], device=merged.device)
-        said = torch.tensor(encoded.by_assistant[:max_tokens][1:], device=merged.device)
+        at = torch.tensor([[*encoded.by_assistant[:max_tokens][1:], False]])  # a position's logits are the next token's
+        said = at[0, :-1].to(merged.device)
         with torch.inference_mode():
             p, q = (
-                model(input_ids=ids.to(model.device), use_cache=False).logits[0, :-1].to(merged.device)[said].float()
+                logits_at(model, at.to(model.device), input_ids=ids.to(model.device)).to(merged.device).float()
                 for model in (unmerged, merged)
             )
             p, q = p.log_softmax(-1), q.log_softmax(-1)

@@ -33,9 +33,9 @@ def write_shortened(base: Path, out: Path) -> int:
     return len(layers_of(model))
 
 
-def write_rows(questions: Path, preferences: Path) -> None:
-    """Prepared rows in these folders: two conversations, and two pairs."""
-    for folder in (questions, preferences):
+def write_rows(questions: Path, preferences: Path, sampled: Path) -> None:
+    """Prepared rows in these folders: two conversations, two pairs, and none of a model's own answers."""
+    for folder in (questions, preferences, sampled):
         folder.mkdir(parents=True)
     both = list(enumerate((SHORT, LONG)))
     write_jsonl(questions / "train.jsonl", [{"id": str(number), "messages": messages} for number, messages in both])
@@ -44,3 +44,4 @@ def write_rows(questions: Path, preferences: Path) -> None:
         for number, messages in both
     ]
     write_jsonl(preferences / "train.jsonl", pairs)
+    write_jsonl(sampled / "train.jsonl", [])

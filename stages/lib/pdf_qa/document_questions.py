@@ -266,6 +266,11 @@ def plain_question(context: str, row: str, column: str) -> str:
     return f"{context}: {row} – {column.rstrip('?')}?" if column else f"{context}: {row}?"
 
 
+def is_korean(blocks: list[Block]) -> bool:
+    """Whether most words of the document are Korean."""
+    return language_of(" ".join(block.text for block in blocks)) == "ko"
+
+
 def language_of(text: str) -> str:
     """The code (ISO 639-1) of the language that most of a text is in; empty if it is none that is known.
 

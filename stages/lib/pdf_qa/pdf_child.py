@@ -34,14 +34,19 @@ Lines = set[tuple[int, int, int]]
 
 def main(path: str, memory_mib: int, seconds: int, max_pages: int) -> None:
     """Write the pages of a PDF to standard output."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_mib * 2**20,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it writes to a pipe and to no file
+    limit_itself(memory_mib, seconds)
     try:
         say(extract(path, max_pages))
     except MemoryError:
         say({"refused": "memory_limit", "detail": f"needs more than {memory_mib} MiB"})
+
+
+def limit_itself(memory_mib: int, seconds: int) -> None:
+    """Take no more memory (MiB of address space) and processor time than this, and write to no file."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mib * 2**20,) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it writes to a pipe and to no file
 
 
 def extract(path: str, max_pages: int) -> dict[str, Any]:

@@ -78,14 +78,7 @@ class Page:
 def read_pdf(path: Path, limits: PdfLimits) -> list[Page]:
     """All pages of a PDF. Raises PdfRefused with its reason."""
     refuse_at_a_glance(path, limits)
-    command = [sys.executable, "-m", pdf_child.__name__, str(path.resolve())]
-    numbers = [str(limits.memory_mib), str(limits.seconds), str(limits.pages)]
-    environment = {name: os.environ[name] for name in TOLD if name in os.environ}
-    environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run([*command, *numbers], capture_output=True, timeout=limits.seconds * 2, env=environment)
-    except subprocess.TimeoutExpired:
-        raise PdfRefused(path, "time_limit", f"took more than {limits.seconds * 2} s") from None
+    done = opened_by_child(pdf_child.__name__, path, limits, str(limits.pages))
     lines: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines() if line.endswith(b"}")]
     last = lines.pop() if lines and "page" not in lines[-1] else {}
     if last.get("refused") == "damaged" and ends_early(path):
@@ -96,6 +89,20 @@ def read_pdf(path: Path, limits: PdfLimits) -> list[Page]:
         raise PdfRefused(path, *cause_of_death(done, limits))
     pages = [Page(**(line | {"lines": [TextLine(**place) for place in line["lines"]]})) for line in lines]
     return without_continued_tables(without_running_lines(pages))
+
+
+def opened_by_child(module: str, path: Path, limits: PdfLimits, *more: str) -> subprocess.CompletedProcess[bytes]:
+    """What a module says of a PDF in a process of its own, which knows no key and keeps to `limits`.
+
+    The module is given the path, MiB of memory, seconds, and `more`. Raises PdfRefused if it takes too long.
+    """
+    command = [sys.executable, "-m", module, str(path.resolve()), str(limits.memory_mib), str(limits.seconds), *more]
+    environment = {name: os.environ[name] for name in TOLD if name in os.environ}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    try:
+        return subprocess.run(command, capture_output=True, timeout=limits.seconds * 2, env=environment)
+    except subprocess.TimeoutExpired:
+        raise PdfRefused(path, "time_limit", f"took more than {limits.seconds * 2} s") from None
 
 
 def refuse_at_a_glance(path: Path, limits: PdfLimits) -> None:

@@ -1,26 +1,44 @@
-"""From PDFs to rows of Q&A: pages, the page gate, questions by the chosen back end, the grounding gate, provenance.
+"""From PDFs to rows of Q&A: pages, the page gate, questions by rules and a model, grounding, a rating, provenance.
 
 Every row's source: {"file": "guide.pdf", "sha256": "3f…", "page": 3, "span": [120, 164], "by": "rules"}
+With a model, too: "by": "openai", "kind": "fact", "group": "guide.pdf:3", "rating": {"clear": 5, …}
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stages.lib.data.jsonl_reader import Line, Rejected
 from stages.lib.lineage import file_sha256
-from stages.lib.models.answer_models import PROMPT, Ask, pairs_in
-from stages.lib.pdf_qa.document_questions import Pair, document_questions
+from stages.lib.models.answer_models import Ask
+from stages.lib.pdf_qa.document_questions import Pair, document_questions, is_korean, title_of
 from stages.lib.pdf_qa.grounding import UNGROUNDED, ungrounded
+from stages.lib.pdf_qa.layout import blocks_of
 from stages.lib.pdf_qa.page_gate import UNUSABLE
 from stages.lib.pdf_qa.pdf_pages import Page, PdfRefused, ends_early, read_pdf
-from stages.lib.schema.choices import OnBadPdf
+from stages.lib.pdf_qa.rating import Rate
+from stages.lib.pdf_qa.raw_text import block_paragraphs
+from stages.lib.pdf_qa.text_store import TextStore
+from stages.lib.pdf_qa.written_questions import question_prompt, usable, written_in
+from stages.lib.schema.choices import Backend, OnBadPdf
 from stages.lib.schema.data import Generate, PreparePdfQa
 
 FROM_PDF = (*UNGROUNDED, "unreadable_response")
 """Reasons for which a generated pair, or a model's whole response, is dropped."""
+
+
+@dataclass
+class Asked:
+    """A question in one wording or several, each with the answer; who wrote it, and of which kind a model calls it."""
+
+    pairs: list[Pair]
+    by: str
+    kind: str = ""
+
+
+PROSE = ". Its prose can be learned as raw text: prepare_pdf_qa.raw_text=true"
 
 
 @dataclass
@@ -33,12 +51,19 @@ class PdfReport:
 
 
 def pdf_rows(
-    path: Path, label: str, section: PreparePdfQa, ask: Ask | None, report: PdfReport
+    path: Path,
+    label: str,
+    section: PreparePdfQa,
+    ask: Ask | None,
+    rate: Rate | None,
+    texts: TextStore | None,
+    report: PdfReport,
 ) -> Iterator[Line | Rejected]:
     """Yield every pair made from a PDF, grounded or rejected, and note its pages, or its refusal, in `report`.
 
-    Reports and rows call the file `label`. `ask` is the model, or None for the rules. Raises PdfRefused if the file
-    can't be read and `on_bad_pdf` is stop.
+    Reports and rows call the file `label`. `ask` is the model that writes questions, or None for the rules alone;
+    `rate` rates them, and `texts` gets the paragraphs, where that is wanted. Raises PdfRefused if the file can't be
+    read and `on_bad_pdf` is stop.
     """
     try:
         pages = read_pdf(path, section.limits)
@@ -50,14 +75,22 @@ def pdf_rows(
         return
     if ends_early(path):
         report.cut.append(label)
-    sha256, asked_on = file_sha256(path), defaultdict(list)
+    sha256 = file_sha256(path)
+    asked_on: dict[int, list[Asked | Rejected]] = defaultdict(list)
+    blocks = blocks_of([page for page in pages if not UNUSABLE & set(page.problems)]) if ask or texts else []
+    if texts:
+        texts.add(block_paragraphs(blocks), str(path), label, sha256)
     languages = [language.value for language in section.languages]
-    for pair in document_questions(pages, path.stem, languages) if ask is None else ():
-        asked_on[pair.page].append((pair, pair.source))
+    for pair in document_questions(pages, path.stem, languages) if section.generate.rules else ():
+        asked_on[pair.page].append(Asked([pair], Backend.rules.value))
+    title, korean = title_of(blocks, path.stem), is_korean(blocks)
     for page in pages:
-        found = asked_on[page.page] if ask is None else asked(page, section.generate, ask)
-        usable = not UNUSABLE & set(page.problems)
-        rows = list(page_rows(path, label, sha256, page, found, section.generate)) if usable else []
+        found = asked_on[page.page]
+        readable = not UNUSABLE & set(page.problems)
+        if ask and readable:
+            found += asked_by_model(f"{path}:{page.page}", page, section.generate, ask, title, korean)
+        group = f"{label}:{page.page}" if ask else ""
+        rows = list(page_rows(path, label, sha256, page, found, group, rate)) if readable else []
         report.pages.append({
             "file": label, "page": page.page, "characters": len(page.text), "via": page.via,
             "problems": page.problems, "tables": len(page.tables), "questions": len(rows),
@@ -66,40 +99,64 @@ def pdf_rows(
 
 
 def page_rows(
-    path: Path, label: str, sha256: str, page: Page, found: Iterable[tuple[Pair | str, str]], generate: Generate
+    path: Path,
+    label: str,
+    sha256: str,
+    page: Page,
+    found: Iterable["Asked | Rejected"],
+    group: str,
+    rate: Rate | None,
 ) -> Iterator[Line | Rejected]:
-    """The pairs of one page, each held against the text that it was made from."""
+    """The pairs of one page, each held against the text that it was made from, and rated by `rate` where it is given.
+
+    Where a model wrote questions, two may be about one thing, whoever asked them: those of a `group` are all trained on
+    or all held out.
+    """
     where, stem = f"{path}:{page.page}", label[: -len(path.suffix)]
-    for number, (pair, text) in enumerate(found, start=1):
-        if isinstance(pair, str):
-            yield Rejected(where, "unreadable_response", pair, text)
+    for number, asked in enumerate(found, start=1):
+        if isinstance(asked, Rejected):
+            yield asked
             continue
-        source = {"file": label, "sha256": sha256, "page": page.page, "span": [pair.start, pair.end],
-                  "by": generate.backend.value}  # fmt: skip
-        row = {
-            "id": f"{stem}-{page.page}-{number}",
-            "instruction": pair.question,
-            "output": pair.answer,
-        }
-        reason, detail = ungrounded(pair.answer, text)
-        if reason:
-            yield Rejected(where, reason, f"{detail}: {pair.answer[:80]}", f"{pair.question}\n{pair.answer}")
-        else:
-            yield Line(where, row | {"source": source})
+        fact = f"{stem}-{page.page}-{number}"
+        for wording, pair in enumerate(asked.pairs, start=1):
+            source: dict[str, Any] = {"file": label, "sha256": sha256, "page": page.page,
+                                      "span": [pair.start, pair.end], "by": asked.by}  # fmt: skip
+            source |= {name: value for name, value in (("kind", asked.kind), ("group", group)) if value}
+            row = {
+                "id": fact if wording == 1 else f"{fact}.{wording}",
+                "instruction": pair.question,
+                "output": pair.answer,
+                "source": source,
+            }
+            if len(asked.pairs) > 1:
+                row["fact_id"] = fact
+            reason, detail = ungrounded(pair.answer, pair.source)
+            detail = f"{detail}: {pair.answer[:80]}"
+            if not reason and rate:
+                scores, reason, detail = rate(pair.question, pair.answer, pair.source)
+                source |= {"rating": scores} if scores else {}
+            if reason:
+                yield Rejected(where, reason, detail, f"{pair.question}\n{pair.answer}", row)
+            else:
+                yield Line(where, row)
 
 
-def asked(page: Page, generate: Generate, ask: Ask) -> Iterator[tuple[Pair | str, str]]:
-    """What a model makes of each piece of a page, with the piece; a response that can't be read is its complaint."""
+def asked_by_model(
+    where: str, page: Page, generate: Generate, ask: Ask, title: str, korean: bool
+) -> "Iterator[Asked | Rejected]":
+    """What a model makes of each piece of a page of the document `title`; what of a response can't be used is named."""
     for start, text in chunks(page.text, generate.chunk_characters):
-        response = ask(PROMPT.format(text=text))
-        pairs = pairs_in(response)
-        if isinstance(pairs, str):
-            yield pairs, response
-            continue
-        for question, answer in pairs:
-            place = text.find(answer)
-            span = (start + place, start + place + len(answer)) if place >= 0 else (start, start + len(text))
-            yield Pair(question, answer, page.page, *span, text), text
+        response = ask(question_prompt(text, title, korean, generate.kinds, generate.wordings), usable)
+        written, complaints = written_in(response)
+        for complaint in complaints:
+            yield Rejected(where, "unreadable_response", complaint, response)
+        for each in written:
+            place = text.find(each.answer)
+            span = (start + place, start + place + len(each.answer)) if place >= 0 else (start, start + len(text))
+            wordings = each.questions[: generate.wordings]
+            pairs = [Pair(question, each.answer, page.page, *span, text) for question in wordings]
+            kind = each.kind if each.kind in [known.value for known in generate.kinds] else ""
+            yield Asked(pairs, generate.backend.value, kind)
 
 
 def chunks(text: str, size: int) -> Iterator[tuple[int, str]]:
@@ -126,17 +183,19 @@ def summary(report: PdfReport) -> dict[str, Any]:
     }
 
 
-def by_document(report: PdfReport) -> list[str]:
-    """A line for each PDF: what it gave, or why it gave nothing."""
+def by_document(report: PdfReport, text_rows: Mapping[str, int] | None) -> list[str]:
+    """A line for each PDF: what it gave, or why it gave nothing; `text_rows` are its rows of raw text, where wanted."""
     lines = [f"{one['file']}: left out: {one['reason']}: {one['detail']}" for one in report.refused]
     for name in dict.fromkeys(page["file"] for page in report.pages):
         pages = [page for page in report.pages if page["file"] == name]
         asked, empty = sum(page["questions"] for page in pages), sum("no_text" in page["problems"] for page in pages)
-        said = f"{name}: {asked or 'no'} questions from {len(pages)} pages"
+        text = "" if text_rows is None else f" and {text_rows.get(name, 0) or 'no'} rows of raw text"
+        said = f"{name}: {asked or 'no'} questions{text} from {len(pages)} pages"
         if empty == len(pages):
             said += "; no page has text: a scan. Run OCR over it first (ocrmypdf writes a PDF with a text layer)"
         elif not asked:
             said += "; it has no heading that asks, FAQ, table or article that was understood"
+            said += "" if text_rows is not None else PROSE
         elif empty:
             said += f"; {empty} pages have no text"
         lines.append(said)

@@ -8,24 +8,38 @@ from pathlib import Path
 from stages.lib.data.columns import Reading, named_columns
 from stages.lib.data.file_formats import ENDINGS, holds_rows
 from stages.lib.errors import UserError
+from stages.lib.pdf_qa.review_decisions import FILE as DECISIONS
 from stages.lib.schema.data import PreparePdfQa
 
 CACHE = Path(".dvc/cache")
 """Where links of DVC's own lead, if it links."""
 
-DECISIONS = ".decisions"
-"""Ending of the file in which tools/review keeps its decisions, beside the rows."""
+TEXT_ENDINGS = (".txt", ".md", ".txt.gz", ".md.gz")
+"""What the name of a file of raw text ends in."""
+
+ABOUT_FOLDER = "README.md"
 
 
 def questions_and_pdfs(section: PreparePdfQa) -> tuple[list[Path], list[Path]]:
-    """The files of rows and the PDFs to read. Raises UserError if there are none."""
-    files = files_in(section.files, ENDINGS, "prepare_pdf_qa.files")
+    """The files of rows and the PDFs to read. Raises UserError if there are none, and no text files either."""
+    texts = text_files(section)
+    named = [path for path in section.files if Path(path) not in texts]
+    files = files_in(named, ENDINGS, "prepare_pdf_qa.files")
     pdfs = files_in(section.pdfs, (".pdf",), "prepare_pdf_qa.pdfs")
-    if not files and not pdfs:
+    if not files and not texts and not pdfs:
         places, others = ", ".join([*section.files, *section.pdfs]), ", ".join(ENDINGS)
         raise UserError(f"found no *.jsonl and no *.pdf in {places}, nor rows in another format ({others}); needed at "
                         "least one. Put yours there")  # fmt: skip
     return files, pdfs
+
+
+def text_files(section: PreparePdfQa) -> list[Path]:
+    """The files of raw text to read: none where it isn't asked for. README.md in a folder is about the folder."""
+    if not section.raw_text:
+        return []
+    named = [path for path in section.files if Path(path).is_dir() or path.lower().endswith(TEXT_ENDINGS)]
+    found = files_in(named, TEXT_ENDINGS, "prepare_pdf_qa.files")
+    return [path for path in found if path.name != ABOUT_FOLDER]
 
 
 def labels_of(paths: list[Path]) -> dict[Path, str]:
@@ -63,13 +77,13 @@ def named(path: Path, pattern: str) -> bool:
 
 
 def unread_files(section: PreparePdfQa, read: list[Path]) -> list[str]:
-    """The other files in the folders named, but for README.md, the decisions of a review and hidden ones.
+    """The other files in the folders named, but for README.md and hidden ones.
 
     A link to a folder elsewhere, which isn't followed, and a link to nothing are among them.
     """
     folders = {Path(path) for path in [*section.files, *section.pdfs] if Path(path).is_dir()}
     found = {path for folder in folders for path in files_below(folder)}
-    return sorted(str(path) for path in found - set(read) if path.name != "README.md" and path.suffix != DECISIONS)
+    return sorted(str(path) for path in found - set(read) if path.name != ABOUT_FOLDER)
 
 
 def files_in(paths: list[str], endings: tuple[str, ...], setting: str) -> list[Path]:
@@ -102,7 +116,8 @@ def files_in(paths: list[str], endings: tuple[str, ...], setting: str) -> list[P
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files in and below a folder, each folder once; hidden ones (._x.pdf) are left out.
+    """Yield the files in and below a folder, each folder once; hidden ones (._x.pdf) and the decisions of a review are
+    left out.
 
     Links to folders within it are followed; one that leads out of it is yielded itself, as is one that leads nowhere.
     Raises UserError for a folder that can't be listed.
@@ -121,7 +136,7 @@ def files_below(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         for name in sorted([*names, *elsewhere]):
-            if name[0] != ".":
+            if name[0] != "." and (Path(here) / name).absolute() != DECISIONS.absolute():
                 yield Path(here) / name
 
 

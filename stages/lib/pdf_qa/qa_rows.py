@@ -6,7 +6,7 @@ Only instruction and output are needed; shapes.py has the other names and shapes
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -53,6 +53,7 @@ class Question:
     id: str
     fact_id: str
     fact_given: bool
+    group: str  # of rows that are all trained on or all held out; mostly the fact alone
     question: str
     answer: str
     key: list[str]
@@ -60,6 +61,8 @@ class Question:
     source: dict[str, Any]
     mended: list[str] = field(default_factory=list)
     personal_data: list[str] = field(default_factory=list)
+    review: str = ""  # accept or edit, if a person decided so
+    gate: Rejected | None = None  # why it is dropped unless a person lets it in
 
     def conversations(self) -> list[Messages]:
         """What training makes of the row."""
@@ -76,9 +79,23 @@ class Question:
             "source": self.source,
         }
 
+    def dropped(self, reason: str, detail: str, text: str = "") -> Rejected:
+        """The row as it goes into rejects.jsonl: to be read again, and decided about, by people."""
+        row: dict[str, Any] = {"id": self.id, "question": self.question, "answer": self.answer, "source": self.source}
+        row |= {"review": self.review} if self.review else {}
+        return Rejected(self.where, reason, detail, text or f"{self.question}\n{self.answer}", row)
 
-def admit(line: Line, reading: Reading, drop_personal_data: bool) -> Question | Rejected:
-    """Check one value of any shape and mend its texts."""
+    def decided(self, decision: str, question: str, answer: str) -> "Question":
+        """The row as a person accepted or edited it. It stays the same fact, of which it keeps what it still says."""
+        return replace(
+            self, question=question, answer=answer, review=decision, source={**self.source, "review": decision},
+            key=[part for part in self.key if decision == "accept" or part in answer],
+            personal_data=personal_data(f"{question}\n{answer}"), gate=None,
+        )  # fmt: skip
+
+
+def admit(line: Line, reading: Reading) -> Question | Rejected:
+    """A value of any shape with its texts mended, and with the gate that stops it, if one does; or why it is no row."""
     text = json.dumps(line.value, ensure_ascii=False, default=str)
     try:
         fields = Fields.model_validate(as_question(line, reading))
@@ -97,29 +114,29 @@ def admit(line: Line, reading: Reading, drop_personal_data: bool) -> Question | 
     answerable = fields.answerable is not False
     reason, detail = unclear(question, answer, answerable)
     question = with_input(question, mended["input"].text)
-    kinds = personal_data(question + "\n" + answer)
-    if not reason and drop_personal_data and kinds:
-        reason, detail = "pii", ", ".join(kinds)
-    if reason:
-        return Rejected(line.where, reason, detail, text)
     path, _, number = line.where.rpartition(":")
     name = reading.label + path.removeprefix(reading.file)
     identity = str(fields.id) if fields.id is not None else f"{name}:{number}"
-    return Question(
+    # pages that a model wrote questions about; whether two are about one thing isn't known
+    group = str((fields.source or {}).get("group") or "")
+    row = Question(
         where=line.where,
         file=reading.label,
         id=identity,
         # without one a row is its own fact, named by what it asks: ids of two files may be equal, and lines move
         fact_id=str(fields.fact_id) if fields.fact_id is not None else f"{hash_of(letters(question)) % 2**64:016x}",
-        fact_given=fields.fact_id is not None,
+        fact_given=fields.fact_id is not None and not group,
+        group=group,
         question=question,
         answer=answer,
         key=[mend(part).text for part in fields.key or []],
         answerable=answerable,
         source=fields.source or {"file": name, "line": int(number)},
         mended=sorted({step for result in mended.values() for step in result.done}),
-        personal_data=kinds,
+        personal_data=personal_data(question + "\n" + answer),
     )
+    row.gate = row.dropped(reason, detail, text) if reason else None
+    return row
 
 
 def type_error(error: ValidationError, line: Line, reading: Reading) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.data.comparison import hash_of, letters
+from stages.lib.data.jsonl_reader import Rejected
 from stages.lib.data.near_duplicates import NearDuplicates, near, signature
 from stages.lib.pdf_qa.qa_rows import Question
 from stages.lib.records import share_of
@@ -17,8 +18,8 @@ from stages.lib.records import share_of
 TABLE = """
 CREATE TABLE rows (
     n INTEGER PRIMARY KEY, place TEXT, file TEXT, id TEXT, fact_id TEXT, fact_given INTEGER, question TEXT, answer TEXT,
-    question_hash INTEGER, answer_hash INTEGER, question_share REAL, fact_share REAL, tokens INTEGER, record TEXT,
-    verdict TEXT, detail TEXT, split TEXT
+    answerable INTEGER, question_hash INTEGER, answer_hash INTEGER, question_share REAL, fact_share REAL,
+    tokens INTEGER, record TEXT, review TEXT, verdict TEXT, detail TEXT, split TEXT
 )"""
 
 
@@ -42,11 +43,12 @@ class QuestionStore:
         """Add a question with its number of tokens."""
         self.files.add(row.file)
         self.connection.execute(
-            "INSERT INTO rows VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
+            "INSERT INTO rows VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
             (
                 row.where, row.file, row.id, row.fact_id, row.fact_given, row.question, row.answer,
-                hash_of(letters(row.question)), hash_of(letters(row.answer)),
-                share_of(row.question), share_of(row.fact_id), tokens, json.dumps(row.record(), ensure_ascii=False),
+                row.answerable, hash_of(letters(row.question)), hash_of(letters(row.answer)),
+                share_of(row.question), share_of(row.group or row.fact_id), tokens,
+                json.dumps(row.record(), ensure_ascii=False), row.review,
             ),
         )  # fmt: skip
 
@@ -80,17 +82,17 @@ class QuestionStore:
     def conflicts(self) -> Iterator[list[dict[str, Any]]]:
         """Yield, question by question, the kept rows that answer one question differently."""
         query = """
-            SELECT question_hash, n, place, record FROM rows WHERE verdict IS NULL AND question_hash IN
+            SELECT question_hash, n, place, record, review FROM rows WHERE verdict IS NULL AND question_hash IN
                 (SELECT question_hash FROM rows WHERE verdict IS NULL GROUP BY question_hash HAVING COUNT(*) > 1)
             ORDER BY question_hash, n"""
         group: list[dict[str, Any]] = []
         last = None
-        for key, number, place, record in self.connection.execute(query):
+        for key, number, place, record, review in self.connection.execute(query):
             if group and key != last:
                 yield group
                 group = []
             last = key
-            group.append({"n": number, "where": place, **json.loads(record)})
+            group.append({"n": number, "where": place, **json.loads(record), "review": review})
         if group:
             yield group
 
@@ -127,13 +129,14 @@ class QuestionStore:
     def split(self, held_out_facts: float, held_out_wordings: int) -> None:
         """Give each kept row its split by hashes of fact and question, so that added rows move no others.
 
-        A held-out fact goes to `unseen` whole. Of a trained fact, `held_out_wordings` go to `seen` and at least one
-        to `train`.
+        A held-out fact goes to `unseen` whole, or to `unanswerable` if it is a question that has no answer. Of a
+        trained fact, `held_out_wordings` go to `seen`, but at most half of those it has; the others go to `train`.
         """
         self.connection.execute(
             """
-            UPDATE rows SET split = CASE WHEN fact_share < :facts THEN 'unseen'
-                WHEN place_in_fact <= MIN(:wordings, in_fact - 1) THEN 'seen' ELSE 'train' END
+            UPDATE rows SET split = CASE
+                WHEN fact_share < :facts THEN CASE WHEN answerable THEN 'unseen' ELSE 'unanswerable' END
+                WHEN answerable AND place_in_fact <= MIN(:wordings, in_fact / 2) THEN 'seen' ELSE 'train' END
             FROM (SELECT n AS number, COUNT(*) OVER (PARTITION BY fact_id) AS in_fact,
                          ROW_NUMBER() OVER (PARTITION BY fact_id ORDER BY question_share, n) AS place_in_fact
                   FROM rows WHERE verdict IS NULL) AS fact WHERE rows.n = fact.number""",
@@ -142,7 +145,7 @@ class QuestionStore:
 
     def records(self, split: str) -> Iterator[dict[str, Any]]:
         """Yield a split's records: facts in the order they first came, wordings by hash, held-out facts' as read."""
-        order = "n" if split == "unseen" else "question_share, n"
+        order = "n" if split in ("unseen", "unanswerable") else "question_share, n"
         query = f"""
             SELECT id, fact_id, record FROM rows JOIN
                 (SELECT fact_id AS fact, MIN(n) AS first FROM rows WHERE verdict IS NULL GROUP BY fact_id)
@@ -151,11 +154,13 @@ class QuestionStore:
         for identity, fact, record in self.connection.execute(query, (split,)):
             yield json.loads(record) | {"id": identity, "fact_id": fact}
 
-    def dropped(self) -> Iterator[tuple[str, str, str, str]]:
-        """Yield place, reason, detail and record of the rows that leave because of other rows."""
-        yield from self.connection.execute(
-            "SELECT place, verdict, detail, record FROM rows WHERE verdict IS NOT NULL ORDER BY n"
-        )
+    def dropped(self) -> Iterator[Rejected]:
+        """Yield the rows that leave because of other rows."""
+        query = """SELECT place, verdict, detail, record, id, question, answer, review FROM rows
+            WHERE verdict IS NOT NULL ORDER BY n"""
+        for place, reason, detail, record, identity, question, answer, review in self.connection.execute(query):
+            row = {"id": identity, "question": question, "answer": answer, "source": json.loads(record)["source"]}
+            yield Rejected(place, reason, detail, record, row | ({"review": review} if review else {}))
 
     def splits_of(self, numbers: tuple[int, int]) -> list[tuple[str, str, str]]:
         """Split, place and question of each of two rows."""

@@ -6,7 +6,7 @@ The answer stays. A rewording counts only if numbers, names and negations are th
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.near_duplicates import KnownQuestions, guard
 from stages.lib.models.answer_models import Ask
 from stages.lib.models.chat_template import Messages
+from stages.lib.pdf_qa.review_decisions import Review
 from stages.lib.records import read_jsonl
 
 TEMPLATES = [
@@ -56,12 +57,18 @@ def ends_in_consonant(text: str) -> bool:
 
 
 def add_rewordings(
-    out: Path, evaluation: list[str], wordings: int, ask: Ask | None, fits: Callable[[Messages], bool]
+    out: Path,
+    evaluation: Sequence[str],
+    wordings: int,
+    ask: Ask | None,
+    fits: Callable[[Messages], bool],
+    review: Review,
 ) -> dict[str, int]:
     """Add up to `wordings` rewordings after each row of `out`/train.jsonl, by templates or by `ask`.
 
-    Returns how many were added, and how many weren't because they change what is asked, or because the question is
-    there already or nearly one of the `evaluation` splits', or because it doesn't fit (`fits`) into a training row.
+    Returns how many were added, and how many weren't because they change what is asked, because a person rejected
+    them, because the question is there already or nearly one of the `evaluation` splits', or because it doesn't fit
+    (`fits`) into a training row.
     """
     known, taken = KnownQuestions(), set()
     for split in ("train", *evaluation):
@@ -70,7 +77,7 @@ def add_rewordings(
             taken.add(hash_of(letters(question)))
             if split in evaluation:
                 known.add(row["id"], question)
-    counts = {"added": 0, "changed_meaning": 0, "asked_already": 0, "unfit": 0}
+    counts = {"added": 0, "changed_meaning": 0, "rejected_in_review": 0, "asked_already": 0, "unfit": 0}
     new = out / "train.jsonl.new"
     with new.open("w", encoding="utf-8") as file:
         for row in read_jsonl(out / "train.jsonl"):
@@ -78,16 +85,25 @@ def add_rewordings(
             question = row["messages"][0]["content"]
             found = by_templates(question) if ask is None else by_back_translation(question, ask)
             for number, wording in enumerate(islice(found, wordings), start=1):
-                if not says_the_same(question, wording):
+                answer, identity = row["messages"][1]["content"], f"{row['id']}~{number}"
+                verdict = review.verdict((identity,), wording, answer)
+                wording, answer = verdict.question, verdict.answer
+                if verdict.decision:
+                    review.applied[verdict.decision] += 1
+                if verdict.decision == "reject":
+                    counts["rejected_in_review"] += 1
+                elif not verdict.decision and not says_the_same(question, wording):
                     counts["changed_meaning"] += 1
                 elif hash_of(letters(wording)) in taken or known.find(wording):
                     counts["asked_already"] += 1
-                elif not fits(messages := [{"role": "user", "content": wording}, row["messages"][1]]):
+                elif not fits(
+                    messages := [{"role": "user", "content": wording}, {"role": "assistant", "content": answer}]
+                ):
                     counts["unfit"] += 1
                 else:
                     counts["added"] += 1
                     taken.add(hash_of(letters(wording)))
-                    reworded = {**row, "id": f"{row['id']}~{number}", "messages": messages, "reworded": True}
+                    reworded = {**row, "id": identity, "messages": messages, "reworded": True}
                     file.write(json.dumps(reworded, ensure_ascii=False) + "\n")
     os.replace(new, out / "train.jsonl")
     return counts

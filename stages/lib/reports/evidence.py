@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from stages.lib.family import NAMES, STARTED_FROM, TUNED
 from stages.lib.foreign_text import in_markdown
+from stages.lib.reports.numbers import MARKS, counted, figure, marked
+from stages.lib.reports.verdict import idle_steps, in_words
 
 Row = dict[str, Any]
 
@@ -16,21 +19,24 @@ SHOWN = [
     ("seen", "key_recall"),
     ("seen", "chrf"),
     ("seen", "stop_rate"),
+    ("seen", "over_refusal_rate"),
     ("unseen", "key_exact"),
-    ("unseen", "refusal"),
+    ("unanswerable", "refusal_rate"),
     ("seen", "perplexity"),
     ("control", "perplexity"),
     ("preferences", "accuracy"),
     ("preferences", "margin"),
 ]
-"""Split and figure of each line of the short table."""
+"""Set and figure of each line of the short table; `control` stands for every control set."""
 
 SETS = {
     "seen": "trained facts, asked in words that training never saw",
     "unseen": "facts that training never saw: a right answer is luck, a wrong one is made up",
+    "unanswerable": "questions that the documents don't answer, on topics that training never saw: refusing is right",
     "control": "chats not trained on: what tuning made the model forget",
     "preferences": "held-out pairs of a better and a worse answer",
 }
+"""What each set holds. Control sets have a name after the word, such as control_ko."""
 
 
 @dataclass
@@ -48,17 +54,23 @@ class Evidence:
     @property
     def models(self) -> list[str]:
         """Names of the models, the untuned one first. (JSON's keys are sorted; this is the order of tuning.)"""
-        return [name for name in ("base", "sft", "dpo", "orpo") if name in self.detail["models"]]
+        return [name for name in NAMES if name in self.detail["models"]]
 
     @property
     def tuned(self) -> str:
         """The model that the pipeline is for: DPO's. ORPO, where it ran, is an alternative shown beside it."""
-        return "dpo"
+        return TUNED
+
+    @property
+    def compared(self) -> list[str]:
+        """The differences that tables show: of the tuned model to the untuned one, and to the one it started from."""
+        return [f"{self.tuned} - {self.models[0]}", f"{self.tuned} - {STARTED_FROM[self.tuned]}"]
 
     @property
     def warnings(self) -> list[str]:
         """What to know before believing the figures."""
-        return [*self.unknown_origin, *self.detail["warnings"], *self.judge.get("warnings", [])]
+        idle = [step.en for step in idle_steps(self.detail)]
+        return [*self.unknown_origin, *idle, *self.detail["warnings"], *self.judge.get("warnings", [])]
 
     @property
     def unknown_origin(self) -> list[str]:
@@ -86,39 +98,44 @@ class Evidence:
         return {row["id"]: row for row in self.predictions if row["model"] == model and "prediction" in row}
 
 
-def figure(cell: dict[str, float] | None) -> str:
-    """One figure with its interval, where it has one, such as 0.62 [0.50, 0.73]."""
-    if cell is None:
-        return "-"
-    if "low" not in cell:
-        return f"{cell['value']:.2f}"
-    return f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
+def kind_of(split: str) -> str:
+    """The set of SETS that one is, such as control for control_ko."""
+    return next((kind for kind in SETS if split == kind or split.startswith(f"{kind}_")), split)
 
 
-def counted(cell: dict[str, float] | None) -> str:
-    """A figure with its interval and its n, such as 0.62 [0.50, 0.73], n 40."""
-    return "-" if cell is None else f"{figure(cell)}, n {cell['n']}"
+def sets_in(figures: dict[str, Any]) -> list[str]:
+    """The sets that a model was scored on, in the order of SETS."""
+    order = list(SETS)
+    return sorted(figures, key=lambda split: (order.index(kind_of(split)), split))
 
 
-def signed(cell: dict[str, float] | None) -> str:
-    """A difference with its interval, such as +0.62 [+0.50, +0.73]."""
-    if cell is None:
-        return "-"
-    return f"{cell['value']:+.2f} [{cell['low']:+.2f}, {cell['high']:+.2f}]"
+def shown_in(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Set and figure of each line of the short table, of those that a model was scored on."""
+    sets = sets_in(figures)
+    return [
+        (split, name) for kind, name in SHOWN for split in sets if kind_of(split) == kind and name in figures[split]
+    ]
 
 
 def table(evidence: Evidence) -> str:
     """The short table: the models side by side and the last one's difference to the first, in Markdown."""
     models, detail = evidence.models, evidence.detail
-    header = ["set", "figure", "n", *models, f"{evidence.tuned} - {models[0]}"]
+    header = ["set", "figure", "n", *models, *evidence.compared]
     lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
-    for split, name in SHOWN:
+    for split, name in shown_in(detail["models"][models[0]]):
         cells = [detail["models"][model].get(split, {}).get(name) for model in models]
-        if any(cells):
-            n = next(cell["n"] for cell in cells if cell)
-            change = detail["differences"][evidence.tuned].get(split, {}).get(name)
-            line = [split, name, str(n), *(figure(cell) for cell in cells), signed(change)]
-            lines.append("| " + " | ".join(line) + " |")
+        n = next(cell["n"] for cell in cells if cell)
+        change = detail["differences"][evidence.tuned].get(split, {}).get(name)
+        step = detail["steps"][evidence.tuned].get(split, {}).get(name)
+        line = [
+            split,
+            name,
+            str(n),
+            *(figure(cell) for cell in cells),
+            marked(change, split, name),
+            marked(step, split, name),
+        ]
+        lines.append("| " + " | ".join(line) + " |")
     return "\n".join(lines)
 
 
@@ -157,10 +174,14 @@ def render(evidence: Evidence) -> str:
     demo = "\n".join(f"- {model}: {in_markdown(detail['demo']['answers'][model])}" for model in models)
     parts = [
         "# Evaluation",
-        f"Greedy answers, at most {detail['settings']['max_new_tokens']} new tokens. Intervals: 95 % bootstrap over "
-        "facts; differences are paired. The same with curves, funnels and lineage: eval_report.html.",
+        f"Greedy answers, at most {detail['settings']['max_new_tokens']} new tokens. Intervals: 95 % over facts, "
+        "Wilson's of shares, else bootstrap; differences are paired. The same with curves, funnels and lineage: "
+        "eval_report.html.",
+        in_words(detail, "ko"),
+        in_words(detail, "en"),
         sets,
         table(evidence),
+        MARKS,
     ]
     if evidence.warnings:
         parts += ["## Beware", "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)]

@@ -4,13 +4,16 @@ import json
 from typing import Any
 
 from stages.lib.foreign_text import in_markdown
-from stages.lib.reports.evidence import SETS, Evidence, listing, table, wrong_answers
+from stages.lib.reports.evidence import SETS, Evidence, kind_of, listing, table, wrong_answers
+from stages.lib.reports.numbers import MARKS
+from stages.lib.reports.verdict import in_words
 from stages.lib.schema.evaluation import Report
 
 RESULTS = [
     ("seen", "key_exact", "text-generation", "Facts stated exactly"),
     ("seen", "chrf", "text-generation", "chrF++"),
     ("unseen", "key_exact", "text-generation", "Facts stated exactly"),
+    ("unanswerable", "refusal_rate", "text-generation", "Unanswerable questions refused"),
     ("preferences", "accuracy", "text-generation", "Preference accuracy"),
 ]
 """Split, figure, the Hub's task and the name of each result in the metadata."""
@@ -51,9 +54,13 @@ chat([{{"role": "user", "content": {question}}}], do_sample=False)
 
 ## Scores
 
+{in_words(evidence.detail, "ko")}
+
+{in_words(evidence.detail, "en")}
+
 {table(evidence)}
 
-95 % bootstrap intervals over facts; differences are paired.
+{MARKS} Intervals are over facts: Wilson's of shares, else bootstrap.
 
 {chr(10).join(f"- {name}: {meaning}" for name, meaning in SETS.items())}
 
@@ -98,7 +105,7 @@ def metadata(section: Report, evidence: Evidence) -> Any:
         EvalResult(
             task_type=task,
             dataset_type=split,
-            dataset_name=f"{split}: {SETS[split]}",
+            dataset_name=f"{split}: {SETS[kind_of(split)]}",
             metric_type=name,
             metric_value=figures[split][name]["value"],
             metric_name=told,

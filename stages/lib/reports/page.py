@@ -7,28 +7,30 @@ from stages.lib.reports.charts import bar_chart, interval_chart, line_chart
 from stages.lib.reports.evidence import (
     PEOPLE,
     SETS,
-    SHOWN,
     Evidence,
     benchmark_rows,
     benchmarked,
-    counted,
-    figure,
     learned_answers,
     lost_answers,
     people_rows,
     regressions,
-    signed,
+    sets_in,
+    shown_in,
     wrong_answers,
 )
+from stages.lib.reports.numbers import MARKS, Cell, counted, figure, judgement, marked
+from stages.lib.reports.verdict import in_words
 
 CURVES = [
     ("sft", "loss", "SFT: loss"),
     ("sft", "token_accuracy", "SFT: share of tokens predicted"),
+    ("sft", "kl_to_base", "SFT: KL divergence to the base on held chats, nats a token"),
     ("dpo", "loss", "DPO: loss"),
     ("dpo", "reward_margin", "DPO: reward margin"),
     ("dpo", "reward_accuracy", "DPO: share of pairs with the better answer ahead"),
 ]
-SHARES = ["key_exact", "key_recall", "chrf", "rouge_l", "korquad_f1", "stop_rate", "refusal", "accuracy"]
+SHARES = ["key_exact", "key_recall", "chrf", "rouge_l", "korquad_f1", "stop_rate", "refusal_rate", "over_refusal_rate",
+          "accuracy"]  # fmt: skip
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5b6676; --paper: #f6f7f9; --card: #fff; --line: #dde2e9;
@@ -48,6 +50,7 @@ h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6r
 .soft, figcaption { color: var(--soft); font-size: .9rem }
 section > .box, .answer, figure, .warn, details { background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: .8rem 1rem; margin: 0 0 .7rem }
+.verdict { font-size: 1.05rem; border-left: 4px solid var(--sft); padding-left: .8rem; margin: .8rem 0 }
 .warn { background: var(--warn); color: var(--warnink); border-color: transparent } .warn p { margin: .2rem 0 }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .7rem; margin-top: 1rem }
 .cards div { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1rem }
@@ -111,11 +114,12 @@ def headline(evidence: Evidence) -> str:
     """Title, the four figures that matter, and what to beware of."""
     models, detail = evidence.models, evidence.detail
     cards = []
+    controls = [split for split in sets_in(detail["models"][models[0]]) if split.startswith("control_")]
     for split, name, told in (
         ("seen", "key_exact", "seen facts stated exactly"),
-        ("unseen", "key_exact", "unseen facts stated exactly"),
-        ("control", "perplexity", "perplexity on other chats"),
-        ("preferences", "accuracy", "held-out pairs ranked rightly"),
+        ("unanswerable", "refusal_rate", "unanswerable questions refused"),
+        *((split, "perplexity", f"perplexity on other chats ({split.removeprefix('control_')})") for split in controls),
+        ("preferences", "accuracy", "preference accuracy on held-out pairs"),
     ):
         before, after = (detail["models"][model].get(split, {}).get(name) for model in (models[0], evidence.tuned))
         if before and after:
@@ -125,10 +129,11 @@ def headline(evidence: Evidence) -> str:
                 f"<br>{models[0]}: {before['value']:.2f}</span></div>"
             )
     warned = "".join(f"<p>{escape(line)}</p>" for line in evidence.warnings)
+    words = "".join(f'<p lang="{name}">{escape(in_words(detail, name))}</p>' for name in ("ko", "en"))
     return (
-        f"<h1>Evaluation</h1><p class=soft>{' → '.join(models)}. Greedy answers, at most "
-        f"{detail['settings']['max_new_tokens']} new tokens; 95 % bootstrap intervals over facts, "
-        "differences paired.</p>"
+        f'<h1>Evaluation</h1><div class="verdict">{words}</div><p class=soft>{" → ".join(models)}. '
+        f"Greedy answers, at most {detail['settings']['max_new_tokens']} new tokens; 95 % intervals over facts, "
+        "Wilson's of shares, else bootstrap; differences paired.</p>"
         f'<div class="cards">{"".join(cards)}</div>'
         + (f'<h2>Beware</h2><div class="warn">{warned}</div>' if warned else "")
     )
@@ -149,31 +154,41 @@ def figure_rows(evidence: Evidence, names: list[tuple[str, str]]) -> list[list[s
         cells = [detail["models"][model].get(split, {}).get(name) for model in models]
         if any(cells):
             n = next(cell["n"] for cell in cells if cell)
-            change = detail["differences"][evidence.tuned].get(split, {}).get(name)
-            rows.append([split, name, str(n), *(figure(cell) for cell in cells), signed(change)])
+            found = [detail[kind][evidence.tuned].get(split, {}).get(name) for kind in ("differences", "steps")]
+            told = [coloured(change, split, name) for change in found]
+            rows.append([split, name, str(n), *(figure(cell) for cell in cells), *told])
     return rows
+
+
+def coloured(change: Cell | None, split: str, name: str) -> str:
+    """A difference, green if it is better beyond chance and red if it is worse, whatever its sign."""
+    kind = ("", "up", "down")[judgement(change, split, name)]
+    text = escape(marked(change, split, name))
+    return f'<span class="{kind}">{text}</span>' if kind else text
 
 
 def short_table(evidence: Evidence) -> str:
     """The lines that the terminal shows too."""
     models = evidence.models
     meanings = "".join(f"<p class=soft><b>{name}</b>: {meaning}.</p>" for name, meaning in SETS.items())
-    header = ["set", "figure", "n", *models, f"{evidence.tuned} - {models[0]}"]
-    return f'<div class="box">{table(header, figure_rows(evidence, SHOWN))}{meanings}</div>'
+    header = ["set", "figure", "n", *models, *evidence.compared]
+    rows = figure_rows(evidence, shown_in(evidence.detail["models"][models[0]]))
+    return f'<div class="box">{table(header, rows)}<p class=soft>{MARKS}</p>{meanings}</div>'
 
 
 def full_table(evidence: Evidence) -> str:
     """Every figure, folded."""
     models, detail = evidence.models, evidence.detail
-    names = [(split, name) for split in SETS for name in sorted(detail["models"][models[0]].get(split, {}))]
-    header = ["set", "figure", "n", *models, f"{evidence.tuned} - {models[0]}"]
+    figures = detail["models"][models[0]]
+    names = [(split, name) for split in sets_in(figures) for name in sorted(figures[split])]
+    header = ["set", "figure", "n", *models, *evidence.compared]
     return f"<details><summary>All figures</summary>{table(header, figure_rows(evidence, names))}</details>"
 
 
 def figures_chart(evidence: Evidence) -> str:
     """Dots and whiskers of the figures that are shares."""
     charts = []
-    for split in SETS:
+    for split in sets_in(evidence.detail["models"][evidence.models[0]]):
         rows = []
         for name in SHARES:
             series = [(model, evidence.detail["models"][model].get(split, {}).get(name)) for model in evidence.models]
@@ -188,9 +203,9 @@ def figures_chart(evidence: Evidence) -> str:
 def curves(evidence: Evidence) -> list[str]:
     """Training curves of the logs that there are."""
     return [
-        line_chart(title, [(row["step"], row[column]) for row in evidence.logs[stage]])
+        line_chart(title, points)
         for stage, column, title in CURVES
-        if evidence.logs.get(stage) and column in evidence.logs[stage][0]
+        if (points := [(row["step"], row[column]) for row in evidence.logs.get(stage, []) if column in row])
     ]
 
 

@@ -14,6 +14,11 @@ class RowSource(Enum):
     jsonl = "jsonl"
 
 
+class AskedOf(Enum):
+    pdf_qa = "pdf_qa"  # questions that SFT was trained on
+    preferences = "preferences"  # questions of preference pairs, which SFT hasn't seen
+
+
 class PairSource(Enum):
     rows = "rows"
     votes = "votes"  # data/raw/votes, where python -m tools.arena puts them
@@ -49,6 +54,7 @@ class Column(Enum):
     rejected_score = "rejected_score"
     status = "status"
     in_gsm8k_train = "in_gsm8k_train"
+    text = "text"  # raw text, which asks nothing
     ignore = "ignore"
 
 
@@ -181,9 +187,11 @@ class OnBadPdf(Enum):
 
 
 class Backend(Enum):
+    """Who writes questions."""
+
     rules = "rules"
-    huggingface = "huggingface"
-    openai = "openai"
+    huggingface = "huggingface"  # a chat model in a directory
+    openai = "openai"  # a model behind an endpoint that speaks OpenAI's chat completions
 
 
 class Rewording(Enum):
@@ -192,10 +200,20 @@ class Rewording(Enum):
     back_translation = "back_translation"  # by generate's model
 
 
+class QuestionKind(Enum):
+    """What a model is asked to ask of a piece of a document."""
+
+    fact = "fact"  # what, when, where, who, how much
+    procedure = "procedure"  # how something is done
+    reason = "reason"  # why
+    definition = "definition"  # what a term means
+    summary = "summary"  # the gist of it
+
+
 class JudgeBackend(Enum):
     none = "none"
     openai = "openai"
-    hf = "hf"
+    huggingface = "huggingface"
 
 
 class PersonalData(Enum):

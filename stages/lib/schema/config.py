@@ -7,7 +7,7 @@ from omegaconf import MISSING
 from stages.lib.errors import require
 from stages.lib.schema.choices import MergeBase, Quantization, SystemMessages
 from stages.lib.schema.data import PrepareBase, PreparePdfQa, PreparePreferences, PrepareUltrachat
-from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report
+from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report, SamplePreferences
 from stages.lib.schema.merging import Merge, MergeDpo, MergeOrpo
 from stages.lib.schema.probe import ProbeBase
 from stages.lib.schema.training import Dpo, Orpo, Sft
@@ -26,6 +26,7 @@ class Config:
     prepare_preferences: PreparePreferences = MISSING
     sft: Sft = MISSING
     merge: Merge = MISSING
+    sample_preferences: SamplePreferences = MISSING
     dpo: Dpo = MISSING
     merge_dpo: MergeDpo = MISSING
     orpo: Orpo = MISSING

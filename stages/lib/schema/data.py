@@ -1,5 +1,6 @@
 """The sections of the stages that prepare the base model and the data."""
 
+import re
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
@@ -10,11 +11,13 @@ from stages.lib.schema.choices import (
     BaseSource,
     Column,
     Conflicts,
+    JudgeBackend,
     Language,
     OnBadPdf,
     Overlap,
     PairSource,
     PersonalData,
+    QuestionKind,
     Rewording,
     RowSource,
     SystemMessages,
@@ -22,6 +25,8 @@ from stages.lib.schema.choices import (
 
 OWN = "own"
 """The chat template that comes with the model."""
+SET_NAME = re.compile("[a-z][a-z0-9_]*")
+"""A name that can end the name of a figure in metrics/eval.json."""
 AUTO = "auto"
 """A token that special_tokens.py derives from the model's files."""
 
@@ -130,14 +135,20 @@ class Rows:
 
 @dataclass
 class PrepareUltrachat:
-    train: Rows = MISSING
-    evaluation: Rows = MISSING
+    train: dict[str, Rows] = MISSING  # by language, or any other name; what is trained on is all of them
+    evaluation: dict[str, Rows] = MISSING  # by language, or any other name: each is scored by itself, as control_NAME
     max_tokens: int = 0  # longer conversations lose whole last turns; 0: left to SFT, which cuts at its max_length
     system_messages: SystemMessages = MISSING
     overlap: Overlap = Overlap.error  # a training conversation whose first question is an evaluation one's
     max_reject_rate: float = 0.1  # share of rows that may be unfit before the stage fails
 
     def __post_init__(self) -> None:
+        for split in ("train", "evaluation"):
+            names = list(getattr(self, split))
+            require(bool(names), f"prepare_ultrachat.{split}", {}, "rows under a name such as en")
+            for name in names:
+                key = f"prepare_ultrachat.{split}.{name}"
+                require(bool(SET_NAME.fullmatch(name)), key, name, "a name of small letters, digits and _, such as en")
         require(self.max_tokens >= 0, "prepare_ultrachat.max_tokens", self.max_tokens, "0 (not cut here) or more")
         require(0 <= self.max_reject_rate <= 1, "prepare_ultrachat.max_reject_rate", self.max_reject_rate, "0 to 1")
 
@@ -157,12 +168,21 @@ class Generate:
     """How questions are made from the pages of PDFs."""
 
     backend: Backend = Backend.rules
+    rules: bool = True  # the rules' questions too, beside those of a model
+    # what a model is asked to ask
+    kinds: list[QuestionKind] = field(default_factory=lambda: [kind for kind in QuestionKind])
+    wordings: int = 3  # in which a model writes each question: one fact, of which evaluation may keep a wording
     model: str = ""  # huggingface: a directory with a chat model; openai: the model's name
     endpoint: str = ""  # openai: the address that /chat/completions is appended to; the key is OPENAI_API_KEY's
     chunk_characters: int = 1500  # of a page that the model sees at once
-    max_new_tokens: int = 512  # huggingface and openai: of one response
+    max_new_tokens: int = 2048  # huggingface and openai: of one response, its thinking included
 
     def __post_init__(self) -> None:
+        require(bool(self.kinds), "prepare_pdf_qa.generate.kinds", [], "at least one kind of question")
+        require(self.wordings > 0, "prepare_pdf_qa.generate.wordings", self.wordings, "1 or more")
+        require(self.max_new_tokens > 0, "prepare_pdf_qa.generate.max_new_tokens", self.max_new_tokens, "1 or more")
+        require(self.rules or self.backend is not Backend.rules, "prepare_pdf_qa.generate.rules", self.rules,
+                "true, or a model in prepare_pdf_qa.generate.backend: else nobody writes questions")  # fmt: skip
         if self.backend is not Backend.rules:
             require(bool(self.model), "prepare_pdf_qa.generate.model", "", f"a value for backend={self.backend.value}")
         if self.backend is Backend.openai:
@@ -170,6 +190,26 @@ class Generate:
             require(self.endpoint.startswith("http"), key, self.endpoint, "an http(s) address")
         key = "prepare_pdf_qa.generate.chunk_characters"
         require(self.chunk_characters >= 200, key, self.chunk_characters, "200 or more")
+
+
+@dataclass
+class Rate:
+    """A model's look at each question made from PDFs: is it clear, is the answer complete, and is it in the text?"""
+
+    backend: JudgeBackend = JudgeBackend.none
+    model: str = ""  # huggingface: a directory with a chat model; openai: the model's name
+    endpoint: str = ""  # openai: the address that /chat/completions is appended to; the key is OPENAI_API_KEY's
+    least: int = 4  # of 5; a pair with a lower score is dropped
+    max_new_tokens: int = 1024  # of one rating, its thinking included
+
+    def __post_init__(self) -> None:
+        if self.backend is not JudgeBackend.none:
+            require(bool(self.model), "prepare_pdf_qa.rate.model", "", f"a value for backend={self.backend.value}")
+        if self.backend is JudgeBackend.openai:
+            key = "prepare_pdf_qa.rate.endpoint"
+            require(self.endpoint.startswith("http"), key, self.endpoint, "an http(s) address")
+        require(1 <= self.least <= 5, "prepare_pdf_qa.rate.least", self.least, "1 to 5")
+        require(self.max_new_tokens > 0, "prepare_pdf_qa.rate.max_new_tokens", self.max_new_tokens, "1 or more")
 
 
 @dataclass
@@ -187,6 +227,8 @@ class Reword:
 class PreparePdfQa:
     files: list[str] = MISSING  # files of questions and answers (JSONL, JSON, CSV, Parquet, …), or folders of them
     pdfs: list[str] = field(default_factory=list)  # PDF files that questions are made from, or folders of them
+    # clean passages of the PDFs, and *.txt, *.md and rows {"text": "…"} of `files`, are raw text that sft learns, too
+    raw_text: bool = False
     # by the file's name or a pattern such as "*.csv": the Column that a column is, if its name doesn't say so
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
     max_tokens: int = MISSING  # rows longer than this in the base model's tokens are dropped
@@ -198,9 +240,11 @@ class PreparePdfQa:
     languages: list[Language] = field(default_factory=lambda: [Language.ko, Language.en])
     limits: PdfLimits = field(default_factory=PdfLimits)
     generate: Generate = field(default_factory=Generate)
+    rate: Rate = field(default_factory=Rate)
     reword: Reword = field(default_factory=Reword)
+    only_reviewed: bool = False  # train on the rows alone that a person accepted or edited (python -m tools.review)
     held_out_facts: float = 0.2  # share of facts that training never sees
-    held_out_wordings: int = 1  # wordings of each trained fact kept for evaluation
+    held_out_wordings: int = 1  # wordings of each trained fact kept for evaluation, at most half of those it has
 
     def __post_init__(self) -> None:
         for pattern, columns in self.columns.items():
@@ -212,6 +256,8 @@ class PreparePdfQa:
         require(self.reword.backend is not Rewording.back_translation or self.generate.backend is not Backend.rules,
                 "prepare_pdf_qa.reword.backend", self.reword.backend.value,
                 "prepare_pdf_qa.generate.backend=huggingface or openai, whose model translates")  # fmt: skip
+        require(not self.only_reviewed or self.reword.backend is Rewording.none, "prepare_pdf_qa.reword.backend",
+                self.reword.backend.value, "none, or only_reviewed=false: nobody has seen a rewording")  # fmt: skip
         require(self.max_tokens > 0, "prepare_pdf_qa.max_tokens", self.max_tokens, "1 or more")
 
 

@@ -197,11 +197,21 @@ class Mix:
 
     ultrachat: int = 1
     pdf_qa: int = 1
+    raw_text: int = 1  # where prepare_pdf_qa.raw_text made any
+
+
+@dataclass
+class KeepBase:
+    """Chats held to what the base says of them, by the forward KL divergence, in place of being learned."""
+
+    weight: float = 0.0  # of the KL in nats a token, beside the loss of what is learned; 0: chats are learned
+    max_tokens: int = 128  # of each chat, the first that would be learned
 
 
 @dataclass
 class Sft(Training):
     mix: Mix = field(default_factory=Mix)
+    keep_base: KeepBase = field(default_factory=KeepBase)
     loss_on: LossOn = LossOn.assistant  # the tokens that are learned
     overlong: Overlong = Overlong.cut_turns  # beyond max_length: whole last turns go, or the tail of the tokens
     padding_free: Choice = Choice.auto  # rows end to end, where attention can keep them apart
@@ -210,12 +220,33 @@ class Sft(Training):
         self.check("sft")
         shares = (self.mix.ultrachat, self.mix.pdf_qa)
         require(min(shares) >= 0 and sum(shares) > 0, "sft.mix", shares, "0 or more each, and not both 0")
+        require(self.mix.raw_text >= 0, "sft.mix.raw_text", self.mix.raw_text, "0 or more")
+        require(self.keep_base.weight >= 0, "sft.keep_base.weight", self.keep_base.weight, "0 (off) or more")
+        require(self.keep_base.max_tokens > 0, "sft.keep_base.max_tokens", self.keep_base.max_tokens, "1 or more")
+        if self.keep_base.weight:
+            self.check_keep_base()
         require(
             self.overlong is Overlong.cut_turns or self.loss_on is LossOn.all,
             "sft.overlong",
             self.overlong.value,
             "cut_turns, since a cut answer without its stop token teaches sft.loss_on=assistant not to stop",
         )
+
+    def check_keep_base(self) -> None:
+        """Raise UserError for what has no base with its adapter off, or nothing to hold to it."""
+        above = f"since sft.keep_base.weight={self.keep_base.weight:g}"
+        off = "the base is the model with its adapter off"
+        require(self.method is Method.lora, "sft.method", self.method.value, f"lora, {above}: {off}")
+        require(self.engine is Engine.trl, "sft.engine", self.engine.value, f"trl, {above}")
+        require(
+            self.distributed is not Distributed.fsdp,
+            "sft.distributed",
+            self.distributed.value,
+            f"none, ddp or auto, {above}: the base is not computed on weights that are spread over processes",
+        )
+        require(self.lora.bias == "none", "sft.lora.bias", self.lora.bias, f"none, {above}: {off}, and biases stay on")
+        shares = (self.mix.ultrachat, self.mix.pdf_qa)
+        require(min(shares) > 0, "sft.mix", shares, f"1 or more each, {above}: chats are held, questions learned")
 
 
 @dataclass

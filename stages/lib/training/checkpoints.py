@@ -31,6 +31,8 @@ COMPLETE = "complete.json"
 """Written last into a checkpoint: its files' SHA-256. A folder without it was being written when killed."""
 
 NAME = re.compile(r"checkpoint-(\d+)")
+ATTEMPTS = 100
+"""To make a folder that another process removes as often at that moment."""
 
 CODE = Path(__file__).parents[2]
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -72,11 +74,13 @@ def checkpoint_folder(stage: str, content: dict[str, Any]) -> Iterator[Path]:
 
 def hold(folder: Path) -> int | None:
     """Make `folder` and lock it; the open descriptor that holds the lock, or None where another process has it."""
-    while True:
-        make_private_folder(folder)
+    for left in reversed(range(ATTEMPTS)):
         try:
+            make_private_folder(folder)
             held = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:  # its owner removed it in between
+        except (FileNotFoundError, FileExistsError):  # its owner removed it in between
+            if not left:
+                raise
             continue
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,6 +92,7 @@ def hold(folder: Path) -> int | None:
         except FileNotFoundError:
             pass
         os.close(held)  # removed in between, and perhaps made again
+    return None
 
 
 def newest_complete(folder: Path) -> Path | None:

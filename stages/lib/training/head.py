@@ -137,7 +137,7 @@ def score_labels() -> Any:
             bias = None if bias is None else bias.to(hidden.dtype)
             gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
             parts = []
-            for start in range(0, len(labels), HEAD_ROWS):
+            for start in range(0, max(1, len(labels)), HEAD_ROWS):  # a pass may learn nothing (keep_base.py)
                 rows = slice(start, start + HEAD_ROWS)
                 label = labels[rows, None]
                 logits = hidden[rows] @ weight.T

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from stages.lib.errors import UserError
 from stages.lib.models.shape import Shape
 from stages.lib.schema.choices import Method, Optim, Quantization
-from stages.lib.schema.training import Training
+from stages.lib.schema.training import Sft, Training
 
 GIB = 2**30
 
 HEAD_ROWS = 256
 """Positions projected onto the vocabulary at once on a CPU. Fewer would read the whole head more often than it is
 worth."""
+
+HELD_ROWS = 256
+"""Positions whose logits base and tuned model have at once where SFT is held to its base (keep_base.py)."""
 
 FRAGMENTED = 0.2
 """Of what comes and goes in a step on a CPU, what the allocator holds besides: the hole that one tensor leaves rarely
@@ -72,6 +75,9 @@ def estimate(
     scored = min(tokens, HEAD_ROWS) if on_cpu and not all_logits else tokens
     # In 16 bit, in float32, and their softmax; where all are kept for the backward pass, their gradients too.
     logits = (20 if all_logits else 10) * scored * shape.vocabulary
+    if isinstance(section, Sft) and section.keep_base.weight:
+        # Of both models in 16 bit, in float32, and one more; they come after those of what is learned.
+        logits = max(logits, 16 * min(tokens, HELD_ROWS) * shape.vocabulary)
     bytes_each = (2 if section.quantization is Quantization.none else 0.55) if rank else 4
     at_once = 2 * parameters // layers + 2 * hidden * shape.vocabulary
     own = -(-trained // shards)

@@ -113,9 +113,14 @@ def rule_out(
 
 
 def probe_rows(rows: list[Row]) -> list[Row]:
-    """The shortest, the longest and the median row, in this order, each with at most MOST_TOKENS of its labels."""
+    """The shortest, the longest and the median row, in this order, each with at most MOST_TOKENS of its labels.
+
+    Where there are conversations and raw text, the longest of either is among them.
+    """
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-    return [thinned(rows[index]) for index in dict.fromkeys([order[0], order[-1], order[len(order) // 2]])]
+    longest = {bool(rows[index].get("raw")): index for index in order}.values()
+    picked = dict.fromkeys([order[0], order[-1], order[len(order) // 2], *longest])
+    return [thinned(rows[index]) for index in picked]
 
 
 def thinned(row: Row, most: int = MOST_TOKENS, first: int = FIRST_TOKENS) -> Row:

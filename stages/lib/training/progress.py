@@ -33,14 +33,18 @@ def write_log(history: list[dict[str, float]], path: Path, columns: dict[str, st
         writer.writerow(["step", *columns])
         for window in windows.values():
             _, last = window[-1]
-            writer.writerow([int(last["step"]), *(round(figure(window, key), 6) for key in columns.values())])
+            writer.writerow([int(last["step"]), *(figure(window, key) for key in columns.values())])
 
 
-def figure(window: list[tuple[int, dict[str, float]]], key: str) -> float:
-    """What was logged as `key` in a window, given as entries of the log, each with the steps that it is of."""
+def figure(window: list[tuple[int, dict[str, float]]], key: str) -> float | str:
+    """What was logged as `key` in a window, given as entries of the log, each with the steps that it is of.
+
+    Nothing, an empty cell, where no entry has it: no step of the window held or learned a token.
+    """
+    found = [(steps, float(entry[key])) for steps, entry in window if key in entry]
     if key in OF_ONE_STEP:
-        return float(window[-1][1][key])
-    return sum(steps * float(entry[key]) for steps, entry in window) / sum(steps for steps, _ in window)
+        return round(found[-1][1], 6)
+    return round(sum(steps * value for steps, value in found) / sum(steps for steps, _ in found), 6) if found else ""
 
 
 def report_progress(trainer: Any) -> None:

@@ -172,10 +172,14 @@ class TrainingRun:
             write_log(trainer.state.log_history, path, columns, self.section.logging_steps)
 
     def publish_metrics(self, out: Path, plan: Plan, start: dict[str, float], **more: float) -> None:
-        """Write the JSON file `out`: how exact the arithmetic of `plan` is, figures from the `start`, and `more`."""
+        """Write the JSON file `out`: how exact the arithmetic of `plan` is, figures from the `start`, and `more`.
+
+        Where nothing was measured, as under Unsloth, whose arithmetic nobody else can plan, there is no figure.
+        """
+        measured = {"parity": plan.parity, "parity_tokens": plan.parity_tokens} if plan.parity_tokens else {}
         compiled = {key: value for key, value in start.items() if key == "parity_compiled"}
         with published(out) as path:
-            write_json(path, {"parity": plan.parity, "parity_tokens": plan.parity_tokens, **compiled, **more})
+            write_json(path, {**measured, **compiled, **more})
 
     def facts(self, plan: Plan, **more: Any) -> dict[str, Any]:
         """For the run record: the hardware, and what was decided on it."""

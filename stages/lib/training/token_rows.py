@@ -1,5 +1,9 @@
-"""Prepared records as the token ids that trainers take; what is too long is cut or dropped, and counted."""
+"""Prepared records as the token ids that trainers take; what is too long is cut or dropped, and counted.
 
+Raw text ends in no stop token: that token says that an answer is over, a passage is none, and its document goes on.
+"""
+
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +17,26 @@ from stages.lib.schema.training import Sft
 def supervised_rows(
     section: Sft, files: dict[Path, int], tokenizer: Any
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Tokenise conversations into rows of id, input_ids, labels (both of equal length, at most max_length tokens).
+    """Tokenise conversations into rows of id, source, input_ids, labels (of equal length, at most max_length tokens).
+
+    `source` is the data set's name, that of its file's directory.
 
     `files` says how often each file's rows are in one epoch. A conversation is one row, and one more for each answer
-    that its template writes otherwise in the middle than at the end. Returns the rows and how many conversations were
-    cut or dropped, by reason. Raises UserError if none is left.
+    that its template writes otherwise in the middle than at the end. A record of raw text is one row, marked `raw`, or
+    several where it is too long. Returns the rows and how many records were cut or dropped, by reason. Raises UserError
+    if none is left.
     """
     rows = []
     counts = {"cut_turns": 0, "truncated": 0, "dropped_too_long": 0}
     for path, times in files.items():
         for record in read_jsonl(path):
+            origin = {"id": record["id"], "source": path.parent.name}
+            if "text" in record:
+                passages = raw_rows(origin, record["text"], tokenizer, section.max_length)
+                if len(passages) > 1:
+                    counts["text_cut"] = counts.get("text_cut", 0) + 1
+                rows += passages * times
+                continue
             messages = record["messages"]
             encoded = encode(tokenizer, messages)
             while (
@@ -41,9 +55,9 @@ def supervised_rows(
             ids = encoded.input_ids[: section.max_length]
             learned = encoded.by_assistant if section.loss_on is LossOn.assistant else [True] * len(ids)
             labels = [token if on else IGNORED for token, on in zip(ids, learned, strict=False)]
-            rows += [{"id": record["id"], "input_ids": ids, "labels": labels}] * times
+            rows += [{**origin, "input_ids": ids, "labels": labels}] * times
             if section.loss_on is LossOn.assistant:
-                rows += earlier_answers(record["id"], messages, encoded.elsewhere, tokenizer) * times
+                rows += earlier_answers(origin, messages, encoded.elsewhere, tokenizer) * times
     if not rows:
         raise UserError(
             f"no training rows: {counts['dropped_too_long']} conversations are longer than sft.max_length="
@@ -52,8 +66,28 @@ def supervised_rows(
     return rows, counts
 
 
-def earlier_answers(name: str, messages: Messages, places: list[int], tokenizer: Any) -> list[dict[str, Any]]:
-    """Rows, each of which learns one of the answers at `places` as it is generated: as the conversation's last.
+def raw_rows(origin: dict[str, str], text: str, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    """Raw text from `origin` as rows of at most `max_length` tokens and about equal length; every token is learned.
+
+    Each begins with what the tokenizer puts before any text (Llama's and Gemma's BOS); the first token has nothing
+    before it to be learned from. A cut is no harm: nothing says that the text ends there.
+    """
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    before = tokenizer("", add_special_tokens=True)["input_ids"]
+    begin = before[:1] if before and before[0] == tokenizer.bos_token_id else []
+    count = -(-len(bare) // max(1, max_length - len(begin)))
+    rows = []
+    for number in range(count):
+        ids = [*begin, *bare[number * len(bare) // count : (number + 1) * len(bare) // count]]
+        if len(ids) > 1:
+            rows.append({**origin, "input_ids": ids, "labels": [IGNORED, *ids[1:]], "raw": True})
+    return rows
+
+
+def earlier_answers(
+    origin: dict[str, str], messages: Messages, places: list[int], tokenizer: Any
+) -> list[dict[str, Any]]:
+    """Rows from `origin`, each of which learns one of the answers at `places` as it is generated: as the last one.
 
     Templates that write earlier answers otherwise than new ones, such as Qwen3's, need them (see chat.Encoded).
     """
@@ -62,20 +96,20 @@ def earlier_answers(name: str, messages: Messages, places: list[int], tokenizer:
         encoded = encode_last(tokenizer, messages[: place + 1])
         pairs = zip(encoded.input_ids, encoded.by_assistant, strict=True)
         labels = [token if on else IGNORED for token, on in pairs]
-        rows.append({"id": name, "input_ids": encoded.input_ids, "labels": labels})
+        rows.append({**origin, "input_ids": encoded.input_ids, "labels": labels})
     return rows
 
 
 def preference_rows(
-    name: str, path: Path, tokenizer: Any, max_length: int
+    name: str, paths: list[Path], tokenizer: Any, max_length: int
 ) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
-    """Tokenise pairs as trl's collator takes them: prompt_ids, chosen_ids, rejected_ids.
+    """Tokenise the pairs of all `paths` as trl's collator takes them: prompt_ids, chosen_ids, rejected_ids.
 
     Both answers end with their stop token. A pair longer than `max_length` tokens is dropped and counted: trl would
     cut the end of the answer, stop token and all. Raises UserError if no pair is left.
     """
     pairs, too_long = [], 0
-    for record in read_jsonl(path):
+    for record in chain.from_iterable(map(read_jsonl, paths)):
         prompt, chosen = encode_answer(tokenizer, record["prompt"], record["chosen"])
         _, rejected = encode_answer(tokenizer, record["prompt"], record["rejected"])
         if len(prompt) + max(len(chosen), len(rejected)) > max_length:
@@ -83,7 +117,10 @@ def preference_rows(
         else:
             pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
     if not pairs:
-        raise UserError(f"{path}: all {too_long} pairs are longer than {name}.max_length={max_length} tokens; raise it")
+        found = ", ".join(map(str, paths))
+        raise UserError(
+            f"{found}: all {too_long} pairs are longer than {name}.max_length={max_length} tokens; raise it"
+        )
     return pairs, {"too_long": too_long}
 
 

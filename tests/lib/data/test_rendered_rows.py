@@ -45,7 +45,7 @@ KINDS = {"refuses": (GEMMA_2, "<end_of_turn>"), "alternates": (MISTRAL_1, "</s>"
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "data/raw", "data/raw")
-    for name in ("seen", "unseen"):
+    for name in ("seen", "unseen", "unanswerable"):
         path = Path(f"data/prepared/pdf_qa/{name}.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(path, [])
@@ -72,7 +72,7 @@ def chat(*texts: str, system: str = "", **columns: Any) -> dict[str, Any]:
 def prepare_chats(train: list[Any], evaluation: list[Any], **changes: Any) -> dict[str, Any]:
     for name, rows in (("train", train), ("evaluation", evaluation)):
         write_jsonl(Path(f"{name}.jsonl"), rows)
-    sources = {name: Rows(source=RowSource.jsonl, path=f"{name}.jsonl") for name in ("train", "evaluation")}
+    sources = {name: {"en": Rows(source=RowSource.jsonl, path=f"{name}.jsonl")} for name in ("train", "evaluation")}
     prepare_ultrachat(
         PrepareUltrachat(**sources, **{"system_messages": FOLD, "max_reject_rate": 1.0} | changes), Path()
     )
@@ -88,11 +88,11 @@ def test_the_shipped_pairs_reach_dpo_with_their_system_messages_folded(
     workspace: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = list(read_jsonl(Path("data/raw/preferences/preferences.jsonl")))
-    assert sum(bool(row["system"]) for row in raw) == 45
+    assert sum(bool(row["system"]) for row in raw) == 84
     tokenizer = base(kind)
     shipped_pairs(FOLD)
     rows = [row for split in ("train", "evaluation") for row in read_jsonl(PAIRS / f"{split}.jsonl")]
-    assert len(rows) == 96 and all([turn["role"] for turn in row["prompt"]] == ["user"] for row in rows)
+    assert len(rows) == 203 and all([turn["role"] for turn in row["prompt"]] == ["user"] for row in rows)
     wanted = {f"{row['system']}\n\n{row['input']}" for row in raw if row["system"]}
     folded = [row for row in rows if row["prompt"][0]["content"] in wanted]
     assert report(PAIRS)["mended"]["folded"] == len(folded) == 35
@@ -100,7 +100,7 @@ def test_the_shipped_pairs_reach_dpo_with_their_system_messages_folded(
     card = (PAIRS / "DATA_CARD.md").read_text(encoding="utf-8")
     assert "| folded | 35 |" in card and "takes no system message: 35 rows have it in front" in card
     for split in ("train", "evaluation"):
-        pairs, dropped = preference_rows("dpo", PAIRS / f"{split}.jsonl", tokenizer, 4096)
+        pairs, dropped = preference_rows("dpo", [PAIRS / f"{split}.jsonl"], tokenizer, 4096)
         assert pairs and not dropped["too_long"]
         assert all(pair["chosen_ids"][-1] == tokenizer.eos_token_id for pair in pairs)
 
@@ -124,7 +124,7 @@ def test_turns_before_a_pairs_question_are_rendered_and_learned_from(workspace: 
         "And a wave?",
     ]
     assert report(PAIRS)["mended"] == {"folded": 1}
-    pairs, _ = preference_rows("dpo", PAIRS / f"{split}.jsonl", tokenizer, 4096)
+    pairs, _ = preference_rows("dpo", [PAIRS / f"{split}.jsonl"], tokenizer, 4096)
     asked = tokenizer.decode(pairs[number]["prompt_ids"])
     assert "A rise of the sea." in asked and asked.index("Be brief.") < asked.index("And a wave?")
 
@@ -132,7 +132,7 @@ def test_turns_before_a_pairs_question_are_rendered_and_learned_from(workspace: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_not_folded_they_are_refused_by_their_lines(workspace: Path, kind: str) -> None:
     base(kind)
-    with pytest.raises(UserError, match=r"35 of 120 rows are rejected") as caught:
+    with pytest.raises(UserError, match=r"74 of 227 rows are rejected") as caught:
         shipped_pairs(REFUSE)
     shown = [line for line in str(caught.value).splitlines() if line.startswith("  ")]
     said = "refused_by_template: models/base/chat_template.jinja takes no system message; system_messages=fold puts it"

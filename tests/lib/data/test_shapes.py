@@ -18,7 +18,7 @@ from stages.lib.schema.choices import Column
 
 def question(row: Any, **columns: Column) -> tuple[str, str]:
     """The question and the answer of a row, as they are trained."""
-    row = admit(Line("faq.jsonl:1", row), Reading(columns, file="faq.jsonl", label="faq.jsonl"), False)
+    row = admit(Line("faq.jsonl:1", row), Reading(columns, file="faq.jsonl", label="faq.jsonl"))
     assert not isinstance(row, Rejected), row
     return row.question, row.answer
 
@@ -268,6 +268,6 @@ rows = st.dictionaries(names, json_values | st.lists(message | json_values, max_
 def test_any_row_is_read_or_rejected(row: Any, cells: bool) -> None:
     for line in expanded([Line("any.jsonl:1", row, cells=cells)]):
         assert isinstance(line, Line)
-        admit(line, Reading(file="any.jsonl", label="any.jsonl"), False)
+        admit(line, Reading(file="any.jsonl", label="any.jsonl"))
         admit_conversation(line, Reading())
         admit_pair(line, 0.0, Reading())

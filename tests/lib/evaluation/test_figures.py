@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from stages.lib.evaluation.figures import differences, figures_of, warnings_of
+from stages.lib.evaluation.figures import differences, figures_of, known_facts, warnings_of
 
 
 def row(name, right, nats, split="seen", fact=None):
@@ -23,7 +23,7 @@ def test_means_and_ratios_by_split():
     assert figures["seen"]["key_exact"]["value"] == 0.5
     assert figures["seen"]["perplexity"]["value"] == pytest.approx(math.exp(2), abs=1e-4)
     assert figures["seen"]["bits_per_character"]["value"] == pytest.approx(1 / math.log(2), abs=1e-4)
-    assert figures["unseen"]["key_exact"] == {"value": 1, "low": 1, "high": 1, "n": 1, "groups": 1}
+    assert figures["unseen"]["key_exact"] == {"value": 1, "low": 0.2065, "high": 1, "n": 1, "groups": 1}
 
 
 def test_differences_are_over_common_rows_and_narrower_than_either_interval():
@@ -37,18 +37,37 @@ def test_differences_are_over_common_rows_and_narrower_than_either_interval():
 
 
 def test_a_row_without_a_score_counts_for_the_others_alone():
-    rows = [row("a", 1.0, 1.0), {**row("b", 0.0, 1.0), "scores": {"refusal": 1.0}}]
+    rows = [row("a", 1.0, 1.0), {**row("b", 0.0, 1.0), "scores": {"refusal_rate": 1.0}}]
     figures = figures_of(rows, 20, 1)["seen"]
-    assert (figures["key_exact"]["n"], figures["refusal"]["n"], figures["perplexity"]["n"]) == (1, 1, 2)
+    assert (figures["key_exact"]["n"], figures["refusal_rate"]["n"], figures["perplexity"]["n"]) == (1, 1, 2)
+
+
+def test_a_share_of_all_or_none_has_an_interval_and_a_mean_keeps_its_own():
+    rows = [{**row(f"{n}-{w}", 1.0, 5.0, fact=f"f{n}"), "scores": {"key_exact": 1.0, "refusal_rate": 0.0, "chrf": 0.4}}
+            for n in range(30) for w in range(3)]  # fmt: skip
+    figures = figures_of(rows, 50, 1)["seen"]
+    assert figures["key_exact"] == {"value": 1, "low": 0.8865, "high": 1, "n": 90, "groups": 30}
+    assert figures["refusal_rate"] == {"value": 0, "low": 0, "high": 0.1135, "n": 90, "groups": 30}
+    assert (figures["chrf"]["low"], figures["chrf"]["high"]) == (0.4, 0.4)
+
+
+def test_a_fact_is_known_if_most_of_its_wordings_are_answered_right():
+    right = {"all": (1, 1, 1), "most": (1, 0, 1), "one": (0, 1, 0), "half": (1, 0)}
+    rows = [
+        row(f"{fact}-{n}", float(hit), 1.0, fact=fact) for fact, hits in right.items() for n, hit in enumerate(hits)
+    ]
+    rows.append(row("other", 1.0, 1.0, split="unseen"))
+    assert known_facts(rows) == {"known": 2, "asked": 4}
+    assert known_facts([]) == {"known": 0, "asked": 0}
 
 
 def test_warnings_say_what_to_beware_of():
     def cell(value):
         return {"value": value, "low": 0.0, "high": 1.0, "n": 200, "groups": 200}
 
-    before = {"seen": {"key_exact": cell(0.1), "stop_rate": cell(0.1)}, "control": {"perplexity": cell(20.0)}}
-    after = {"seen": {"key_exact": cell(0.9), "stop_rate": cell(0.5)}, "control": {"perplexity": cell(50.0)}}
+    before = {"seen": {"key_exact": cell(0.1), "stop_rate": cell(0.1)}, "control_ko": {"perplexity": cell(20.0)}}
+    after = {"seen": {"key_exact": cell(0.9), "stop_rate": cell(0.5)}, "control_ko": {"perplexity": cell(50.0)}}
     lines = warnings_of({"base": before, "dpo": after})
     assert any("50% of dpo's answers were cut" in line for line in lines)
-    assert any("rose from 20.0 to 50.0" in line for line in lines)
+    assert any("control_ko: perplexity rose from 20.0 to 50.0" in line for line in lines)
     assert warnings_of({"base": before, "dpo": {**before, "seen": {"stop_rate": cell(1.0)}}}) == []

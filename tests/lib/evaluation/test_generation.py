@@ -9,9 +9,15 @@ from tokenizers.processors import TemplateProcessing
 
 import stages.lib.evaluation.generation
 from stages.lib.errors import UserError
-from stages.lib.evaluation.generation import generate_answers, generate_continuously, padded_left
+from stages.lib.evaluation.generation import (
+    Draws,
+    generate_answers,
+    generate_continuously,
+    padded_left,
+    sample_answers,
+)
 from stages.lib.evaluation.likelihood import answer_log_probs
-from stages.lib.models.chat import encode
+from stages.lib.models.chat import encode, encode_prompt
 from stages.lib.models.loading import load_16bit, load_tokenizer
 
 QUESTIONS = ["주소는 어디인가요?", "층?", "여권 수수료는 얼마인지 자세히 알려주세요.", "What is the address?", "몇 시?"]
@@ -138,3 +144,59 @@ def test_an_answer_that_continuous_batching_loses_is_an_error(loaded, monkeypatc
     prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
     with pytest.raises(UserError, match=r"4 of 5 prompts were answered.*continuous_batching=false"):
         generate_continuously(model, tokenizer, prompts, 2, 10_000)
+
+
+def drawn(model, tokenizer, prompts, batch_tokens=10_000, temperature=1.0, times=3, seed=5):
+    return sample_answers(model, tokenizer, prompts, times, temperature, seed, 12, batch_tokens)
+
+
+def test_drawn_answers_do_not_depend_on_the_batch_and_are_those_of_a_loop_without_a_cache(loaded):
+    model, tokenizer = loaded
+    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    with stopping_at(model, stops_of_answers(model, tokenizer, prompts) | set(range(40, 100))):
+        together = drawn(model, tokenizer, prompts)
+        assert together == drawn(model, tokenizer, prompts, batch_tokens=1)
+        stops = set(model.generation_config.eos_token_id)
+        numbers = torch.rand(5, 3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+        for prompt, answers, rows in zip(prompts, together, numbers, strict=True):
+            ids = encode_prompt(tokenizer, prompt)
+            for answer, row in zip(answers, rows.tolist(), strict=True):
+                said, ended = [], False
+                while len(said) < 12 and not ended:
+                    with torch.inference_mode():
+                        logits = model(torch.tensor([ids + said]), use_cache=False).logits[0, -1]
+                    token = int((logits.double().softmax(-1).cumsum(-1) <= row[len(said)]).sum())
+                    ended = token in stops
+                    said += [] if ended else [token]
+                assert (answer.text, answer.stopped) == (
+                    tokenizer.decode(said, skip_special_tokens=True).strip(),
+                    ended,
+                )
+    assert {answer.stopped for answers in together for answer in answers} == {True, False}
+    assert len({answer.text for answer in together[0]}) == 3
+
+
+def test_seed_and_temperature_do_what_they_say(loaded):
+    model, tokenizer = loaded
+    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    assert drawn(model, tokenizer, prompts) != drawn(model, tokenizer, prompts, seed=6)
+    greedy = generate_answers(model, tokenizer, prompts, 12, batch_tokens=10_000)
+    assert drawn(model, tokenizer, prompts, temperature=1e-6, times=2) == [[answer] * 2 for answer in greedy]
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    shares = torch.tensor([0.5, 0.0, 0.3, 0.2])
+    numbers = torch.rand(20_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    tokens = Draws(numbers, 1, 1.0).tokens(shares.log().expand(20_000, 4), list(range(20_000)), 0)
+    assert (tokens.bincount(minlength=4) / 20_000).tolist() == pytest.approx(shares.tolist(), abs=0.01)
+    assert not (tokens == 1).any()
+    assert Draws(torch.tensor([[1 - 1e-16]], dtype=torch.float64), 1, 1.0).tokens(shares.log()[None], [0], 0) == 3
+
+
+def test_a_model_that_keeps_another_state_draws_the_same_by_transformers(loaded, monkeypatch):
+    model, tokenizer = loaded
+    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    with stopping_at(model, set(range(40, 100))):
+        own = drawn(model, tokenizer, prompts)
+        monkeypatch.setattr(stages.lib.evaluation.generation, "keeps_keys_and_values", lambda cache: False)
+        assert drawn(model, tokenizer, prompts) == own

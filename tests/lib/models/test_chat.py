@@ -7,6 +7,7 @@ from stages.lib.errors import UserError
 from stages.lib.models.chat import IGNORED, encode, encode_answer, encode_prompt, refuse_unlearnable
 from stages.lib.models.loading import load_tokenizer
 from stages.lib.records import write_jsonl
+from stages.lib.schema.choices import LossOn
 from stages.lib.schema.training import Sft
 from stages.lib.training.token_rows import preference_rows, supervised_rows
 
@@ -53,7 +54,7 @@ def test_training_evaluation_and_preferences_see_the_same_ids(place):
     pair = {"id": "a", "prompt": CONVERSATION[:1], "chosen": CONVERSATION[1]["content"], "rejected": "몰라요."}
     write_jsonl(path, [record | pair])
     (row,), _ = supervised_rows(Sft(**tiny_training()), {path: 1}, tokenizer)
-    (sides,), _ = preference_rows("dpo", path, tokenizer, 1000)
+    (sides,), _ = preference_rows("dpo", [path], tokenizer, 1000)
     scored = encode(tokenizer, CONVERSATION[:2])
     asked = encode_prompt(tokenizer, CONVERSATION[:1])
     assert row["input_ids"] == scored.input_ids
@@ -95,6 +96,15 @@ def test_a_row_that_spells_the_stop_token_is_refused(place):
     rows, _ = supervised_rows(Sft(**tiny_training()), {path: 1}, tokenizer)
     with pytest.raises(UserError, match="planted: an answer has a stop token in its middle"):
         refuse_unlearnable(rows, {tokenizer.eos_token_id})
+
+
+def test_raw_text_may_be_learned_whole_and_never_with_a_stop_token():
+    rows = [{**row([IGNORED, 5, 6]), "raw": True}, {**row([IGNORED, 5, 2]), "raw": True}]
+    for loss_on in LossOn:
+        refuse_unlearnable(rows[:1], {2}, loss_on)
+        with pytest.raises(UserError, match="1 of 2 training rows .* r: raw text with a stop token"):
+            refuse_unlearnable(rows, {2}, loss_on)
+    refuse_unlearnable([row([5, 6, 2])], {2}, LossOn.all)
 
 
 def row(labels):

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import re
+import shutil
 import socket
 import threading
 import time
@@ -11,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from stages.lib.errors import UserError
 from stages.lib.models import endpoint
@@ -170,6 +173,33 @@ def test_half_a_cached_response_is_asked_for_again(tmp_path):
         assert once("질문?") == "네"
     assert len(asked) == 5
     assert (tmp_path / "responses").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_response_that_cant_be_used_is_not_kept_and_one_kept_before_is_asked_for_again(tmp_path):
+    asked: list[str] = []
+    once = cached(lambda prompt: asked.append(prompt) or f"{len(asked)}", "m", tmp_path / "responses")
+    assert [once("질문?", "3".__eq__) for _ in range(4)] == ["1", "2", "3", "3"]
+    assert [once("질문?", "5".__eq__) for _ in range(3)] == ["4", "5", "5"]
+
+
+def test_a_model_that_came_to_no_text_within_its_tokens_says_nothing(tmp_path):
+    thought = {"choices": [{"message": {"content": None}, "finish_reason": "length"}]}
+    with server(response(json.dumps(thought).encode())) as (address, _):
+        assert ask(address, tmp_path) == ""
+
+
+def test_other_weights_in_a_directory_are_asked_anew(tmp_path, tiny_base):
+    directory = tmp_path / "model"
+    shutil.copytree(tiny_base, directory)
+    section = Generate(Backend.huggingface, model=str(directory), max_new_tokens=2)
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        weights = load_file(directory / "model.safetensors")
+        name = min(weights)
+        weights[name] = torch.randn(weights[name].shape).to(weights[name].dtype)
+        save_file(weights, directory / "model.safetensors", {"format": "pt"})
+        make_ask(section, tmp_path / "responses", "judge")("질문?")
+    assert len(list((tmp_path / "responses").rglob("*.json"))) == 2
 
 
 def test_two_processes_that_write_one_response_leave_a_whole_one(tmp_path):

@@ -54,7 +54,7 @@ LOADERS = {
     "strictly": lambda directory: load_strictly(directory, torch.bfloat16),
     "quantized": lambda directory: load_quantized(directory, Quantization.nf4, torch.float32),
     "bertscore": lambda directory: bert_scores(directory, ["a"], ["b"]),
-    "judge": lambda directory: ask_local(Generate(Backend.huggingface, str(directory)), "judge")("?"),
+    "judge": lambda directory: ask_local(Generate(Backend.huggingface, model=str(directory)), "judge")("?"),
 }
 
 

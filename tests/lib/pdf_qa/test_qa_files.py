@@ -7,6 +7,7 @@ import pytest
 
 from stages.lib.errors import UserError
 from stages.lib.pdf_qa.qa_files import files_in, questions_and_pdfs, unread_files
+from stages.lib.pdf_qa.review_decisions import FILE as DECISIONS
 from stages.lib.schema.data import PreparePdfQa
 
 
@@ -25,6 +26,17 @@ def test_links_that_lead_out_are_refused_all_at_once(own):
     (own / "b.jsonl").symlink_to("/etc/hostname")
     with pytest.raises(UserError, match=r"own/a\.jsonl -> .*secret\.jsonl, own/b\.jsonl -> /etc/hostname\. Copy"):
         files_in([str(own)], (".jsonl",), "prepare_pdf_qa.files")
+
+
+def test_the_decisions_of_a_review_are_no_rows_and_no_file_left_unread(own):
+    DECISIONS.parent.mkdir(parents=True)
+    DECISIONS.write_text("{}")
+    (DECISIONS.parent / "README.md").touch()
+    (DECISIONS.parents[1] / "rows.jsonl").touch()
+    for folder in (DECISIONS.parents[1], DECISIONS.parents[1].absolute()):
+        section = PreparePdfQa(files=[str(folder)], max_tokens=100)
+        files, _ = questions_and_pdfs(section)
+        assert [path.name for path in files] == ["rows.jsonl"] and unread_files(section, files) == []
 
 
 def test_links_within_the_folder_and_dvcs_own_are_read(own):

@@ -1,6 +1,7 @@
 """Killed at any moment, a run goes on to the same bytes; what is half-written or another run's is never taken up."""
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -25,6 +26,7 @@ from stages.lib.training.checkpoints import (
     checkpoint_folder,
     checkpoint_home,
     fingerprint,
+    hold,
     is_complete,
     mark_complete,
     newest_complete,
@@ -147,6 +149,24 @@ def test_two_runs_at_once_get_a_folder_each_and_an_end_removes_it(tmp_path, monk
         raise RuntimeError
     assert third == first
     assert third.is_dir()  # the next run of the same finds it
+
+
+def test_runs_that_make_and_remove_one_folder_at_once_do_not_fail(tmp_path):
+    """Three processes, a thousand times each: one removes it between another's making and opening it."""
+    context = multiprocessing.get_context("fork")
+
+    def take_and_end() -> None:
+        for _ in range(1000):
+            if (held := hold(tmp_path / "sft-1.1")) is not None:
+                shutil.rmtree(tmp_path / "sft-1.1")
+                os.close(held)
+
+    runs = [context.Process(target=take_and_end) for _ in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0, 0]
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from stages.lib.schema.choices import Choice, Quantization
 from stages.lib.schema.training import Sft
 from stages.lib.training import attention, head
 from stages.lib.training.decisions import Attention, Head
-from stages.lib.training.parity import answered_rows, own_pass, path_difference, rule_out, thinned
+from stages.lib.training.parity import answered_rows, own_pass, path_difference, probe_rows, rule_out, thinned
 from stages.lib.training.plan import make_plan
 from stages.lib.training.run import TrainingRun
 from tests.model_zoo import supervised_rows, write_family
@@ -150,3 +150,11 @@ def test_pairs_become_rows_in_trls_order():
         {"input_ids": [1, 2, 3], "labels": [-100, -100, 3]},
         {"input_ids": [1, 2, 4, 5], "labels": [-100, -100, 4, 5]},
     ]
+
+
+def test_where_there_are_conversations_and_raw_text_both_are_probed():
+    lengths = (4, 9, 6, 5, 7, 8)
+    rows = [{"input_ids": list(range(length)), "labels": list(range(length))} for length in lengths]
+    assert [len(row["input_ids"]) for row in probe_rows(rows)] == [4, 9, 7]
+    rows[3]["raw"] = rows[0]["raw"] = True
+    assert [len(row["input_ids"]) for row in probe_rows(rows)] == [4, 9, 7, 5]

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.lib.errors import UserError
-from stages.lib.lineage import arguments_of
+from stages.lib.lineage import arguments_of, read_lineage, write_lineage
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Method, Quantization
 from stages.lib.schema.merging import Merge
-from stages.lib.schema.training import Dpo, Lora, Orpo, Sft
+from stages.lib.schema.training import Dpo, KeepBase, Lora, Mix, Orpo, Sft
 from stages.lib.training.checkpoints import newest_complete
 from stages.lib.training.launcher import count_processes, on_all_gpus
 from stages.merge import merge
@@ -95,6 +95,29 @@ def test_sft_in_two_processes_is_sft_in_one(several):
     plan = record["plan"]
     assert plan["processes"] * plan["micro_batch_size"] * plan["gradient_accumulation_steps"] == 8
     assert not list(several.glob("cache/graft/checkpoints/*"))
+
+
+@pytest.mark.slow
+def test_sft_held_to_its_base_in_two_processes_is_that_in_one(several):
+    """Of which one may hold nothing in a pass: 4 rows of a step each, one a pass."""
+    kept = {"keep_base": KeepBase(weight=1.0, max_tokens=16), "mix": Mix(ultrachat=10, pdf_qa=1), "micro_batch_size": 1}
+    section = Sft(**tiny_training(batch_size=8, **kept, **EXACT))
+    finish(start(several, section, processes=1))
+    one, held = written(several, "sft"), json.loads((several / "metrics/sft.json").read_text(encoding="utf-8"))
+    assert held["kl_to_base_start"] == 0.0
+    assert held["kl_to_base"] > 1e-4
+    finish(start(several, section))
+    assert_alike(one, written(several, "sft"))
+    assert json.loads((several / "metrics/sft.json").read_text(encoding="utf-8"))["kl_to_base_start"] == 0.0
+
+
+@pytest.mark.slow
+def test_sft_held_to_its_base_on_spread_weights_is_refused(several):
+    """Where `auto` chose so; asked for by name it is refused by the configuration."""
+    section = Sft(**tiny_training(batch_size=8, keep_base=KeepBase(weight=1.0), **EXACT))
+    start_spread(several, section).wait()
+    said = (several / "told/said-0000.json").read_text(encoding="utf-8")
+    assert "sft.distributed: found weights spread over processes (fsdp)" in json.loads(said)["error"]
 
 
 @pytest.mark.slow
@@ -185,7 +208,7 @@ def start_spread(place: Path, section: Sft | Dpo) -> subprocess.Popen:
     shutil.rmtree(place / "models" / name, ignore_errors=True)
     for written_before in place.glob(f"metrics/{name}*"):
         written_before.unlink()
-    told = {"stage": name, "section": arguments_of(section), "root": str(place)}
+    told = {"stage": name, "section": arguments_of(section), "root": str(place), "started": []}
     scratch = place / "told"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -212,6 +235,7 @@ def give_it_a_head(place: Path) -> None:
     base.unlink()
     shutil.copytree(shared, base)
     untied.save_pretrained(base)
+    write_lineage(base, read_lineage(base))
 
 
 @pytest.mark.slow

@@ -54,3 +54,10 @@ def test_an_interrupted_run_has_the_log_of_one_that_was_not(tmp_path):
     assert [(row["step"], row["loss"], row["grad_norm"]) for row in written[0]] == [
         ("3", "2.0", "3.0"), ("6", "5.0", "6.0"), ("7", "7.0", "7.0"),
     ]  # fmt: skip
+
+
+def test_a_figure_that_no_step_had_is_an_empty_cell(tmp_path):
+    """A step without a held token has no KL, and one without a learned token no accuracy."""
+    history = [entry(2, 1.0), {**entry(3, 1.0), "kl": 0.5}, entry(6, 1.0), {**entry(7, 1.0), "kl": 0.0}]
+    write_log(history, tmp_path / "log.csv", {"kl": "kl"}, 3)
+    assert (tmp_path / "log.csv").read_text(encoding="utf-8").split() == ["step,kl", "3,0.5", "6,", "7,0.0"]

@@ -5,7 +5,9 @@ from conftest import tiny_training
 
 from stages.dpo import PREFERENCES
 from stages.lib.errors import UserError
+from stages.lib.models.chat import IGNORED
 from stages.lib.models.loading import load_tokenizer
+from stages.lib.records import write_jsonl
 from stages.lib.schema.choices import LossOn, Overlong
 from stages.lib.schema.training import Sft
 from stages.lib.training.token_rows import preference_rows, supervised_rows
@@ -47,12 +49,58 @@ def test_no_row_left_is_an_error_that_says_what_to_raise(place):
 def test_pairs_that_are_too_long_are_counted(place):
     tokenizer = load_tokenizer(BASE)
     path = PREFERENCES / "train.jsonl"
-    everything, none = preference_rows("dpo", path, tokenizer, 100_000)
-    kept, dropped = preference_rows("dpo", path, tokenizer, 100)
+    everything, none = preference_rows("dpo", [path], tokenizer, 100_000)
+    kept, dropped = preference_rows("dpo", [path], tokenizer, 100)
     assert none == {"too_long": 0}
     assert dropped["too_long"] > 0
     assert len(kept) + dropped["too_long"] == len(everything)
     stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert all(pair[side][-1] == stop for pair in kept for side in ("chosen_ids", "rejected_ids"))
     with pytest.raises(UserError, match="dpo.max_length=10"):
-        preference_rows("dpo", path, tokenizer, 10)
+        preference_rows("dpo", [path], tokenizer, 10)
+
+
+def raw(directory, *texts):
+    path = directory / "text.jsonl"
+    write_jsonl(path, [{"id": f"a#{number}", "text": text} for number, text in enumerate(texts)])
+    return path
+
+
+def test_raw_text_is_learned_whole_without_template_and_stop_token(place):
+    tokenizer = load_tokenizer(BASE)
+    path = raw(place, "달여울시민청은 강가에 있습니다.")
+    rows, counts = supervised_rows(section(), {path: 2}, tokenizer)
+    assert counts == {"cut_turns": 0, "truncated": 0, "dropped_too_long": 0}
+    assert len(rows) == 2 and rows[0] == rows[1] and rows[0]["raw"]
+    assert tokenizer.decode(rows[0]["input_ids"]) == "달여울시민청은 강가에 있습니다."
+    assert rows[0]["labels"] == [IGNORED, *rows[0]["input_ids"][1:]]
+
+
+def test_raw_text_that_is_too_long_is_cut_into_rows_of_like_length_and_nothing_is_lost(place):
+    tokenizer = load_tokenizer(BASE)
+    text = "달여울시민청은 강가에 있습니다. " * 9
+    rows, counts = supervised_rows(section(max_length=50), {raw(place, text, "짧은 글입니다."): 1}, tokenizer)
+    assert counts["text_cut"] == 1
+    lengths = [len(row["input_ids"]) for row in rows[:-1]]
+    assert max(lengths) <= 50 and max(lengths) - min(lengths) <= 1
+    assert tokenizer.decode([token for row in rows[:-1] for token in row["input_ids"]]) == text
+
+
+def test_raw_text_begins_with_the_token_that_the_tokenizer_puts_before_any_text(place):
+    """Llama and Gemma are lost without their BOS; each row of a cut text has it."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = load_tokenizer(BASE)
+    tokenizer.bos_token = begin = "<|im_start|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A <|im_end|>",
+        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in (begin, "<|im_end|>")],
+    )
+    assert tokenizer("글")["input_ids"][-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    rows, _ = supervised_rows(
+        section(max_length=30), {raw(place, "달여울시민청은 강가에 있습니다. " * 9): 1}, tokenizer
+    )
+    assert len(rows) > 2
+    for row in rows:
+        assert row["input_ids"].count(tokenizer.bos_token_id) == 1 and row["input_ids"][0] == tokenizer.bos_token_id
+        assert len(row["input_ids"]) <= 30 and tokenizer.eos_token_id not in row["labels"]

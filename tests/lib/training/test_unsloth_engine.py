@@ -5,10 +5,12 @@ Where it is installed, on a GPU, its losses are held against trl's.
 
 import csv
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +30,7 @@ from stages.lib.hardware import Hardware, nvidia_gpu
 from stages.lib.lineage import arguments_of
 from stages.lib.models.precision import resolve_precision
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Engine, Method, Quantization
-from stages.lib.schema.training import Dpo, Orpo, Sft
+from stages.lib.schema.training import Dpo, KeepBase, Orpo, Sft
 from stages.lib.training.decisions import Attention
 from stages.lib.training.plan import make_plan
 from stages.lib.training.run import TrainingRun
@@ -66,6 +68,11 @@ def test_what_it_cannot_do_or_would_ignore_is_refused(installed, changes, said):
     with pytest.raises(UserError, match=said + r".*since sft\.engine=unsloth"):
         Sft(**tiny_training(engine=Engine.unsloth, **changes))
     Sft(**tiny_training(**changes, **({"quantization": Quantization.none} if "method" in changes else {})))
+
+
+def test_a_base_that_is_kept_is_for_trl_alone(installed):
+    with pytest.raises(UserError, match=r"sft\.engine: found 'unsloth', needed trl, since sft\.keep_base\.weight=1"):
+        unsloth_sft(keep_base=KeepBase(weight=1.0))
 
 
 def test_references_computed_beforehand_are_refused(installed):
@@ -216,6 +223,15 @@ def test_its_log_has_no_column_that_it_does_not_fill(installed, tmp_path):
     run.section = Sft(**tiny_training())
     with pytest.raises(KeyError, match="mean_token_accuracy"):
         run.publish_log(trainer, tmp_path / "log.csv", LOG_COLUMNS)
+
+
+def test_a_parity_that_nobody_measured_is_no_figure(installed, tiny_base, tmp_path):
+    run = TrainingRun("sft", unsloth_sft(), tmp_path, H200, 1, None, {}, None, None, {})
+    plan = plan_of(tiny_base, [64] * 4)
+    run.publish_metrics(tmp_path / "sft.json", plan, {}, loss=1.0)
+    assert json.loads((tmp_path / "sft.json").read_text()) == {"loss": 1.0}
+    run.publish_metrics(tmp_path / "sft.json", replace(plan, parity=1e-5, parity_tokens=9), {}, loss=1.0)
+    assert json.loads((tmp_path / "sft.json").read_text()) == {"loss": 1.0, "parity": 1e-5, "parity_tokens": 9}
 
 
 def losses(place: Path, engine: str) -> list[float]:

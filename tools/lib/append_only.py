@@ -1,20 +1,21 @@
-"""Votes are appended to their file whole or not at all, whoever else votes at the same time."""
+"""Files of lines that are appended whole or not at all, whoever else appends at the same time: votes, decisions."""
 
 import fcntl
 import os
 from pathlib import Path
 
-from stages.lib.data.votes import Vote
+from pydantic import BaseModel
+
 from stages.lib.errors import UserError
 
 
-def cast(vote: Vote, path: Path) -> None:
-    """Append one vote as a line of JSON, on disk when this returns.
+def append(record: BaseModel, path: Path, name: str) -> None:
+    """Append one record as a line of JSON, on disk when this returns.
 
     A line that was cut off, as by a full disk or a crash, is ended first: it must not swallow this one. Raises
-    UserError if the file can't be written; then it is as it was.
+    UserError, which calls the record `name`, if the file can't be written; then it is as it was.
     """
-    line = vote.model_dump_json().encode() + b"\n"
+    line = record.model_dump_json().encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -34,6 +35,6 @@ def cast(vote: Vote, path: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         raise UserError(
-            f"{path}: the vote can't be written: {error.strerror or error}. Free space or mend its permissions, then "
-            "vote again"
+            f"{path}: the {name} can't be written: {error.strerror or error}. Free space or mend its permissions, then "
+            "try again"
         ) from error

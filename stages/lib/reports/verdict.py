@@ -1,0 +1,176 @@
+"""What the scores mean, in words: Korean and English sentences made of metrics/eval_detail.json alone.
+
+A step counts as useful if a figure that it is for got better beyond chance: the 95 % interval of the paired difference
+to the model that it started from has 0 outside. A step that earns nothing is named, with what to try.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from stages.lib.family import STARTED_FROM, TUNED
+from stages.lib.reports.numbers import Cell, judgement, signed
+
+Detail = dict[str, Any]
+
+AS_BEFORE = 1.10
+"""Perplexity of a control set, times the base's, up to which a model is said to speak as before."""
+
+AIMS = {
+    ("seen", "key_exact"): ("사실 정답률", "facts stated"),
+    ("unanswerable", "refusal_rate"): ("모르는 질문의 거절", "refusals of what it can't know"),
+    ("preferences", "accuracy"): ("선호 정확도", "preference accuracy"),
+}
+"""What tuning is for: set and figure, in Korean and in English."""
+OTHERS = {("seen", "over_refusal_rate"): ("답할 수 있는 질문의 거절", "refusals of what it can answer")}
+"""What must not get worse beside them, and the perplexity of the control sets."""
+
+TRY = {
+    "sft": (
+        "sft.num_train_epochs나 sft.learning_rate를 올리거나, 사실마다 물음을 늘려 보십시오. 무엇을 배우는지는 "
+        "metrics/sft_preview.html에 있습니다.",
+        "try more sft.num_train_epochs, a higher sft.learning_rate or more wordings of each fact; "
+        "metrics/sft_preview.html shows what is learned",
+    ),
+    "dpo": (
+        "dpo.max_steps나 dpo.learning_rate를 올리거나, 모델 자신의 틀린 답으로 쌍을 만들어 보십시오. 그때까지는 "
+        "models/sft-merged가 같은 일을 합니다.",
+        "try more dpo.max_steps, a higher dpo.learning_rate or pairs of the model's own wrong answers; until then "
+        "models/sft-merged does the same",
+    ),
+    "orpo": (
+        "orpo.num_train_epochs나 orpo.learning_rate를 올려 보십시오.",
+        "try more orpo.num_train_epochs or a higher orpo.learning_rate",
+    ),
+}
+"""What may help a step that earned nothing."""
+
+
+@dataclass
+class Words:
+    """One thing said, in both languages."""
+
+    ko: str
+    en: str
+
+
+def changes(detail: Detail, step: str, wanted: int) -> list[tuple[str, str]]:
+    """Set and figure of what a step made better (1) or worse (-1) beyond chance, of what it is for or must not harm."""
+    found = detail["steps"][step]
+    cared = [*AIMS] if wanted > 0 else [*AIMS, *OTHERS, *((split, "perplexity") for split in forgotten(detail, step))]
+    return [(split, name) for split, name in cared if judgement(found.get(split, {}).get(name), split, name) == wanted]
+
+
+def forgotten(detail: Detail, step: str) -> list[str]:
+    """The control sets whose perplexity a step raised by more than is said to be as before."""
+    before, after = detail["models"][STARTED_FROM[step]], detail["models"][step]
+    return [name for name in controls(after)
+            if after[name]["perplexity"]["value"] > AS_BEFORE * before[name]["perplexity"]["value"]]  # fmt: skip
+
+
+def idle_steps(detail: Detail) -> list[Words]:
+    """A sentence for each step that made nothing better that it is for, with what to try."""
+    said = []
+    for step, before in steps(detail):
+        measured = any(name in detail["steps"][step].get(split, {}) for split, name in AIMS)
+        if measured and not changes(detail, step, 1):
+            ko, en = TRY[step]
+            said.append(
+                Words(
+                    f"{step} 단계는 {before}보다 나아진 것이 없습니다(우연을 넘는 차이가 없음). {ko}",
+                    f"{step} earned nothing: no aim is better than {before}'s beyond chance; {en}",
+                )
+            )
+    return said
+
+
+def verdict(detail: Detail) -> list[Words]:
+    """What came of the tuning, thing by thing; one sentence if it changed nothing that is measured."""
+    if not any(changes(detail, step, wanted) for step, _ in steps(detail) for wanted in (1, -1)):
+        return [Words("측정되는 것은 아무것도 달라지지 않았습니다", "changed nothing measurable")]
+    said = [facts(detail, TUNED), manner(detail, TUNED), refusals(detail, TUNED)]
+    return [*(words for words in said if words), *(gains(detail, step, before) for step, before in steps(detail))]
+
+
+def in_words(detail: Detail, language: str) -> str:
+    """The verdict as one line in a language, ko or en."""
+    said = [getattr(words, language) for words in verdict(detail)]
+    return f"{TUNED}: {'; '.join(said)}."
+
+
+def steps(detail: Detail) -> list[tuple[str, str]]:
+    """The steps that were scored, each with the model that it started from."""
+    return [(step, before) for step, before in STARTED_FROM.items() if step in detail["steps"]]
+
+
+def controls(figures: dict[str, Any]) -> list[str]:
+    """Names of the control sets."""
+    return sorted(split for split in figures if split.startswith("control_"))
+
+
+def facts(detail: Detail, model: str) -> Words | None:
+    """How many facts were learned; None where none was asked for."""
+    found, before = detail["facts"][model], detail["facts"]["base"]
+    if not found["asked"]:
+        return None
+    known, asked = found["known"], found["asked"]
+    return Words(
+        f"사실 {asked}개 가운데 {known}개를 압니다(base는 {before['known']}개)",
+        f"learned {known} of {asked} facts (base knew {before['known']})",
+    )
+
+
+def manner(detail: Detail, model: str) -> Words | None:
+    """Whether it still speaks as the base does, by the perplexity of other chats."""
+    base, after = detail["models"]["base"], detail["models"][model]
+    pairs = [
+        (split.removeprefix("control_"), base[split]["perplexity"]["value"], after[split]["perplexity"]["value"])
+        for split in controls(after)
+    ]
+    if not pairs:
+        return None
+    told = ", ".join(f"{name} {old:.1f} -> {new:.1f}" for name, old, new in pairs)
+    if all(new <= AS_BEFORE * old for _, old, new in pairs):
+        return Words(f"다른 대화는 전과 같이 합니다(perplexity {told})", f"still speaks as before (perplexity {told})")
+    return Words(f"다른 대화를 잊었습니다(perplexity {told})", f"forgot how to chat (perplexity {told})")
+
+
+def refusals(detail: Detail, model: str) -> Words | None:
+    """How many questions are refused: those that can't be known, and those that can."""
+    figures = detail["models"]
+    cell = figures[model].get("unanswerable", {}).get("refusal_rate")
+    if not cell:
+        return None
+    alone = figures["sft"]["unanswerable"]["refusal_rate"] if "sft" in figures and model != "sft" else None
+    ko = f"알 수 없는 질문 {cell['n']}개 가운데 {count(cell)}개를 거절합니다"
+    en = f"refuses {count(cell)} of {cell['n']} questions it can't know"
+    if alone:
+        ko, en = f"{ko}(sft만으로는 {count(alone)}개)", f"{en} (sft alone {count(alone)})"
+    if over := figures[model].get("seen", {}).get("over_refusal_rate"):
+        ko += f", 답할 수 있는 질문은 {over['n']}개 가운데 {count(over)}개를 거절합니다"
+        en += f" and {count(over)} of {over['n']} that it can"
+    return Words(ko, en)
+
+
+def gains(detail: Detail, step: str, before: str) -> Words:
+    """What a step made better and worse beyond chance, with intervals."""
+    found = detail["steps"][step]
+
+    def told(wanted: int, language: int) -> str:
+        cells = [(name_of(split, name)[language], found[split][name]) for split, name in changes(detail, step, wanted)]
+        return ", ".join(f"{words} {signed(cell)}" for words, cell in cells)
+
+    ko = f"{before}에 견준 {step}의 이득: {told(1, 0) or '없음'}"
+    en = f"{step}'s gain over {before}: {told(1, 1) or 'none'}"
+    if told(-1, 1):
+        ko, en = f"{ko}, 손해: {told(-1, 0)}", f"{en}, its cost: {told(-1, 1)}"
+    return Words(ko, en)
+
+
+def name_of(split: str, name: str) -> tuple[str, str]:
+    """A figure's name in Korean and in English."""
+    return {**AIMS, **OTHERS}.get((split, name), (f"{split}의 {name}", f"{name} of {split}"))
+
+
+def count(cell: Cell) -> int:
+    """How many rows a share is of."""
+    return round(cell["value"] * cell["n"])
