@@ -224,7 +224,9 @@ def test_whatever_comes_in_by_a_typed_format_is_kept_or_counted(
     path = str(row_files.write(workspace / f"chats{ending}", [trained, *chats]))
     held = write(workspace / "evaluation.jsonl", [chat(HELD_OUT, "Yes.", prompt_id="held")])
     train, evaluation = Rows(source=RowSource.jsonl, path=path), Rows(source=RowSource.jsonl, path=held)
-    prepare_ultrachat(PrepareUltrachat(train=train, evaluation=evaluation, max_reject_rate=1.0), workspace)
+    prepare_ultrachat(
+        PrepareUltrachat(train={"en": train}, evaluation={"en": evaluation}, max_reject_rate=1.0), workspace
+    )
     report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
     assert report["in"] == len(chats) + 2 == report["kept"] + sum(report["dropped"].values())
 
