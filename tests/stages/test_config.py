@@ -92,6 +92,8 @@ def run_config(place, *overrides):
         ("prepare_preferences.held_out_pairs=1", ["prepare_preferences.held_out_pairs"]),
         ("prepare_pdf_qa.files=[/srv/faq.jsonl]", ["prepare_pdf_qa.files: found /srv/faq.jsonl", "data/raw/pdf_qa"]),
         ("prepare_pdf_qa.pdfs=[data/raw/pdf_qa/../guide.pdf]", ["prepare_pdf_qa.pdfs: found", "data/raw/pdf_qa:"]),
+        ("prepare_pdf_qa.languages=[]", ["prepare_pdf_qa.languages: found []", "[ko, en]"]),
+        ("prepare_pdf_qa.languages=[ko,klingon]", ["prepare_pdf_qa.languages", "klingon"]),
         ("prepare_pdf_qa.only_reviewed=perhaps", ["'perhaps'", "prepare_pdf_qa.only_reviewed"]),
         ("++prepare_pdf_qa.columns={faq.csv:{a:reply}}", ["columns.faq.csv.a: found 'reply', needed one of"]),
         ("+prepare_preferences.rows.columns={hint:none}", ["rows.columns.hint: found 'none'", "ignore"]),

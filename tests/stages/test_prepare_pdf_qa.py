@@ -18,6 +18,7 @@ from stages.lib.records import read_jsonl, share_of
 from stages.lib.schema.choices import Conflicts, PersonalData, Rewording
 from stages.lib.schema.data import PreparePdfQa, Reword
 from stages.prepare_pdf_qa import SPLITS, prepare_pdf_qa
+from tests import row_files
 from tests.byte_tokenizer import write_byte_tokenizer
 from tools.lib.append_only import append
 
@@ -398,6 +399,36 @@ def test_whatever_comes_in_is_kept_or_counted(workspace: Path, content: bytes, e
     rejects = list(read_jsonl(OUT / "rejects.jsonl"))
     assert report["in"] == report["kept"] + sum(report["dropped"].values()) == len(splits) + len(rejects)
     assert all(text.strip() for row in splits for text in texts(row).values())
+
+
+cells = st.none() | st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+typed_rows = st.lists(
+    st.fixed_dictionaries({"instruction": cells, "output": cells, "fact_id": cells, "비고": st.none()}),
+    min_size=1,
+    max_size=8,
+)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".xlsx"])
+@given(rows=typed_rows)
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_comes_in_by_a_typed_format_is_kept_or_counted(
+    workspace: Path, ending: str, rows: list[dict[str, Any]]
+) -> None:
+    if ending == ".xlsx":
+        pytest.importorskip("openpyxl")
+        rows = [row for row in rows if any(row.values())]  # a sheet has no row of empty cells
+    path = workspace / f"any{ending}"
+    row_files.write(path, [*rows, TRAINED | {"fact_id": "trained", "비고": None}])
+    try:
+        prepare_pdf_qa(settings_for(path), workspace)
+    except UserError as error:
+        assert path.name in str(error)
+        return
+    report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
+    splits = sum(1 for name in SPLITS for _ in read_jsonl(OUT / f"{name}.jsonl"))
+    rejects = list(read_jsonl(OUT / "rejects.jsonl"))
+    assert len(rows) + 1 == report["in"] == report["kept"] + sum(report["dropped"].values()) == splits + len(rejects)
 
 
 # ---- what people decided ----

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stages.lib.errors import UserError
 from stages.lib.records import read_jsonl, write_jsonl
@@ -204,3 +206,30 @@ def prepare_from(path: Path, **chosen: Any) -> dict[str, Any]:
 def test_no_source_at_all_is_refused() -> None:
     with pytest.raises(UserError, match=r"prepare_preferences.sources: found \[\], needed rows, votes or both"):
         PreparePreferences(rows=Rows(source=RowSource.jsonl, path="a"), sources=[])
+
+
+answers = st.none() | st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+any_pairs = st.lists(
+    st.fixed_dictionaries(
+        {"system": answers, "input": answers, "chosen": answers, "rejected": answers,
+         "status": st.sampled_from(["unchanged", "tie", "swapped"]) | st.none(),
+         "chosen_score": st.none() | st.floats(0, 10), "in_gsm8k_train": st.booleans()}
+    ),
+    max_size=8,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".arrow"])
+@given(rows=any_pairs)
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_comes_in_is_kept_or_counted(workspace: Path, ending: str, rows: list[dict[str, Any]]) -> None:
+    # two pairs that are always kept: without one for each side the stage doesn't go on
+    kept = [pair(input=f"Where is the window for {matter}?") for matter in ("passports", "stray dogs", "parking")]
+    try:
+        report = prepare_from(write(workspace / f"pairs{ending}", [*rows, *kept]))
+    except UserError as error:
+        assert f"pairs{ending}" in str(error) or "nothing left" in str(error)
+        return
+    splits = sum(1 for name in ("train", "evaluation") for _ in read_jsonl(OUT / f"{name}.jsonl"))
+    assert len(rows) + 3 == report["in"] == report["kept"] + sum(report["dropped"].values())
+    assert splits == report["kept"]

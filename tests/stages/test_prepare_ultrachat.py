@@ -202,6 +202,35 @@ def test_whatever_comes_in_is_kept_or_counted(workspace: Path, chats: list[Any],
         assert roles[-1] == "assistant" and all(message["content"] for message in row["messages"])
 
 
+clean_texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+typed_chats = st.lists(
+    st.fixed_dictionaries(
+        {"prompt_id": st.none() | clean_texts,
+         "messages": st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "robot"]),
+                                                     "content": st.none() | clean_texts}), max_size=4)}
+    ),
+    max_size=6,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
+@given(chats=typed_chats)
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_comes_in_by_a_typed_format_is_kept_or_counted(
+    workspace: Path, ending: str, chats: list[dict[str, Any]]
+) -> None:
+    trained = {name: chat("How many windows are there?", "Nine.", prompt_id="one")[name]
+               for name in ("prompt_id", "messages")}  # fmt: skip
+    path = str(row_files.write(workspace / f"chats{ending}", [trained, *chats]))
+    held = write(workspace / "evaluation.jsonl", [chat(HELD_OUT, "Yes.", prompt_id="held")])
+    train, evaluation = Rows(source=RowSource.jsonl, path=path), Rows(source=RowSource.jsonl, path=held)
+    prepare_ultrachat(
+        PrepareUltrachat(train={"en": train}, evaluation={"en": evaluation}, max_reject_rate=1.0), workspace
+    )
+    report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
+    assert report["in"] == len(chats) + 2 == report["kept"] + sum(report["dropped"].values())
+
+
 @pytest.mark.parametrize("ending", [".json", ".jsonl.gz", ".parquet", ".arrow"])
 def test_chats_of_another_format_and_shape_are_read_and_counted(
     workspace: Path, ending: str, capsys: pytest.CaptureFixture[str]

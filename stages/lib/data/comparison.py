@@ -4,15 +4,19 @@ import re
 import unicodedata
 from hashlib import blake2b
 
-VARIED = re.compile(
-    r"(?<=\d)\s*([^\w\s])\s*(?=\d)"  # between two digits a sign stays: 1.5 isn't 15, 3 + 1 isn't 3 - 1
-    r"|[^\w+#%<>=]|_"  # C++ isn't C, and 5 % isn't 5
-)
+SIGN = re.compile(r"(?<=\d)\s*([^\w\s])\s*(?=\d)")
+"""Between two digits a sign stays: 1.5 isn't 15, 3 + 1 isn't 3 - 1."""
+VARIED = re.compile(r"(?:[^\w+#%<>=]|_)+")
+"""C++ isn't C, and 5 % isn't 5."""
+SIGN_OR_VARIED = re.compile(rf"{SIGN.pattern}|[^\w+#%<>=]|_")
 
 
 def letters(text: str) -> str:
     """The text in lower case without spaces and punctuation, in Unicode's compatibility form (NFKC)."""
-    return VARIED.sub(r"\1", unicodedata.normalize("NFKC", text).casefold())
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    if SIGN.search(plain):
+        return SIGN_OR_VARIED.sub(r"\1", plain)
+    return VARIED.sub("", plain)  # four times as fast
 
 
 def trigrams(text: str) -> set[str]:

@@ -33,13 +33,19 @@ SYLLABLES_ALONE = set("및등수것그이각한또더안못때중후전본위당
 QUESTION_MARK = re.compile(r"^\s*[\[【<]?\s*(?:Q|문|질문|물음|질의)\s*[-.]?\s*\d{0,3}\s*[\].:)）】>]\s*", re.IGNORECASE)
 ANSWER_MARK = re.compile(r"^\s*[\[【<]?\s*(?:A|답|답변|응답)\s*[-.]?\s*\d{0,3}\s*[\].:)）】>]\s*", re.IGNORECASE)
 ARTICLE = re.compile(
-    r"^\s*제\s*(\d+)\s*조(의\s*\d+)?\s*[(（【\[]((?:[^()（）】\]]|\([^()]{0,20}\)){1,60})[)）】\]](?=\s|$|[①-⑳<「])\s*"
+    r"^\s*제\s*(\d+)\s*(?:조\s*((?:의\s*)?\d+)?|(?=[(（]))\s*[(（【\[]((?:[^()（）】\]]|\([^()]{0,20}\)){1,60})[)）】\]]"
+    r"(?=\s|$|[①-⑳<「])(?!\s*(?:및\s|또는\s|내지\s|제\s*\d+\s*[조항호]))\s*"
 )
+"""제9조의2(노동이사의 권한), misprinted as 제37조4(…) and 제8 (전보), too; but not 제414조(감사의 책임) 및 제415조."""
 ARTICLE_ALONE = re.compile(r"^\s*제\s*(\d+)\s*조(의\s*\d+)?\s+([^.。<]{2,60}?)\s*(?:<[^>]*>)?\s*$")
 PART = re.compile(
     r"^\s*(?:제\s*\d+\s*[편장절관]|부\s*칙|\[?별표\s*\d*|Chapter\s+\d+|Part\s+[IVX\d]+)(?=\s|$|[.(<\]])", re.IGNORECASE
 )
 NUMBERED = re.compile(r"^\s*(?:\d+(?:\.\d+)+\.?|\d{1,3}[.)]|[가-하][.)]|[①-⑳]|\([\d가-하]{1,2}\)|[IVX]{1,5}\.)\s+")
+NOTICE = re.compile(
+    r"^(?:참고|주의|중요|경고|도움말|팁|알림|note|tip|warning|caution|important)\s*[!:：]?$", re.IGNORECASE
+)
+"""The word over a box of advice: the text below isn't a section."""
 BULLET = re.compile(r"^\s*(?:[•·■□●○◆◇▶▷▪※*–—-]|[oO](?=\s{2}))\s+")
 LEADERS = re.compile(r"(?:\.\s?){4,}\s*\d*\s*$|(?:…\s?|·\s?){2,}\s*\d+\s*$")
 HANGUL = re.compile("[가-힣]")
@@ -131,6 +137,14 @@ class Wraps:
             told = bool(self.within and fragment)
         return "" if told else " "
 
+    def join(self, lines: list[str]) -> str:
+        """Lines of which only the text is known as one."""
+        text = ""
+        for line in lines:
+            line = " ".join(line.split())
+            text += (self.space(text, line) if text and line else "") + line
+        return text
+
 
 def bare(word: str) -> str:
     """A word without the signs around it."""
@@ -152,7 +166,7 @@ def page_blocks(page: Page, style: Style) -> Iterator[Block]:
     for line in page.lines:
         starts.append(offset)
         offset += len(line.text.rstrip()) + 1
-    tables, inside = tables_of(page)
+    tables, inside = tables_of(page, style.wraps.join)
     group: list[int] = []
     for number, line in enumerate(page.lines):
         if number in inside or LEADERS.search(line.text) or not line.text.strip():
@@ -190,6 +204,8 @@ def goes_on(above: TextLine, line: TextLine, style: Style) -> bool:
     within = any(above.text.count(opening) > above.text.count(closing) for opening, closing in ("()", "<>", "「」"))
     if NUMBERED.match(line.text) and not within:
         return False
+    if NOTICE.match(line.text.strip()) or NOTICE.match(above.text.strip()):
+        return False
     if ARTICLE_ALONE.match(above.text) or PART.match(above.text):
         return above.bold and line.bold and above.size > style.size
     if not line.size or not above.size:
@@ -206,7 +222,8 @@ def block(page: Page, group: list[int], starts: list[int], style: Style) -> Bloc
     text = joined(lines, style.wraps)
     start, end = starts[group[0]], starts[group[-1]] + len(lines[-1].text.rstrip())
     if found := ARTICLE.match(text) or (ARTICLE_ALONE.match(text) if len(group) == 1 else None):
-        name = f"제{found[1]}조{(found[2] or '').replace(' ', '')}"
+        branch = re.sub(r"\D", "", found[2] or "")
+        name = f"제{found[1]}조" + f"의{branch}" * bool(branch)
         rest = text[found.end() :].strip()
         return Block("article", page.page, rest, start, end, title=f"{name}({found[3].strip()})")
     if is_heading(lines, text, style.size):
@@ -219,7 +236,7 @@ def block(page: Page, group: list[int], starts: list[int], style: Style) -> Bloc
 
 def is_heading(lines: list[TextLine], text: str, usual: float) -> bool:
     """Whether the letters of lines, or what they begin with, are a heading's."""
-    if len(text) > LONGEST_HEADING or ANSWER_MARK.match(text):
+    if len(text) > LONGEST_HEADING or ANSWER_MARK.match(text) or NOTICE.match(text):
         return False
     if PART.match(text) and len(text) < 60:
         return True

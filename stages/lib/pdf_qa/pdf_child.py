@@ -1,6 +1,6 @@
 """The process that opens a stranger's PDF: it limits itself first, writes one JSON line a page, and may die.
 
-{"page": 3, "text": "1. 찾아오시는 길\\n…", "via": "pdfium", "problems": [], "tables": [[["기관", …], …]]}
+{"page": 3, "text": "1. 찾아오시는 길\\n…", "via": "pdfium", "problems": [], "tables": [[["기관", …], …]], …}
 Its last line says how it ended: {"done": 10} or {"refused": "encrypted", "detail": "…"}.
 """
 
@@ -14,16 +14,22 @@ from stages.lib.pdf_qa.page_gate import UNUSABLE, page_problems
 from stages.lib.pdf_qa.text_lines import lines_of
 
 PASSWORD_NEEDED = 4  # FPDF_ERR_PASSWORD
+DEEPEST_FORM = 4
+"""Forms within forms of a page that are looked into; pages printed on a sheet are two deep."""
 LONG = 6
 """Points that a drawn line has at least."""
 NEAR = 3
 """Points within which lines meet, or are the two edges of one."""
 MEETS_AS_FRAME = 2
 """Lines that each side of a frame meets; a line of a table meets more."""
+FEWEST_RULES = 2
+"""Rules that cross the line between the columns of a table without lines around it."""
 MOST_LINES = 600
 """Drawn lines of a page that are looked at; where there are more, a table among them is looked for anyway."""
 TEXT_LIMIT = 2**20
 """Characters of one page; a real page has a few thousand."""
+Lines = set[tuple[int, int, int]]
+"""Place, from, to, in points."""
 
 
 def main(path: str, memory_mib: int, seconds: int, max_pages: int) -> None:
@@ -65,7 +71,7 @@ def extract(path: str, max_pages: int) -> dict[str, Any]:
             return {"refused": "text_limit", "detail": detail}
         lines = lines_of(textpage)
         text = "\n".join(line.text.rstrip() for line in lines)
-        ruled = may_hold_a_table(page)
+        across, down = drawn_lines(page)
         textpage.close()
         page.close()
         problems, via = page_problems(text), "pdfium"
@@ -74,34 +80,82 @@ def extract(path: str, max_pages: int) -> dict[str, Any]:
             if not UNUSABLE & set(page_problems(other)):
                 text, problems, via, lines = other, page_problems(other), "pypdf", []
         usable = not UNUSABLE & set(problems)
-        found = ruled_tables(path, index) if usable and ruled else []
-        say({"page": index + 1, "text": text, "via": via, "problems": problems, "tables": [rows for rows, _ in found],
-             "boxes": [box for _, box in found], "lines": [vars(line) for line in lines]})  # fmt: skip
+        sides = open_sides(across, down)
+        found = ruled_tables(path, index, sides) if usable and (sides or may_hold_a_table(across, down)) else {}
+        say({"page": index + 1, "text": text, "via": via, "problems": problems,
+             "lines": [vars(line) for line in lines], **found})  # fmt: skip
     return {"done": len(document)}
 
 
-def may_hold_a_table(page: Any) -> bool:
-    """Whether lines drawn on a page cross as those of two rows and two columns do; pdfplumber, which is slow, isn't
-    asked about other pages: frames, rules under headings and boxes around links are on many."""
+def drawn_lines(page: Any) -> tuple[Lines, Lines]:
+    """The lines drawn on a page: those across (y, from x, to x) and those down (x, from y, to y).
+
+    Where there are very many, as in a drawing, the rest is left out.
+    """
     import pypdfium2
 
-    across: set[tuple[int, int, int]] = set()  # y, from, to
-    down: set[tuple[int, int, int]] = set()  # x, from, to
-    for path in page.get_objects(filter=[pypdfium2.raw.FPDF_PAGEOBJ_PATH], max_depth=2):
-        left, bottom, right, top = map(round, path.get_bounds())
+    across: Lines = set()
+    down: Lines = set()
+    for path in page.get_objects(filter=[pypdfium2.raw.FPDF_PAGEOBJ_PATH], max_depth=DEEPEST_FORM):
+        left, bottom, right, top = map(round, bounds(path))
         if right - left >= LONG:
             across |= {(bottom, left, right), (top, left, right)}
         if top - bottom >= LONG:
             down |= {(left, bottom, top), (right, bottom, top)}
         if len(across) > MOST_LINES or len(down) > MOST_LINES:
-            return True
+            break
+    return across, down
+
+
+def bounds(item: Any) -> tuple[float, float, float, float]:
+    """A drawn thing's box on its page; within forms pdfium says where it is in the innermost."""
+    box, form = item.get_bounds(), item.container
+    while form is not None:
+        box, form = form.get_matrix().on_rect(*box), form.container
+    return box
+
+
+def may_hold_a_table(across: Lines, down: Lines) -> bool:
+    """Whether lines cross as those of two rows and two columns do; pdfplumber, which is slow, isn't asked about other
+    pages: frames, rules under headings and boxes around links are on many."""
+    if len(across) > MOST_LINES or len(down) > MOST_LINES:
+        return True
     rows, columns = end_to_end(across), end_to_end(down)
     return any(meets(line, columns) > MEETS_AS_FRAME for line in rows) and any(
         meets(line, rows) > MEETS_AS_FRAME for line in columns
     )
 
 
-def end_to_end(lines: set[tuple[int, int, int]]) -> set[tuple[int, int, int]]:
+def open_sides(across: Lines, down: Lines) -> list[list[int]]:
+    """The boxes (left, bottom, right, top) of tables that are ruled between rows and columns but not around them.
+
+    A line down stands between two columns if rules that all begin and end at the same places cross it, and no line down
+    stands where they begin.
+    """
+    if len(across) > MOST_LINES or len(down) > MOST_LINES:
+        return []
+    rows, columns = end_to_end(across), sorted(end_to_end(down))
+    boxes: dict[tuple[int, int, int, int], None] = {}
+    for place, bottom, top in columns:
+        rules = [rule for rule in rows if bottom - NEAR <= rule[0] <= top + NEAR
+                 and rule[1] < place - LONG and rule[2] > place + LONG]  # fmt: skip
+        if len(rules) < FEWEST_RULES:
+            continue
+        left, right = min(rule[1] for rule in rules), max(rule[2] for rule in rules)
+        alike = all(rule[1] - left <= NEAR and right - rule[2] <= NEAR for rule in rules)
+        closed = any(abs(other - side) <= NEAR and low < top and high > bottom
+                     for other, low, high in columns for side in (left, right))  # fmt: skip
+        if alike and not closed:
+            boxes[left, bottom, right, top] = None
+    ends = {bottom for _, bottom, _ in columns} - {y + off for y, _, _ in rows for off in range(-NEAR, NEAR + 1)}
+    for end in ends:  # a table that the page's end cuts has no rule there
+        down_to = [line for line in columns if line[1] == end]
+        if len(down_to) > MEETS_AS_FRAME:
+            boxes[down_to[0][0], end, down_to[-1][0], max(top for _, _, top in down_to)] = None
+    return [list(box) for box in boxes]
+
+
+def end_to_end(lines: Lines) -> Lines:
     """Lines of one direction, those that go on in each other as one: a table may be drawn cell by cell."""
     whole: list[tuple[int, int, int]] = []
     for place, start, end in sorted(lines):
@@ -112,7 +166,7 @@ def end_to_end(lines: set[tuple[int, int, int]]) -> set[tuple[int, int, int]]:
     return set(whole)
 
 
-def meets(line: tuple[int, int, int], others: set[tuple[int, int, int]]) -> int:
+def meets(line: tuple[int, int, int], others: Lines) -> int:
     """How many lines of the other direction a line meets, those that lie close together counting once."""
     place, start, end = line
     met = sorted({
@@ -132,23 +186,54 @@ def text_by_pypdf(path: str, index: int) -> str:
         return ""  # its parser meets whatever the file holds; the page stays flagged
 
 
-def ruled_tables(path: str, index: int) -> list[tuple[list[list[str]], list[float]]]:
-    """The tables drawn with lines on a page: rows of cells, and the box (left, bottom, right, top) around them."""
+def ruled_tables(path: str, index: int, sides: list[list[int]]) -> dict[str, list[Any]]:
+    """The tables drawn with lines on a page, in the order of `tables`: rows of cells with their lines; `spans`: the
+    cells that are several rows or columns wide (top, left, bottom and right, in rows and columns); `boxes`: left,
+    bottom, right and top around them. `sides` are boxes of tables without lines around them."""
     from pdfminer.pdfexceptions import PDFException
 
     try:
         page = plumbed(path).pages[index]
-        # without x_tolerance_ratio Korean words run together: word F1 0.28 instead of 0.94
-        settings = {"text_x_tolerance_ratio": 0.15}
-        found = page.find_tables(settings)
-        tables = [table.extract(x_tolerance_ratio=0.15) for table in found]
         left, bottom = float(page.bbox[0]), float(page.bbox[3])
+        # without x_tolerance_ratio Korean words run together: word F1 0.28 instead of 0.94
+        settings: dict[str, Any] = {"text_x_tolerance_ratio": 0.15}
+        lines = [line for box in sides for line in frame(box, left, bottom)]
+        if lines:
+            settings["explicit_vertical_lines"] = [line for line in lines if line["x0"] == line["x1"]]
+            settings["explicit_horizontal_lines"] = [line for line in lines if line["x0"] != line["x1"]]
+        found = page.find_tables(settings)
+        tables = [[[cell or "" for cell in row] for row in table.extract(x_tolerance_ratio=0.15)] for table in found]
+        spans = [spans_of(table) for table in found]
         boxes = [[x0 - left, bottom - y1, x1 - left, bottom - y0] for x0, y0, x1, y1 in (table.bbox for table in found)]
         page.close()
     except (PDFException, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        return []  # the page's text is there; only its tables aren't
-    rows = [[[" ".join((cell or "").split()) for cell in row] for row in table] for table in tables]
-    return list(zip(rows, boxes, strict=True))
+        return {}  # the page's text is there; only its tables aren't
+    return {"tables": tables, "spans": spans, "boxes": boxes}
+
+
+def frame(box: list[int], left: float, bottom: float) -> list[dict[str, Any]]:
+    """The four lines around a box, as pdfplumber takes them. `left` and `bottom` are the page's corner."""
+    x0, x1, top, low = box[0] + left, box[2] + left, bottom - box[3], bottom - box[1]
+    ends = [(x0, top, x0, low), (x1, top, x1, low), (x0, top, x1, top), (x0, low, x1, low)]
+    return [
+        {"object_type": "line", "x0": a, "x1": c, "top": b, "bottom": d, "width": c - a, "height": d - b}
+        for a, b, c, d in ends
+    ]
+
+
+def spans_of(table: Any) -> list[list[int]]:
+    """The cells of a table that are more than one row or column wide: top, left, bottom, right, the last two beyond."""
+    rows = table.rows
+    tops = [min(cell[1] for cell in row.cells if cell) for row in rows]
+    lefts = sorted({cell[0] for cell in table.cells})
+    spans = []
+    for top, row in enumerate(rows):
+        for left, cell in enumerate(row.cells):
+            if cell:
+                bottom, right = sum(at < cell[3] - 1 for at in tops), sum(at < cell[2] - 1 for at in lefts)
+                if bottom - top > 1 or right - left > 1:
+                    spans.append([top, left, bottom, right])
+    return spans
 
 
 @cache

@@ -53,7 +53,8 @@ class Page:
     """One page: its number from 1, its text without headers and footers, which library read it, what is wrong.
 
     `lines` are the text's, with their places where pdfium read them. `boxes` are the tables' (left, bottom, right,
-    top), in points from the lower left corner.
+    top), in points from the lower left corner; `spans` are their cells that cover several rows or columns (top, left,
+    bottom, right). A cell holds its lines.
     """
 
     page: int
@@ -62,6 +63,7 @@ class Page:
     problems: list[str]
     tables: list[list[list[str]]] = field(default_factory=list)
     boxes: list[list[float]] = field(default_factory=list)
+    spans: list[list[list[int]]] = field(default_factory=list)
     lines: list[TextLine] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -154,7 +156,7 @@ def without_running_lines(pages: list[Page]) -> list[Page]:
         gone = {number for number in edges(page) if masked(page.lines[number].text, page.page) in running}
         gone |= {number for number, line in enumerate(page.lines)
                  if line.size and (stamped[line.text.strip(), round(line.y0)] >= often
-                                   or round(line.y0) in above_and_below)}  # fmt: skip
+                                   or {round(line.y0) + off for off in (-1, 0, 1)} & above_and_below)}  # fmt: skip
         gone -= {number for number in gone if any(page.lines[number].within(box) for box in page.boxes)}
         page.keep([line for number, line in enumerate(page.lines) if number not in gone])
     return pages
@@ -199,7 +201,7 @@ def without_continued_tables(pages: list[Page]) -> list[Page]:
         )
         if touching and len(above[0]) == len(below[0]) and above[0] != below[0]:
             page.tables.pop(0)
-            page.boxes[:1] = []
+            page.boxes[:1], page.spans[:1] = [], []
             page.problems.append("table_continued")
     return pages
 

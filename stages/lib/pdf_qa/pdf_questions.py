@@ -80,7 +80,8 @@ def pdf_rows(
     blocks = blocks_of([page for page in pages if not UNUSABLE & set(page.problems)]) if ask or texts else []
     if texts:
         texts.add(block_paragraphs(blocks), str(path), label, sha256)
-    for pair in document_questions(pages, path.stem) if section.generate.rules else ():
+    languages = [language.value for language in section.languages]
+    for pair in document_questions(pages, path.stem, languages) if section.generate.rules else ():
         asked_on[pair.page].append(Asked([pair], Backend.rules.value))
     title, korean = title_of(blocks, path.stem), is_korean(blocks)
     for page in pages:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 from stages.lib.pdf_qa.pdf_pages import Page
+from stages.lib.pdf_qa.table_grid import Grid, Join, grid_of, has_header
 from stages.lib.pdf_qa.text_lines import TextLine
 
 FEWEST_ROWS = 3
@@ -19,43 +20,61 @@ CAPTION = re.compile(
 )
 CAPTION_ABOVE = 45.0
 """Points above a table within which its caption stands."""
-NOTHING = re.compile(r"^[\s\-–—·.]*$")
+NOTHING = re.compile(r"^(?:[\s\-–—·.]*|n\.\s?a\.?|n/a)$", re.IGNORECASE)
 NUMERIC = re.compile(r"^[\s\d.,%$€₩()\-–/:x]+$")
 UNREADABLE = re.compile(r"\(cid:\d+\)")
 
 
 @dataclass
 class Table:
-    """Rows of cells, the header first; the title; and the numbers of the page's lines that are its text."""
+    """Rows of cells, a merged one's text where it begins; what the cells mean to each other; the title; whether the
+    first row is a header; and the numbers of the page's lines that are its text."""
 
     rows: list[list[str]]
+    grid: Grid
     title: str = ""
+    headed: bool = True
     numbers: list[int] = field(default_factory=list)
-    ruled: bool = True
 
     def as_text(self) -> str:
         """The cells, row by row."""
         return "\n".join(" | ".join(cell for cell in row if cell) for row in self.rows)
 
 
-def tables_of(page: Page) -> tuple[dict[int, Table], set[int]]:
-    """The page's tables by the number of their first line (negative: they have none), and all their lines' numbers."""
+def tables_of(page: Page, join: Join) -> tuple[dict[int, Table], set[int]]:
+    """The page's tables by the number of their first line (negative: they have none), and all their lines' numbers.
+
+    `join` makes one text of a cell's lines.
+    """
     tables: dict[int, Table] = {}
     inside: set[int] = set()
     for count, rows in enumerate(page.tables):
         box = page.boxes[count] if count < len(page.boxes) else None
         numbers = [] if box is None else [n for n, line in enumerate(page.lines) if line.within(box)]
         top = box[3] if box else 0.0
-        table = Table(rows, caption(page, top, numbers) if box else "", numbers)
-        tables[min(numbers, default=-1 - count)] = table
+        grid = grid_of(rows, page.spans[count] if count < len(page.spans) else [], join)
+        first, others = header_lines(page, rows[0], numbers)
+        headed = has_header(grid, first, others)
+        texts = [[join(cell.split("\n")) for cell in row] for row in rows]
+        title = grid.title or (caption(page, top, numbers) if box else "")
+        tables[min(numbers, default=-1 - count)] = Table(texts, grid, title, headed, numbers)
         inside |= set(numbers)
     for run in aligned_runs(page, inside):
         rows = [page.lines[number].cell_texts() for number in run]
         rows = with_corner(rows)
         if looks_like_a_table(rows, page.lines[run[0]].bold and not page.lines[run[1]].bold):
-            tables[run[0]] = Table(rows, caption(page, page.lines[run[0]].y1, run), run, ruled=False)
+            title = caption(page, page.lines[run[0]].y1, run)
+            tables[run[0]] = Table(rows, grid_of(rows, [], join), title, numbers=run)
             inside |= set(run)
     return tables, inside
+
+
+def header_lines(page: Page, header: list[str], numbers: list[int]) -> tuple[list[TextLine], list[TextLine]]:
+    """A table's lines that are its first row's, and the others."""
+    said = "".join("".join(header).split())
+    lines = [page.lines[number] for number in numbers]
+    first = [line for line in lines if "".join(line.text.split()) in said]
+    return first, [line for line in lines if line not in first]
 
 
 def caption(page: Page, top: float, numbers: list[int]) -> str:

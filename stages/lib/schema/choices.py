@@ -219,3 +219,24 @@ class JudgeBackend(Enum):
 class PersonalData(Enum):
     report = "report"
     drop = "drop"
+
+
+class Language(Enum):
+    """A language of documents, by its code in ISO 639-1; the key is the code, too."""
+
+    ko = "ko"
+    en = "en"
+    ja = "ja"
+    zh = "zh"
+    de = "de"
+    fr = "fr"
+    es = "es"
+    it = "it"
+    pt = "pt"
+    nl = "nl"
+    ru = "ru"
+    uk = "uk"
+    el = "el"
+    ar = "ar"
+    th = "th"
+    hi = "hi"

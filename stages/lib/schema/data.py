@@ -12,6 +12,7 @@ from stages.lib.schema.choices import (
     Column,
     Conflicts,
     JudgeBackend,
+    Language,
     OnBadPdf,
     Overlap,
     PairSource,
@@ -235,6 +236,8 @@ class PreparePdfQa:
     conflicts: Conflicts = Conflicts.drop_all  # one question with several answers
     personal_data: PersonalData = PersonalData.report
     on_bad_pdf: OnBadPdf = OnBadPdf.stop
+    # languages of documents whose tables become questions; what a document asks itself is read in any
+    languages: list[Language] = field(default_factory=lambda: [Language.ko, Language.en])
     limits: PdfLimits = field(default_factory=PdfLimits)
     generate: Generate = field(default_factory=Generate)
     rate: Rate = field(default_factory=Rate)
@@ -246,6 +249,7 @@ class PreparePdfQa:
     def __post_init__(self) -> None:
         for pattern, columns in self.columns.items():
             require_columns(f"prepare_pdf_qa.columns.{pattern}", columns)
+        require(bool(self.languages), "prepare_pdf_qa.languages", [], "one or more codes, such as [ko, en]")
         require(0 <= self.held_out_facts < 1, "prepare_pdf_qa.held_out_facts", self.held_out_facts, "0 <= share < 1")
         require(self.held_out_wordings >= 0, "prepare_pdf_qa.held_out_wordings", self.held_out_wordings, "0 or more")
         require(0 <= self.max_reject_rate <= 1, "prepare_pdf_qa.max_reject_rate", self.max_reject_rate, "0 to 1")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.lib.pdf_qa.document_questions import document_questions
+from stages.lib.pdf_qa.document_questions import document_questions, language_of
 from stages.lib.pdf_qa.layout import blocks_of
 from stages.lib.pdf_qa.pdf_pages import Page, without_running_lines
 from stages.lib.pdf_qa.text_lines import TextLine
@@ -123,6 +123,64 @@ def test_cells_are_asked_for_in_the_documents_language_under_its_caption() -> No
     german = [(10, False, "Die Bücherei ist werktags geöffnet und am Abend auch."), *[(10, True, "Karte|Preis|Tage")],
               (10, False, "Kind|1,20|21"), (10, False, "Alte|3,50|14")]  # fmt: skip
     assert pairs(placed(*german)) == []
+
+
+GERMAN = [
+    (10, False, "Die Bücherei der Stadt ist werktags und am Abend mit der Karte für alle geöffnet."),
+    (10, True, "Table 3: Preise der Bücherei"), (10, True, "Karte|Preis|Tage"), (10, False, "Kind|1,20|21"),
+    (10, False, "Alte|3,50|14"),
+]  # fmt: skip
+
+
+def test_tables_are_asked_for_in_the_languages_that_are_wanted() -> None:
+    asked = [pair.question for pair in document_questions([placed(*GERMAN)], "preise", ["ko", "de"])]
+    assert asked[0] == "Preise der Bücherei: Kind – Preis?" and len(asked) == 4
+    assert list(document_questions([placed(*GERMAN)], "preise", ["ko", "en"])) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("도서관은 누구나 쓰며 Wi-Fi가 됩니다.", "ko"), (PROSE, "en"), (GERMAN[0][2], "de"),
+        ("Le prix des livres et la liste des cours sont dans une salle du musée.", "fr"),
+        ("図書館は月曜日に閉まります。", "ja"), ("图书馆星期一关闭。", "zh"), ("Библиотека открыта.", "ru"),
+        ("Бібліотека відкрита.", "uk"), ("Η βιβλιοθήκη", "el"), ("0x1f 0x2a", ""),
+    ],
+)  # fmt: skip
+def test_a_documents_language_is_told(text: str, code: str) -> None:
+    assert language_of(text) == code
+
+
+def test_a_heading_may_ask_and_say_something_more() -> None:
+    page = placed((14, True, "2.5 Why does the disc hold links? I thought it is plain!"), (10, False, PROSE),
+                  (14, True, "2.6 Fees"), (10, False, PROSE))  # fmt: skip
+    assert pairs(page) == [("Why does the disc hold links? I thought it is plain!", PROSE.strip())]
+
+
+def test_advice_that_ends_in_a_question_asks_nothing() -> None:
+    page = placed((10, False, PROSE), (10, False, "• For each file, see why it is there. Is it in the right place?"),
+                  (10, False, "• Build it and try it."))  # fmt: skip
+    assert pairs(page) == []
+
+
+def test_a_notice_is_no_section() -> None:
+    page = placed(
+        (10, False, "도서관은 시민 누구나 이용할 수 있습니다."), (14, True, "2. 이용료"), (14, True, "참고"),
+        (10, False, "아래는 이용료를 적은 표입니다."), (10, True, "구분|요금|기간"), (10, False, "어른|3,500원|14일"),
+        (10, False, "어린이|1,200원|21일"),
+    )  # fmt: skip
+    assert pairs(page)[0] == ("이용료: 어른의 요금은?", "3,500원")
+
+
+def test_articles_that_are_misprinted_are_articles_and_laws_that_are_named_are_none() -> None:
+    found = dict(pairs(text(
+        "제7조(결격사유) 다음에 해당하는 자는 채용하지 못한다.", "제8 (전보) 적재적소에 배치한다. 이는 「상법」",
+        "제414조(감사의 책임) 및 제415조(준용규정)에 따른다.", "제37조4(징계양정 기준) 증거로 결정한다.",
+        "부 칙<2018.12.21.>", "제1조(시행일) 공포한 날부터 시행한다.", "제2조(적용) 이 규정을 시행하기 전에 발생하였",
+    ), name="인사규정"))  # fmt: skip
+    named = [question.split("」 ")[1].split("의 내용")[0] for question in found]
+    assert named == ["제7조(결격사유)", "제8조(전보)", "제37조의4(징계양정 기준)", "부 칙<2018.12.21.> 제1조(시행일)"]
+    assert found["「인사규정」 제8조(전보)의 내용은 무엇인가요?"].endswith("및 제415조(준용규정)에 따른다.")
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,31 @@ def test_tables_are_looked_for_only_where_lines_are_drawn(tmp_path: Path, monkey
     )
     looked_at: list[int] = []
     monkeypatch.setattr(pdf_child, "say", lambda line: None)
-    monkeypatch.setattr(pdf_child, "ruled_tables", lambda path, index: looked_at.append(index) or [])
+    monkeypatch.setattr(pdf_child, "ruled_tables", lambda path, index, sides: looked_at.append(index) or {})
     pdf_child.extract(str(path), 10)
     assert looked_at == [1]
+
+
+def test_a_table_without_lines_around_it_is_read_by_those_between() -> None:
+    across = {(y, 20, 260) for y in (700, 680, 660)}
+    assert pdf_child.open_sides(across, {(120, 640, 700)}) == [[20, 640, 260, 700]]
+    assert pdf_child.open_sides(across, {(20, 640, 700), (120, 640, 700)}) == []  # a side is drawn
+    assert pdf_child.open_sides({(700, 20, 260), (680, 90, 200)}, {(120, 640, 700)}) == []  # rules of other things
+
+
+def test_a_table_that_the_pages_end_cuts_is_closed_there() -> None:
+    columns = {(x, 40, 700) for x in (20, 120, 260)}
+    assert pdf_child.open_sides({(700, 20, 260), (650, 20, 260)}, columns) == [[20, 40, 260, 700]]
+    assert pdf_child.open_sides({(y, 20, 260) for y in (700, 650, 40)}, columns) == []
+
+
+def test_the_cells_of_an_open_table_are_found(tmp_path: Path) -> None:
+    rules = "".join(f"60 {y} m 300 {y} l S " for y in (700, 670, 640)) + "160 610 m 160 700 l S "
+    words = "".join(line(x, y, word) for x, y, word in (
+        (70, 680, "찾기"), (170, 680, "책을 찾는다"), (70, 650, "빌리기"), (170, 650, "책을 빌린다"),
+        (70, 620, "반납"), (170, 620, "책을 돌려준다"),
+    ))  # fmt: skip
+    path = tmp_path / "card.pdf"
+    path.write_bytes(pdf([text_page([KOREAN]) + rules + words]))
+    (page,) = read_pdf(path, PdfLimits())
+    assert page.tables == [[["찾기", "책을 찾는다"], ["빌리기", "책을 빌린다"], ["반납", "책을 돌려준다"]]]
