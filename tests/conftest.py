@@ -166,6 +166,7 @@ def prepared(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from omegaconf import OmegaConf
 
     from stages.lib.configuration import compose_config
+    from stages.lib.schema.evaluation import SamplePreferences
     from stages.prepare_pdf_qa import prepare_pdf_qa
     from stages.prepare_preferences import prepare_preferences
     from stages.prepare_ultrachat import prepare_ultrachat
@@ -180,8 +181,9 @@ def prepared(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(place)
     try:
         config = compose_config({}, {})
-        for stage in (prepare_ultrachat, prepare_pdf_qa, prepare_preferences, sample_preferences):  # the last is off
+        for stage in (prepare_ultrachat, prepare_pdf_qa, prepare_preferences):
             stage(OmegaConf.to_object(config[stage.__name__]), Path())
+        sample_preferences(SamplePreferences(seed=1), Path())  # off: there is no SFT model yet
     finally:
         os.chdir(here)
     return place
