@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.errors import UserError
+from stages.lib.training.keep_base import KL
 
 MOST_OVERFLOWS = 32
 """Steps in a row. torch scales float16's gradients by 2**16 at first and by half as much after each: by 2**-16 then."""
@@ -15,13 +16,18 @@ MOST_OVERFLOWS = 32
 OF_ONE_STEP = ("learning_rate", "grad_norm")
 """What the trainer logs of the last step alone; the rest are means over the steps since it logged before."""
 
+OF_SOME_STEPS = (KL,)
+"""What a whole run may lack: none of its batches held a token."""
+
 
 def write_log(history: list[dict[str, float]], path: Path, columns: dict[str, str], every: int) -> None:
     """Write the trainer's log as CSV for `dvc plots`: a row for each `every` steps.
 
     `columns` maps the file's names to the log's keys. A run that was interrupted has logged there too, and its row is
-    that of the steps before and after.
+    that of the steps before and after. Raises KeyError for a key that nothing logged.
     """
+    if never := [key for key in columns.values() if key not in OF_SOME_STEPS and not any(key in e for e in history)]:
+        raise KeyError(", ".join(never))
     windows: dict[int, list[tuple[int, dict[str, float]]]] = defaultdict(list)
     before = 0
     for entry in (entry for entry in history if "loss" in entry):
