@@ -58,10 +58,9 @@ def run_config(place, *overrides):
         ("sft.lora.target_modules=[1]", ["sft.lora.target_modules: found [1]"]),
         ("sft.micro_batch_size=-3", ["sft.micro_batch_size: found -3"]),
         ("merge.dtype=float32", ["merge.dtype: found 'float32'"]),
-        ("sft.method=full", ["sft.quantization: found 'nf4'", "sft.method=full"]),
+        ("sft.method=full", ["sft.method: found 'full'", "needed lora, since sft.keep_base.weight=3"]),
         ("sft.overlong=truncate", ["sft.overlong", "cut_turns"]),
-        ("dpo.quantization=nf4", ["merge.base: found 'dequantized'", "rounds back"]),
-        ("sft.quantization=none", ["merge.base: found 'dequantized'", "original weights"]),
+        ("merge.base=dequantized", ["merge.base: found 'dequantized'", "original weights"]),
         ("dpo.method=full", ["dpo.method"]),
         ("sft.mix={ultrachat:0,pdf_qa:0}", ["sft.mix"]),
         ("prepare_pdf_qa.raw_text=some", ["prepare_pdf_qa.raw_text", "some"]),
@@ -115,6 +114,14 @@ def test_refuses(place, monkeypatch, override, said):
     for words in said:
         assert words in str(refused.value)
     assert not (place / "params.lock.yaml").exists()
+
+
+def test_a_merge_that_dpo_would_quantise_again_is_refused(place, monkeypatch):
+    monkeypatch.chdir(place)
+    with pytest.raises(UserError, match=r"merge\.base: found 'dequantized'.*rounds back"):
+        config(["sft.quantization=nf4", "merge.base=dequantized", "dpo.quantization=nf4"])
+    with pytest.raises(UserError, match=r"sft\.quantization: found 'nf4'.*sft\.method=full"):
+        config(["sft.quantization=nf4", "merge.base=dequantized", "sft.method=full", "sft.keep_base.weight=0"])
 
 
 def test_rewordings_of_reviewed_rows_alone_are_refused(place, monkeypatch):
@@ -397,7 +404,7 @@ WRONG = {
     "overlong": "drop",
     "beta": "0",
     "loss_type": "[sigmoidal]",
-    "loss_weights": "[1, 2]",
+    "loss_weights": "[1, 2, 3]",
     "label_smoothing": "0.5",
     "precompute_ref_log_probs": "often",
     "enabled": "perhaps",
