@@ -17,7 +17,6 @@ from stages.lib.schema.training import Orpo
 from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.parity import answered_rows
 from stages.lib.training.plan import Plan
-from stages.lib.training.progress import write_log
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
 from stages.lib.training.trainer import trainer_arguments
@@ -69,7 +68,7 @@ def publish_nothing(root: Path) -> dict[str, Any]:
         out.mkdir()
         write_lineage(out, OFF)
     with published(root / LOG) as path:
-        write_log([], path, LOG_COLUMNS, every=1)
+        path.write_text(",".join(("step", *LOG_COLUMNS)) + "\n", encoding="utf-8")
     with published(root / METRICS) as path:
         write_json(path, {})
     return {"enabled": False}
