@@ -303,6 +303,8 @@ def listening(said: list[Said]) -> Iterator[None]:
 
 def heard(model: Any, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> list[Said]:
     """The rows of one forward pass of trl's SFT or DPO (log-probabilities), or of its ORPO (logits)."""
+    if "held" in named:
+        return []  # the base's pass for keep_base: hidden states
     ids = arguments[0] if arguments else named["input_ids"]
     if "log_probs" in output:
         scores, learned = output.log_probs, output.label_mask
