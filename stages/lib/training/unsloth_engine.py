@@ -14,6 +14,7 @@ from typing import Any
 from stages.lib.errors import UserError
 from stages.lib.hardware import nvidia_gpu
 from stages.lib.models.loading import refuse_unknown_modules
+from stages.lib.models.target_modules import adapted_by
 from stages.lib.schema.choices import Engine, Quantization
 from stages.lib.schema.training import UNSLOTH, Training
 from stages.lib.training.checkpoints import checkpoint_home
@@ -83,9 +84,9 @@ def add_adapter(model: Any, section: Training, plan: Plan) -> Any:
         lora_alpha=section.lora.lora_alpha,
         lora_dropout=section.lora.lora_dropout,
         bias=section.lora.bias,
-        target_modules=sorted(section.lora.target_modules),
         use_gradient_checkpointing="unsloth" if plan.gradient_checkpointing else False,
         random_state=section.seed,
+        **adapted_by(section.lora, model),
     )
     adapted.peft_config[ADAPTER].auto_mapping = None  # as peft itself writes it for a model that it knows
     return adapted
