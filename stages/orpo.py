@@ -9,10 +9,10 @@ Run     python -m stages.orpo orpo.enabled=true
 from pathlib import Path
 from typing import Any
 
-from stages.lib.entry import run
-from stages.lib.lineage import OFF, write_lineage
-from stages.lib.publish import published
-from stages.lib.records import write_json
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.lineage import OFF, write_lineage
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import write_json
 from stages.lib.schema.training import Orpo
 from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.parity import answered_rows

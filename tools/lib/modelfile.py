@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import Messages, render, stop_ids
 from stages.lib.models.loading import load_tokenizer
 from tools.lib.chat_models import TOP_P

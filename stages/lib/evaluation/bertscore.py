@@ -6,9 +6,9 @@ Our own, since the package bert-score was last released in 2023 and loads its mo
 from pathlib import Path
 from typing import Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import weights_sha256
 from stages.lib.hardware import device
-from stages.lib.lineage import weights_sha256
 from stages.lib.models.loading import LOCAL, load_tokenizer, no_code_of_its_own
 
 BATCH = 32

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import UserError
 from stages.lib.evaluation.batches import batches_by_length
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.lib.errors import UserError
 from stages.lib.evaluation.key_facts import key_exact, key_of, key_recall
 from stages.lib.evaluation.text_scores import OVERLAP, refusal, repetition
-from stages.lib.lineage import file_sha256
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import file_sha256
 
 Overlap = Mapping[str, Callable[[str, str], float]]
 

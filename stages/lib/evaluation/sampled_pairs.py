@@ -16,12 +16,12 @@ from enum import Enum
 from typing import Any
 
 from stages.lib.data.comparison import letters
-from stages.lib.errors import UserError
 from stages.lib.evaluation.generation import Answer
 from stages.lib.evaluation.key_facts import key_exact, key_of, plain
 from stages.lib.evaluation.text_scores import refusal
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import share_of
 from stages.lib.models.chat import encode_answer
-from stages.lib.records import share_of
 
 Record = dict[str, Any]
 

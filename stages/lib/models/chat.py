@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat_template import SECONDS, Messages, time_limit, words_of
 from stages.lib.schema.choices import LossOn
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from stages.lib.lineage import file_sha256
-from stages.lib.publish import explain_disk_errors, make_private_folder, remove
+from stages.lib.every_stage.lineage import file_sha256
+from stages.lib.every_stage.publish import explain_disk_errors, make_private_folder, remove
 from stages.lib.training.processes import from_all, from_main, is_main
 
 COMPLETE = "complete.json"

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import device
 from stages.lib.models.chat import IGNORED
 from stages.lib.training.fast_path import causal_lm_of
@@ -40,7 +40,7 @@ START_LIMIT = 1e-6
 
 COMPILED_START_LIMIT = 0.02
 """Compiled or recorded with and without gradients, the same model rounds to 16 bit at other places (as for DPO's
-reference, preference_start.py)."""
+reference, dpo_start.py)."""
 
 DISTURBANCES = (0.01, 0.1, 1.0)
 """Added to all weights of the adapter for a pass, to see that the tuned model moves and its base doesn't; a larger one

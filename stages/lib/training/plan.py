@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from stages.lib.errors import require
+from stages.lib.every_stage.errors import require
 from stages.lib.hardware import Hardware
 from stages.lib.models.shape import shape_of
 from stages.lib.schema.choices import Choice, Distributed, Optim

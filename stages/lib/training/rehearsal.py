@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import device
 from stages.lib.training.plan import Plan
 

@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stages.lib.every_stage.lineage import arguments_of, file_sha256, refuse_damaged, weights_sha256, write_lineage
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import write_json
 from stages.lib.hardware import Hardware, describe, find_hardware, set_up_cpu
-from stages.lib.lineage import arguments_of, file_sha256, refuse_damaged, weights_sha256, write_lineage
 from stages.lib.models.loading import copy_tokenizer, load_for_training, load_tokenizer
-from stages.lib.models.precision import resolve_precision
-from stages.lib.models.target_modules import with_target_modules
-from stages.lib.publish import published
-from stages.lib.records import write_json
 from stages.lib.schema.choices import Engine, Method
 from stages.lib.training.checkpoints import checkpoint_folder, train_with_checkpoints
 from stages.lib.training.fast_path import causal_lm_of, speed_up_model, speed_up_trainer
 from stages.lib.training.parity import Row, own_pass, path_difference, rule_out
 from stages.lib.training.plan import Plan, make_plan
+from stages.lib.training.precision import resolve_precision
 from stages.lib.training.processes import count, count_here, from_all, from_main, is_main, sharded
 from stages.lib.training.progress import refuse_broken_steps, report_progress, write_log
 from stages.lib.training.rehearsal import longest_rows, rehearse
+from stages.lib.training.target_modules import with_target_modules
 from stages.lib.training.trainer import keep_adapter_in_float32, keep_losses_in_float32, lora_config, save_adapter
 from stages.lib.training.unsloth_engine import UNLOGGED, add_adapter, load_for_unsloth, settle_trainer, start_engine
 

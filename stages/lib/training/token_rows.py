@@ -7,9 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.models.chat import IGNORED, Messages, encode, encode_answer, encode_last
-from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import LossOn, Overlong
 from stages.lib.schema.training import Sft
 

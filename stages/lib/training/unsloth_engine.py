@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import nvidia_gpu
 from stages.lib.models.loading import refuse_unknown_modules
 from stages.lib.schema.choices import Engine, Quantization

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.lib.conversations.conversations import admit_conversation
 from stages.lib.data.columns import Reading, Unfit, named_columns
-from stages.lib.data.conversations import admit_conversation
 from stages.lib.data.jsonl_reader import Line, Rejected
-from stages.lib.data.preference_pairs import Pair, admit_pair
 from stages.lib.data.shapes import as_chat, as_pair, as_question, as_raw_text, expanded
 from stages.lib.pdf_qa.qa_rows import admit
+from stages.lib.preferences.preference_pairs import Pair, admit_pair
 from stages.lib.schema.choices import Column
 
 
