@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stages.lib.conversations.conversations import admit_conversation
@@ -265,6 +265,7 @@ rows = st.dictionaries(names, json_values | st.lists(message | json_values, max_
 
 
 @given(row=rows | json_values, cells=st.booleans())
+@example(row={"history": True, "instruction": "a", "output": "b"}, cells=False)
 def test_any_row_is_read_or_rejected(row: Any, cells: bool) -> None:
     for line in expanded([Line("any.jsonl:1", row, cells=cells)]):
         assert isinstance(line, Line)
