@@ -7,6 +7,8 @@ Writes  models/dpo: adapter, tokenizer, lineage.json; metrics/dpo_log.csv; metri
 Run     python -m stages.dpo
 """
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
     from trl import DPOConfig, DPOTrainer
 
     class TokenisedDPOTrainer(DPOTrainer):
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        def _prepare_dataset(self, dataset: Any, *_: object) -> Any:
             return dataset
 
     section = tuning.section

@@ -84,7 +84,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     class TokenisedORPOTrainer(ORPOTrainer):
-        def tokenize_row(self, feature: dict[str, list[int]], model: Any = None) -> dict[str, list[int]]:
+        def tokenize_row(self, feature: dict[str, list[int]], model: object = None) -> dict[str, list[int]]:
             row = {"prompt_input_ids": feature["prompt_ids"]}
             for side in ("chosen", "rejected"):
                 ids = feature["prompt_ids"] + feature[f"{side}_ids"]

@@ -1,10 +1,15 @@
 """What of the training rows is learned, as a page for people to look at."""
 
+from __future__ import annotations
+
 from html import escape
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.models.chat import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SHOWN = 12
 
@@ -34,7 +39,7 @@ In rows whose marks are <mark class="held">blue</mark> nothing is learned: {coun
 model says there (<code>sft.keep_base</code>)."""
 
 
-def render_supervision(rows: list[dict[str, Any]], tokenizer: Any) -> str:
+def render_supervision(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> str:
     """An HTML page with the longest, the shortest and evenly spaced other rows of id, input_ids and labels.
 
     A row of raw text is among them if there is any. Rows may have `held` too: the tokens that are held to the base
@@ -58,7 +63,7 @@ def render_supervision(rows: list[dict[str, Any]], tokenizer: Any) -> str:
     )
 
 
-def render_row(row: dict[str, Any], tokenizer: Any) -> str:
+def render_row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
     """One row: its text, special tokens included, with the supervised spans marked."""
     spans = []
     held = row.get("held", [IGNORED] * len(row["labels"]))
@@ -67,7 +72,7 @@ def render_row(row: dict[str, Any], tokenizer: Any) -> str:
         for label, kept in zip(row["labels"], held, strict=True)
     ]
     for mark, run in groupby(zip(row["input_ids"], kinds, strict=True), key=lambda pair: pair[1]):
-        text = escape(tokenizer.decode([token for token, _ in run], skip_special_tokens=False))
+        text = escape(str(tokenizer.decode([token for token, _ in run], skip_special_tokens=False)))
         spans.append(f"{mark}{text}</mark>" if mark else text)
     kind = " · raw text, which ends in no stop token" if row.get("raw") else ""
     return f"<h2>{escape(str(row['id']))} · {len(row['input_ids'])} tokens{kind}</h2>\n<pre>{''.join(spans)}</pre>"

@@ -1,14 +1,16 @@
 """The language model within a model that reads images or sound too: all that text needs, as a model of its own."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def language_part(name: str, model: "PreTrainedModel", tokenizer: Any) -> "PreTrainedModel":
+def language_part(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """`model` itself where it is a language model; else the one that it holds, in transformers' class for it.
 
     Both must give equal logits at a short text. Raises UserError where they don't, or transformers has no class for

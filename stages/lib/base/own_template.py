@@ -4,14 +4,19 @@
 {{- bos_token }}{%- for message in messages %} …
 """
 
+from __future__ import annotations
+
 import re
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import MARK, encode, render
 from stages.lib.schema.data import OWN
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 THINKING = ("enable_thinking", "thinking")
 """What templates ask for the mode in which an answer begins with its reasoning."""
@@ -25,7 +30,7 @@ QUESTION, ANSWER = "Could you?", "Certainly, gladly."
 """What no template has a reason to change or to spell."""
 
 
-def read_template(name: str, folder: Path, tokenizer: Any) -> str:
+def read_template(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
     """The chat template that prepare_base.chat_template names: a file in `folder`, or the one that the model came with.
 
     Raises UserError if there is none.
@@ -38,7 +43,7 @@ def read_template(name: str, folder: Path, tokenizer: Any) -> str:
     return (folder / name).read_text(encoding="utf-8")
 
 
-def read_own_template(tokenizer: Any) -> str:
+def read_own_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """The template that came with a tokenizer, the one named "default" where there are several.
 
     Raises UserError where there is none.
@@ -105,7 +110,7 @@ def variables(template: str) -> set[str]:
         ) from None
 
 
-def find_answer_end(tokenizer: Any, stops: list[str]) -> str | None:
+def find_answer_end(tokenizer: PreTrainedTokenizerBase, stops: list[str]) -> str | None:
     """The token with which the tokenizer's template ends an answer: the last that it marks as the assistant's.
 
     Where it marks nothing: the first one behind an answer that is in `stops`, what the repository's files say ends
@@ -122,7 +127,7 @@ def find_answer_end(tokenizer: Any, stops: list[str]) -> str | None:
     if MARK.search(tokenizer.chat_template):
         encoded = encode(tokenizer, conversation)
         said = [token for token, by in zip(encoded.input_ids, encoded.by_assistant, strict=True) if by]
-        return tokenizer.convert_ids_to_tokens(said[-1]) if said else None
+        return str(tokenizer.convert_ids_to_tokens(said[-1])) if said else None
     rest = text[text.rfind(ANSWER) + len(ANSWER) :]
     added = tokenizer.added_tokens_decoder
     behind = [

@@ -8,6 +8,8 @@ one that is reserved or unused; any special one that the template doesn't write.
 untrained.
 """
 
+from __future__ import annotations
+
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,11 @@ from stages.lib.models.chat import stop_ids
 from stages.lib.schema.data import AUTO, OWN, PrepareBase
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def settle_template_and_tokens(
-    section: PrepareBase, model: "PreTrainedModel", tokenizer: Any, template: str
+    section: PrepareBase, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: str
 ) -> dict[str, Any]:
     """Give model and tokenizer a chat template, stop tokens and a padding token that fit each other.
 
@@ -51,7 +53,7 @@ def settle_template_and_tokens(
     return {"chat_template": section.chat_template, "fixed": fixed, "stop_tokens": stops, "pad_token": pad}
 
 
-def configured_stops(model: "PreTrainedModel", tokenizer: Any) -> list[str]:
+def configured_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The special tokens that a repository's configurations say generation ends on."""
     rows = embedding_rows(model)
     generation = model.generation_config
@@ -62,12 +64,13 @@ def configured_stops(model: "PreTrainedModel", tokenizer: Any) -> list[str]:
     return list(dict.fromkeys([*named, *([tokenizer.eos_token] if tokenizer.eos_token else [])]))
 
 
-def choose_padding(tokenizer: Any, rows: int, stops: list[str], template: str) -> str:
+def choose_padding(tokenizer: PreTrainedTokenizerBase, rows: int, stops: list[str], template: str) -> str:
     """The token to pad with, by the rule at the top. Raises UserError where none is left."""
 
     def usable(token: str | None) -> bool:
-        number = tokenizer.get_vocab().get(token, rows)
-        return token is not None and token not in stops and token != tokenizer.bos_token and number < rows
+        if token is None or token in stops or token == tokenizer.bos_token:
+            return False
+        return tokenizer.get_vocab().get(token, rows) < rows
 
     specials = [each.content for _, each in sorted(tokenizer.added_tokens_decoder.items()) if each.special]
     free = [token for token in specials if usable(token) and token not in template]
@@ -86,7 +89,9 @@ def choose_padding(tokenizer: Any, rows: int, stops: list[str], template: str) -
     return candidates[0]
 
 
-def set_special_tokens(model: Any, tokenizer: Any, pad_token: str, stop_tokens: list[str]) -> None:
+def set_special_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pad_token: str, stop_tokens: list[str]
+) -> None:
     """Make model and tokenizer agree on padding and on what ends an answer.
 
     No embedding is resized: Raises UserError for a token that is not in the vocabulary or has no embedding.

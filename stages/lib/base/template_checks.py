@@ -1,9 +1,14 @@
 """Can a model learn what its chat template writes? Asked once, where weights, tokenizer and template first meet."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CONVERSATION = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
 
@@ -11,7 +16,7 @@ UNTRAINED = 1e-16
 """Largest absolute value of an embedding that never got a gradient: weight decay took it there."""
 
 
-def refuse_endless_answers(tokenizer: Any, stop_tokens: list[str]) -> None:
+def refuse_endless_answers(tokenizer: PreTrainedTokenizerBase, stop_tokens: list[str]) -> None:
     """Raise UserError unless the last token that is learned of an answer is one of `stop_tokens`.
 
     A model that is trained on such a template never learns to end an answer.
@@ -27,7 +32,7 @@ def refuse_endless_answers(tokenizer: Any, stop_tokens: list[str]) -> None:
         )
 
 
-def refuse_untrained_tokens(model: Any, tokenizer: Any) -> None:
+def refuse_untrained_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UserError for special tokens that the template writes and that the model was never trained on.
 
     Their embeddings, or rows of the head, are zero (as in Llama-3 before its instruction tuning) or equal to another
@@ -38,7 +43,8 @@ def refuse_untrained_tokens(model: Any, tokenizer: Any) -> None:
     specials = sorted(tokenizer.added_tokens_decoder)
     problems = []
     for part, layer in (("embedding", model.get_input_embeddings()), ("head", model.get_output_embeddings())):
-        rows = layer.weight.detach()[specials]
+        weight: Any = layer.weight
+        rows = weight.detach()[specials]
         for place, token in enumerate(specials):
             row = rows[place]
             if token in ids and (row.abs().max() <= UNTRAINED or (rows == row).all(1).sum() > 1):

@@ -129,12 +129,12 @@ def conversation(record: dict[str, Any]) -> Messages:
     return record.get("messages") or [*record["prompt"], {"role": "assistant", "content": record["chosen"]}]
 
 
-def load_as_trained(base: Path, adapter_lineage: dict[str, Any], dtype: Any) -> Any:
+def load_as_trained(base: Path, adapter_lineage: dict[str, Any], dtype: torch.dtype) -> Any:
     """The weights that an adapter was trained on: `base` quantised as then, and dequantised to `dtype`."""
     model = load_as_quantized(base, adapter_lineage, dtype)
     return model.dequantize(dtype=dtype) if getattr(model, "quantization_method", None) else model
 
 
-def load_as_quantized(base: Path, adapter_lineage: dict[str, Any], dtype: Any) -> Any:
+def load_as_quantized(base: Path, adapter_lineage: dict[str, Any], dtype: torch.dtype) -> Any:
     """`base` quantised as the adapter was trained on it."""
     return load_quantized(base, Quantization(adapter_lineage["arguments"]["quantization"]), dtype)

@@ -1,14 +1,25 @@
 """Does a merged model say what its parts said? Measured on conversations that training saw."""
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import Messages, encode
 from stages.lib.models.logits import logits_at
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def compare(unmerged: Any, merged: Any, tokenizer: Any, probes: list[Messages], max_tokens: int) -> dict[str, float]:
+
+def compare(
+    unmerged: PreTrainedModel,
+    merged: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    probes: list[Messages],
+    max_tokens: int,
+) -> dict[str, float]:
     """How far `merged` is from `unmerged` at the assistant's tokens of `probes`, each cut at `max_tokens` tokens.
 
     Returns the perplexity of both, the mean Kullback-Leibler divergence of the merged from the unmerged model's

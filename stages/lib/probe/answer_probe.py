@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stages.lib.evaluation.generation import generate_batch, generate_by_transformers
 from stages.lib.evaluation.likelihood import answer_log_probs
@@ -12,6 +12,8 @@ from stages.lib.models.loading import load_strictly, load_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from stages.lib.models.chat import Messages
 
@@ -45,7 +47,7 @@ def probe_answers(long: Messages, short: Messages, model_directory: Path, root: 
             )
 
 
-def plant_an_end(model: Any, tokenizer: Any, prompt: list[int]) -> None:
+def plant_an_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[int]) -> None:
     """Let the second token that the model says to `prompt` end an answer."""
     import torch
 
