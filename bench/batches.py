@@ -18,9 +18,9 @@ from stages.lib.evaluation import generation, likelihood
 from stages.lib.evaluation.batches import BatchTokens
 from stages.lib.evaluation.figures import figures_of, values_alone
 from stages.lib.evaluation.scoring import score_model
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.hardware import describe, set_up_cpu
 from stages.lib.models.loading import load_16bit, load_tokenizer
-from stages.lib.records import read_jsonl
 from stages.lib.schema.evaluation import Evaluate
 
 SETS = {

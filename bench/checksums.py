@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from stages.lib.lineage import file_sha256
+from stages.lib.every_stage.lineage import file_sha256
 
 MODELS = "models/"
 CHECKPOINT_SECONDS = 300

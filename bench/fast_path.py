@@ -16,7 +16,7 @@ from unittest.mock import patch
 from omegaconf import OmegaConf
 
 from stages import sft
-from stages.lib.entry import locked_section
+from stages.lib.every_stage.entry import locked_section
 from stages.lib.hardware import describe
 from stages.lib.schema.choices import Choice
 

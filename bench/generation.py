@@ -14,9 +14,9 @@ from typing import Any
 from stages.evaluate import PDF_QA
 from stages.lib.evaluation.batches import fitting_batches
 from stages.lib.evaluation.generation import generate_answers, generate_continuously
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.hardware import describe, find_hardware, resolve_dtype, set_up_cpu
 from stages.lib.models.loading import load_16bit, load_tokenizer
-from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import Dtype
 
 MAX_NEW_TOKENS = 96

@@ -11,11 +11,11 @@ from typing import Any
 
 from stages.lib.evaluation.generation import generate_answers
 from stages.lib.evaluation.key_facts import key_exact
+from stages.lib.every_stage.lineage import read_lineage
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.hardware import describe, set_up_cpu
-from stages.lib.lineage import read_lineage
+from stages.lib.merging.merge_adapter import load_unmerged, merge_adapter, probe_conversations
 from stages.lib.models.loading import load_strictly, load_tokenizer
-from stages.lib.models.merging import load_unmerged, merge_adapter, probe_conversations
-from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import MergeBase
 from stages.lib.schema.merging import Merge
 from stages.merge import ADAPTER, BASE, PDF_QA, ULTRACHAT

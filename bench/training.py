@@ -228,7 +228,7 @@ def run_variant(place: Path, name: str, variant: str, profile: bool = False) -> 
 
 def stand_in_for_a_merge(place: Path) -> None:
     """Let dpo take the base for the merged SFT model."""
-    from stages.lib.lineage import read_lineage, write_lineage
+    from stages.lib.every_stage.lineage import read_lineage, write_lineage
 
     merged = place / "models/sft-merged"
     if not merged.exists():

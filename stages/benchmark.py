@@ -11,12 +11,12 @@ writes empty files.
 from pathlib import Path
 from typing import Any
 
-from stages.lib.entry import run
 from stages.lib.evaluation.harness import load_tasks, numbers, run_tasks, with_intervals
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.lineage import refuse_damaged, weights_sha256
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import write_json
 from stages.lib.hardware import describe, set_up_cpu
-from stages.lib.lineage import refuse_damaged, weights_sha256
-from stages.lib.publish import published
-from stages.lib.records import write_json
 from stages.lib.schema.evaluation import Benchmark
 
 BASE = Path("models/base")

@@ -25,9 +25,9 @@ from stages.lib.configuration import (
     refuse_unwatched,
     typed_sections,
 )
-from stages.lib.entry import begin_under_dvc, exit_on_user_error
-from stages.lib.errors import UserError
-from stages.lib.publish import published
+from stages.lib.every_stage.entry import begin_under_dvc, exit_on_user_error
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.publish import published
 
 LOCK = Path("params.lock.yaml")
 BASE_LINK = Path("data/raw/base")

@@ -7,17 +7,19 @@ Writes  models/dpo: adapter, tokenizer, lineage.json; metrics/dpo_log.csv; metri
 Run     python -m stages.dpo
 """
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.lib.entry import run
-from stages.lib.lineage import refuse_changed_weights
+from stages.lib.dpo_start import refuse_wrong_reference
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.lineage import refuse_changed_weights
 from stages.lib.schema.training import Dpo
 from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.parity import answered_rows
 from stages.lib.training.plan import Plan
-from stages.lib.training.preference_start import refuse_wrong_reference
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
 from stages.lib.training.trainer import trainer_arguments
@@ -72,7 +74,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
     from trl import DPOConfig, DPOTrainer
 
     class TokenisedDPOTrainer(DPOTrainer):
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        def _prepare_dataset(self, dataset: Any, *_: object) -> Any:
             return dataset
 
     section = tuning.section

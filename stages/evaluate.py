@@ -11,20 +11,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages.lib.entry import run
-from stages.lib.errors import UserError
 from stages.lib.evaluation.bertscore import add_bert_scores, bertscore_signature
 from stages.lib.evaluation.figures import differences, figures_of, known_facts, values_alone, warnings_of
 from stages.lib.evaluation.generation import decoding
 from stages.lib.evaluation.metric_checks import refuse_broken_metrics, refuse_other_templates
 from stages.lib.evaluation.scoring import CONTROL, asked_of, room_for_answers, score_models, told_of
 from stages.lib.evaluation.text_scores import signatures
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import OFF, file_sha256, refuse_damaged, weights_sha256
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import read_jsonl, write_json, write_jsonl
 from stages.lib.family import STARTED_FROM
 from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
-from stages.lib.lineage import OFF, file_sha256, refuse_damaged, weights_sha256
 from stages.lib.models.loading import load_tokenizer
-from stages.lib.publish import published
-from stages.lib.records import read_jsonl, write_json, write_jsonl
 from stages.lib.schema.evaluation import Evaluate
 
 BASE = Path("models/base")

@@ -11,15 +11,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from stages.lib.asking.answer_models import cache_home, make_ask
 from stages.lib.data.jsonl_reader import Rejected
-from stages.lib.data.votes import Vote, by_models, read_votes
-from stages.lib.entry import run
-from stages.lib.errors import UserError
 from stages.lib.evaluation.verdicts import ask_both_orders, judged, warnings_of
-from stages.lib.foreign_text import shown
-from stages.lib.models.answer_models import cache_home, make_ask
-from stages.lib.publish import published
-from stages.lib.records import read_jsonl, share_of, write_json, write_jsonl
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.foreign_text import shown
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import read_jsonl, share_of, write_json, write_jsonl
+from stages.lib.preferences.votes import Vote, by_models, read_votes
 from stages.lib.schema.choices import JudgeBackend
 from stages.lib.schema.evaluation import Judge
 

@@ -8,10 +8,10 @@ Run     python -m stages.merge
 from pathlib import Path
 from typing import Any
 
-from stages.lib.entry import run
-from stages.lib.models.merging import merge_adapter, probe_conversations
-from stages.lib.publish import published
-from stages.lib.records import write_json
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import write_json
+from stages.lib.merging.merge_adapter import merge_adapter, probe_conversations
 from stages.lib.schema.merging import Merge
 
 BASE = Path("models/base")

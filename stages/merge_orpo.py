@@ -9,11 +9,11 @@ Run     python -m stages.merge_orpo
 from pathlib import Path
 from typing import Any
 
-from stages.lib.entry import run
-from stages.lib.lineage import OFF, read_lineage, write_lineage
-from stages.lib.models.merging import merge_adapter, probe_conversations
-from stages.lib.publish import published
-from stages.lib.records import write_json
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.lineage import OFF, read_lineage, write_lineage
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import write_json
+from stages.lib.merging.merge_adapter import merge_adapter, probe_conversations
 from stages.lib.schema.merging import MergeOrpo
 
 BASE = Path("models/base")

@@ -9,10 +9,10 @@ Run     python -m stages.orpo orpo.enabled=true
 from pathlib import Path
 from typing import Any
 
-from stages.lib.entry import run
-from stages.lib.lineage import OFF, write_lineage
-from stages.lib.publish import published
-from stages.lib.records import write_json
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.lineage import OFF, write_lineage
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import write_json
 from stages.lib.schema.training import Orpo
 from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.parity import answered_rows
@@ -84,7 +84,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     class TokenisedORPOTrainer(ORPOTrainer):
-        def tokenize_row(self, feature: dict[str, list[int]], model: Any = None) -> dict[str, list[int]]:
+        def tokenize_row(self, feature: dict[str, list[int]], model: object = None) -> dict[str, list[int]]:
             row = {"prompt_input_ids": feature["prompt_ids"]}
             for side in ("chosen", "rejected"):
                 ids = feature["prompt_ids"] + feature[f"{side}_ids"]

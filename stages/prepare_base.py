@@ -11,22 +11,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stages.lib.entry import run
-from stages.lib.foreign_text import shown
-from stages.lib.lineage import file_sha256, weights_sha256, write_lineage
-from stages.lib.models.base_checks import refuse_broken_numbers, refuse_what_sees_ahead
-from stages.lib.models.base_sources import Base, fetch_terms, load_from_directory, load_from_hub, load_from_wheel
+from stages.lib.base.checks import refuse_broken_numbers, refuse_what_sees_ahead
+from stages.lib.base.language_part import language_part
+from stages.lib.base.own_template import read_template
+from stages.lib.base.sources import Base, fetch_terms, load_from_directory, load_from_hub, load_from_wheel
+from stages.lib.base.special_tokens import settle_template_and_tokens
+from stages.lib.base.template_checks import CONVERSATION, refuse_endless_answers, refuse_untrained_tokens
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.foreign_text import shown
+from stages.lib.every_stage.lineage import file_sha256, weights_sha256, write_lineage
+from stages.lib.every_stage.publish import published
 from stages.lib.models.chat import encode
 from stages.lib.models.chat_template import ChatTemplate
-from stages.lib.models.language_part import language_part
 from stages.lib.models.loading import quiet_libraries
-from stages.lib.models.own_template import read_template
-from stages.lib.models.special_tokens import settle_template_and_tokens
-from stages.lib.models.target_modules import all_linear, fused_experts
-from stages.lib.models.template_checks import CONVERSATION, refuse_endless_answers, refuse_untrained_tokens
-from stages.lib.publish import published
 from stages.lib.schema.choices import BaseSource
 from stages.lib.schema.data import PrepareBase
+from stages.lib.training.target_modules import all_linear, fused_experts
 
 CHAT_TEMPLATES = Path("conf/chat_template")
 BASE_LINK = Path("data/raw/base")

@@ -16,16 +16,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from stages.lib.asking.answer_models import Ask, cache_home, make_ask
 from stages.lib.data.columns import Reading
 from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.data.file_formats import read_rows
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.shapes import expanded
-from stages.lib.entry import run
-from stages.lib.foreign_text import shown
-from stages.lib.lineage import file_sha256
-from stages.lib.models.answer_models import Ask, cache_home, make_ask
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.foreign_text import shown
+from stages.lib.every_stage.lineage import file_sha256
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import write_jsonl
 from stages.lib.models.chat_template import UNFIT
 from stages.lib.pdf_qa.pdf_questions import PdfReport, by_document, pdf_rows, summary
 from stages.lib.pdf_qa.qa_files import questions_and_pdfs, readings_of, text_files, unread_files
@@ -37,8 +39,6 @@ from stages.lib.pdf_qa.review_decisions import FILE as DECISIONS
 from stages.lib.pdf_qa.review_decisions import Review, told
 from stages.lib.pdf_qa.rewording import add_rewordings
 from stages.lib.pdf_qa.text_store import opened_store, text_card, text_funnel, text_headline
-from stages.lib.publish import published
-from stages.lib.records import write_jsonl
 from stages.lib.schema.choices import Backend, JudgeBackend, Rewording
 from stages.lib.schema.data import PreparePdfQa
 

@@ -16,17 +16,18 @@ from typing import Any
 from stages.lib.data.columns import Reading, named_columns
 from stages.lib.data.comparison import letters
 from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
-from stages.lib.data.evaluation_sets import evaluation_questions, refuse_leaks
 from stages.lib.data.ledger import Ledger
-from stages.lib.data.preference_pairs import DEFECTIVE, FILTERED, USUAL, accounted, sound_pairs
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.rows import name, version
-from stages.lib.data.votes import FILE as VOTES_FILE
-from stages.lib.data.votes import UNUSED, read_votes, voted_pairs
-from stages.lib.entry import run
-from stages.lib.lineage import file_sha256
-from stages.lib.publish import published
-from stages.lib.records import share_of, write_jsonl
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.lineage import file_sha256
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import share_of, write_jsonl
+from stages.lib.preferences.evaluation_sets import evaluation_questions, refuse_leaks
+from stages.lib.preferences.preference_pairs import DEFECTIVE, FILTERED, USUAL, accounted, sound_pairs
+from stages.lib.preferences.voted_pairs import UNUSED, voted_pairs
+from stages.lib.preferences.votes import FILE as VOTES_FILE
+from stages.lib.preferences.votes import read_votes
 from stages.lib.schema.choices import PairSource
 from stages.lib.schema.data import PreparePreferences
 

@@ -11,18 +11,18 @@ from array import array
 from pathlib import Path
 from typing import Any
 
+from stages.lib.conversations.conversation_gates import STEPS, HeldOut, Taken, conversations, short_enough
+from stages.lib.conversations.conversations import MALFORMED, UNREADABLE, USUAL
 from stages.lib.data.columns import Reading, named_columns
-from stages.lib.data.conversation_gates import STEPS, HeldOut, Taken, conversations, short_enough
-from stages.lib.data.conversations import MALFORMED, UNREADABLE, USUAL
 from stages.lib.data.data_report import data_card, headline, token_histogram, write_reports
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.near_duplicates import KnownQuestions
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.rows import name, version
-from stages.lib.entry import run
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import write_jsonl
 from stages.lib.models.chat_template import UNFIT
-from stages.lib.publish import published
-from stages.lib.records import write_jsonl
 from stages.lib.schema.choices import Overlap
 from stages.lib.schema.data import PrepareUltrachat
 

@@ -15,12 +15,12 @@ from typing import Any
 from unittest.mock import patch
 
 from stages.dpo import PREFERENCES, SAMPLED, dpo
-from stages.lib.entry import run
-from stages.lib.errors import FOREIGN, UserError
-from stages.lib.evaluation.answer_probe import probe_answers
-from stages.lib.models.probe_copy import LONG, SHORT, write_rows, write_shortened
-from stages.lib.publish import published
-from stages.lib.records import write_json
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.errors import FOREIGN, UserError
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import write_json
+from stages.lib.probe.answer_probe import probe_answers
+from stages.lib.probe.probe_copy import LONG, SHORT, write_rows, write_shortened
 from stages.lib.schema.choices import Optim, Scheduler
 from stages.lib.schema.merging import Merge, MergeDpo, MergeOrpo
 from stages.lib.schema.probe import ProbeBase, Tried

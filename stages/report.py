@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.lib.entry import run
-from stages.lib.publish import published
-from stages.lib.records import read_jsonl
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.reports.evidence import Evidence, render
 from stages.lib.reports.model_card import model_card
 from stages.lib.reports.page import page

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.data.data_report import table
-from stages.lib.data.evaluation_sets import evaluation_questions, refuse_leaks
 from stages.lib.data.near_duplicates import KnownQuestions
-from stages.lib.entry import run
-from stages.lib.errors import UserError
 from stages.lib.evaluation.batches import explain_full_memory, fitting_batches
 from stages.lib.evaluation.generation import sample_answers
 from stages.lib.evaluation.sampled_pairs import Pairs, asked_by, balance, pairs_of, verifiable, wordings_of
 from stages.lib.evaluation.scoring import room_for_answers
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import refuse_changed_weights, weights_sha256
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import read_jsonl, write_json, write_jsonl
 from stages.lib.hardware import describe, find_hardware, resolve_dtype, set_up_cpu
-from stages.lib.lineage import refuse_changed_weights, weights_sha256
 from stages.lib.models.loading import load_16bit, load_tokenizer
-from stages.lib.publish import published
-from stages.lib.records import read_jsonl, write_json, write_jsonl
+from stages.lib.preferences.evaluation_sets import evaluation_questions, refuse_leaks
 from stages.lib.schema.choices import AskedOf
 from stages.lib.schema.evaluation import SamplePreferences
 

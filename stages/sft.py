@@ -11,11 +11,12 @@ Run     python -m stages.sft
 from pathlib import Path
 from typing import Any
 
-from stages.lib.entry import run
+from stages.lib.every_stage.entry import run
+from stages.lib.every_stage.publish import published
 from stages.lib.models.chat import refuse_unlearnable, stop_ids
-from stages.lib.publish import published
 from stages.lib.schema.choices import Engine, Method
 from stages.lib.schema.training import Sft
+from stages.lib.sft_preview import render_supervision
 from stages.lib.training.keep_base import (
     KL,
     held_figures,
@@ -27,7 +28,6 @@ from stages.lib.training.keep_base import (
 )
 from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.plan import Plan
-from stages.lib.training.preview import render_supervision
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import supervised_rows
 from stages.lib.training.trainer import trainer_arguments

@@ -52,7 +52,7 @@ import psutil
 import yaml
 
 sys.path.insert(0, "")
-from stages.lib.entry import records
+from stages.lib.every_stage.entry import records
 
 NAME = Path(__file__).stem
 VALUES = yaml.safe_load(Path("params.lock.yaml").read_text(encoding="utf-8"))["sft"]

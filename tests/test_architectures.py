@@ -23,11 +23,11 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 
 from stages.lib.configuration import compose_config, typed_sections
-from stages.lib.entry import locked_section
 from stages.lib.evaluation.generation import generate_answers
+from stages.lib.every_stage.entry import locked_section
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.models.chat import encode, encode_prompt, stop_ids
 from stages.lib.models.loading import load_16bit, load_strictly, load_tokenizer
-from stages.lib.records import read_jsonl
 from stages.lib.schema.training import Sft
 from stages.lib.training.token_rows import preference_rows, supervised_rows
 from tests.hub_server import COMMIT, Hub, serving

@@ -10,7 +10,7 @@ from conftest import ROOT
 from stages.lib.data.comparison import letters
 from stages.lib.data.near_duplicates import similarity
 from stages.lib.evaluation.text_scores import refusal
-from stages.lib.records import read_jsonl
+from stages.lib.every_stage.records import read_jsonl
 
 ALIKE = 0.7
 """Jaccard similarity of character trigrams from which a held-out wording is nearly a trained one."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, tiny_training
 
-from stages.lib.lineage import file_sha256
+from stages.lib.every_stage.lineage import file_sha256
 from stages.lib.schema.choices import Dtype
 from stages.lib.schema.training import Sft
 from stages.sft import sft

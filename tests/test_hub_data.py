@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.lib.records import read_jsonl, write_jsonl
+from stages.lib.every_stage.records import read_jsonl, write_jsonl
 from tests.byte_tokenizer import write_byte_tokenizer
 from tests.hub_server import COMMIT, Hub, serving
 
@@ -106,7 +106,7 @@ def run_stage(
     `before` is the program that starts it, `first` the Python that it begins with.
     """
     code = (
-        f"{first}from pathlib import Path\nfrom stages.lib.entry import exit_on_user_error\n"
+        f"{first}from pathlib import Path\nfrom stages.lib.every_stage.entry import exit_on_user_error\n"
         "from stages.lib.schema.choices import *\nfrom stages.lib.schema.data import *\n"
         f"from stages.{stage} import {stage}\n"
         f"exit_on_user_error({stage!r}, lambda: {stage}({section}, Path()))"

@@ -20,8 +20,8 @@ import pytest
 from conftest import Project, flip_a_bit, tiny_training
 
 from stages.dpo import dpo
-from stages.lib.errors import UserError
-from stages.lib.lineage import file_sha256, refuse_damaged
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import file_sha256, refuse_damaged
 from stages.lib.schema.merging import Merge
 from stages.lib.schema.training import Dpo, Sft
 from stages.lib.training.checkpoints import COMPLETE, checkpoint_home

@@ -10,8 +10,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from stages.lib.configuration import compose_config, typed_sections
-from stages.lib.errors import UserError
-from stages.lib.records import read_jsonl, share_of
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import read_jsonl, share_of
 from stages.lib.schema.choices import Backend, JudgeBackend, OnBadPdf, Rewording
 from stages.lib.schema.data import Generate, PreparePdfQa, Rate, Reword
 from stages.prepare_pdf_qa import SPLITS, prepare_pdf_qa
@@ -31,7 +31,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("OPENAI_API_KEY", "key-1")
-    monkeypatch.setattr("stages.lib.models.endpoint.PAUSE", 0.0)
+    monkeypatch.setattr("stages.lib.asking.endpoint.PAUSE", 0.0)
     write_byte_tokenizer(tmp_path / "models/base")
     OWN.mkdir(parents=True)
     return tmp_path

@@ -7,8 +7,8 @@ import time
 import pytest
 import yaml
 
-from stages.lib.data.votes import Vote
-from stages.lib.records import read_jsonl
+from stages.lib.every_stage.records import read_jsonl
+from stages.lib.preferences.votes import Vote
 from tests.ballots import vote
 from tools.lib.append_only import append
 

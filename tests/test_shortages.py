@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT, tiny_training
 
-from stages.lib.lineage import arguments_of
+from stages.lib.every_stage.lineage import arguments_of
 from stages.lib.schema.training import Sft
 
 mounts = pytest.mark.skipif(

@@ -20,10 +20,10 @@ from omegaconf import OmegaConf
 
 from stages.lib.configuration import compose_config, typed_sections
 from stages.lib.data.ledger import FOLDED
-from stages.lib.entry import locked_section
-from stages.lib.errors import UserError
 from stages.lib.evaluation.generation import generate_answers
 from stages.lib.evaluation.likelihood import answer_log_probs
+from stages.lib.every_stage.entry import locked_section
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import encode, encode_prompt
 from stages.lib.models.loading import load_tokenizer
 from stages.lib.training.keep_base import START_LIMIT, own_logits

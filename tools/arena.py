@@ -10,8 +10,8 @@ Only this machine reaches it unless --host says otherwise, and it asks nobody fo
 import argparse
 from pathlib import Path
 
-from stages.lib.entry import exit_on_user_error
-from stages.lib.errors import UserError
+from stages.lib.every_stage.entry import exit_on_user_error
+from stages.lib.every_stage.errors import UserError
 from tools.lib.chat_models import (
     MAX_NEW_TOKENS,
     TEMPERATURES,

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from stages.lib.entry import exit_on_user_error
-from stages.lib.foreign_text import shown
+from stages.lib.every_stage.entry import exit_on_user_error
+from stages.lib.every_stage.foreign_text import shown
 from stages.lib.models.chat import Messages
 from tools.lib.chat_models import (
     MAX_NEW_TOKENS,

@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 
 from stages.lib.configuration import flatten
-from stages.lib.entry import exit_on_user_error
-from stages.lib.errors import UserError
 from stages.lib.evaluation.figures import differences, figures_of, rows_by_figure
 from stages.lib.evaluation.statistics import mcnemar
-from stages.lib.foreign_text import on_one_line, shown
+from stages.lib.every_stage.entry import exit_on_user_error
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.foreign_text import on_one_line, shown
 from stages.lib.reports.evidence import shown_in
 from stages.lib.reports.numbers import figure, judgement, signed
 

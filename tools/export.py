@@ -11,10 +11,10 @@ import argparse
 import os
 from pathlib import Path
 
-from stages.lib.entry import exit_on_user_error
-from stages.lib.errors import UserError
-from stages.lib.lineage import refuse_damaged
-from stages.lib.publish import published
+from stages.lib.every_stage.entry import exit_on_user_error
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import refuse_damaged
+from stages.lib.every_stage.publish import published
 from tools.lib.chat_models import TEMPERATURES, model_directory
 from tools.lib.modelfile import modelfile
 

@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.lib.entry import exit_on_user_error
-from stages.lib.errors import UserError
-from stages.lib.foreign_text import shown
+from stages.lib.every_stage.entry import exit_on_user_error
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.foreign_text import shown
 from tools.lib.points import DIGEST, experiments, git
 from tools.lib.queue import dvc
 from tools.lib.sweep_table import figure_text, label

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from stages.lib.entry import DVC_LOCK, DVC_LOCK_KEPT, exit_on_user_error
-from stages.lib.errors import UserError
-from stages.lib.publish import written_whole
+from stages.lib.every_stage.entry import DVC_LOCK, DVC_LOCK_KEPT, exit_on_user_error
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.publish import written_whole
 from tools.lib.dvc_caches import keep_site_cache_private, name_cache_in_ascii
 from tools.lib.points import git
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from omegaconf import OmegaConf
 
-from stages.lib.entry import exit_on_user_error, locked_section
-from stages.lib.errors import UserError
-from stages.lib.foreign_text import shown
+from stages.lib.every_stage.entry import exit_on_user_error, locked_section
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.foreign_text import shown
 from stages.lib.pdf_qa.review_decisions import FILE
 from stages.lib.schema.data import PreparePdfQa
 from tools.lib.doorkeeper import names_of

@@ -7,10 +7,10 @@ Run     python -m tools.scores
 import json
 from pathlib import Path
 
-from stages.lib.entry import exit_on_user_error
-from stages.lib.errors import UserError
+from stages.lib.every_stage.entry import exit_on_user_error
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.foreign_text import shown
 from stages.lib.family import NAMES, STARTED_FROM, TUNED
-from stages.lib.foreign_text import shown
 from stages.lib.reports.evidence import shown_in
 from stages.lib.reports.numbers import MARKS, figure, marked
 from stages.lib.reports.verdict import idle_steps, in_words

@@ -23,10 +23,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from stages.lib.configuration import CONF, for_hydra, read_params, refuse_unheard, register, typed_sections
-from stages.lib.entry import exit_on_user_error
-from stages.lib.errors import UserError
-from stages.lib.foreign_text import shown
-from stages.lib.records import write_json
+from stages.lib.every_stage.entry import exit_on_user_error
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.foreign_text import shown
+from stages.lib.every_stage.records import write_json
 from stages.lib.schema.config import Config
 from tools.lib.points import Point, fingerprint, run_point
 from tools.lib.queue import queue_point, run_queue

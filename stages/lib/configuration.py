@@ -15,7 +15,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.known_keys import HYDRA, KnownKeys, keys_within_value
 from stages.lib.schema.config import Config, check_together
 from stages.lib.yaml_files import read_yaml

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from stages.lib.every_stage.shortages import what_ran_out
 from stages.lib.passing_failures import PASSING, retry_after
-from stages.lib.shortages import what_ran_out
 
 T = TypeVar("T")
 

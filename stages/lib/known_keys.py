@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any, get_args, get_origin
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 
 HYDRA = "hydra"
 """Hydra's own settings, which it checks itself."""

@@ -13,8 +13,8 @@ from typing import Any
 from httpx2 import Client, Request, Response, SyncByteStream
 from huggingface_hub import get_session, set_client_factory
 
-from stages.lib.errors import UserError
-from stages.lib.foreign_text import on_one_line
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.foreign_text import on_one_line
 
 LOW_SPEED_LIMIT = 1000
 """Bytes a second: of what people download models by, the slowest gives a hundred times as many."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 

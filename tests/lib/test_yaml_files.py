@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.yaml_files import read_yaml
 
 

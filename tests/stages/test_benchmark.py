@@ -9,8 +9,8 @@ import yaml
 from conftest import flip_a_bit
 
 from stages.benchmark import BENCHMARK, DETAIL, benchmark
-from stages.lib.errors import UserError
-from stages.lib.records import write_jsonl
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import write_jsonl
 from stages.lib.schema.evaluation import Benchmark
 
 OPTIONS = {"seed": 1, "threads": 1, "batch_size": 4}

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stages.config import BASE_LINK, config, link_base
 from stages.lib.configuration import compose_config, typed_sections
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.schema.config import Config
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import stages.dpo
 from stages.dpo import BASE, LOG, METRICS, OUT, dpo
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.schema.choices import DpoLoss
 from stages.lib.schema.merging import Merge
 from stages.lib.schema.training import Dpo, Sft

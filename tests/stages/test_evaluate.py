@@ -10,13 +10,13 @@ from transformers import BertConfig, BertModel
 
 from stages import evaluate as module
 from stages.evaluate import DETAIL, EVAL, PREDICTIONS, evaluate
-from stages.lib.errors import UserError
 from stages.lib.evaluation import generation, likelihood, metric_checks, scoring
 from stages.lib.evaluation.generation import Answer
 from stages.lib.evaluation.scoring import room_for_answers, score
-from stages.lib.lineage import OFF, read_lineage, write_lineage
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import OFF, read_lineage, write_lineage
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.models.loading import load_tokenizer
-from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import Dtype
 from stages.lib.schema.evaluation import Evaluate
 

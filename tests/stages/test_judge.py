@@ -7,8 +7,8 @@ import pytest
 from chat_server import ChatModel, chatting
 
 from stages.judge import DETAIL, JUDGE, PREDICTIONS, VERDICTS, VOTES, judge
-from stages.lib.errors import UserError
-from stages.lib.records import read_jsonl, write_json, write_jsonl
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import read_jsonl, write_json, write_jsonl
 from stages.lib.schema.choices import JudgeBackend
 from stages.lib.schema.evaluation import Judge
 from tests.ballots import BASE, DPO, vote

@@ -9,10 +9,10 @@ from conftest import flip_a_bit, tiny_training
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-import stages.lib.models.merging
-from stages.lib.errors import UserError
+import stages.lib.merging.merge_adapter
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import read_lineage, write_lineage
 from stages.lib.hardware import Hardware
-from stages.lib.lineage import read_lineage, write_lineage
 from stages.lib.models.loading import load_16bit, load_quantized, load_strictly
 from stages.lib.schema.choices import MergeBase, Method, Quantization
 from stages.lib.schema.merging import Merge
@@ -118,7 +118,7 @@ def test_a_merge_that_is_not_what_was_trained_is_refused_by_its_figures(place):
     assert figures["kl"] < 0.1
     assert figures["top1_agreement"] > 0.8
 
-    plain = stages.lib.models.merging.load_16bit
+    plain = stages.lib.merging.merge_adapter.load_16bit
 
     def noisy(directory, dtype):
         model = plain(directory, dtype)
@@ -130,7 +130,7 @@ def test_a_merge_that_is_not_what_was_trained_is_refused_by_its_figures(place):
 
     before = (place / OUT / "model.safetensors").read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.lib.models.merging.load_16bit", noisy)
+        patch.setattr("stages.lib.merging.merge_adapter.load_16bit", noisy)
         with pytest.raises(UserError, match="nats a token away"):
             merge(Merge(), place)
     assert (place / OUT / "model.safetensors").read_bytes() == before  # nothing was published
@@ -142,13 +142,13 @@ def test_a_merge_that_is_rounded_to_four_bits_again_is_refused(place, monkeypatc
     sft(Sft(**tiny_training(learning_rate=1e-3, max_steps=60)), place)
     section = Merge(base=MergeBase.dequantized, max_kl=0.1)
     merge(section, place)
-    plain = stages.lib.models.merging.copy_tokenizer
+    plain = stages.lib.merging.merge_adapter.copy_tokenizer
 
     def round_again(base, out):
         load_quantized(out, Quantization.nf4, torch.bfloat16).dequantize(dtype=torch.bfloat16).save_pretrained(out)
         plain(base, out)
 
-    monkeypatch.setattr(stages.lib.models.merging, "copy_tokenizer", round_again)
+    monkeypatch.setattr(stages.lib.merging.merge_adapter, "copy_tokenizer", round_again)
     with pytest.raises(UserError, match="nats a token away"):
         merge(section, place)
 
@@ -156,7 +156,9 @@ def test_a_merge_that_is_rounded_to_four_bits_again_is_refused(place, monkeypatc
 def test_a_cpu_compares_in_what_it_computes_fast():
     plain, fast = Hardware("cpu", 1, 1, bfloat16=False), Hardware("cpu", 1, 1, bfloat16=True)
     old_gpu = Hardware("cuda", 1, 1, bfloat16=False)
-    found = [stages.lib.models.merging.dtype_to_compare_in(torch.bfloat16, each) for each in (plain, fast, old_gpu)]
+    found = [
+        stages.lib.merging.merge_adapter.dtype_to_compare_in(torch.bfloat16, each) for each in (plain, fast, old_gpu)
+    ]
     assert found == [torch.float32, torch.bfloat16, torch.bfloat16]
 
 

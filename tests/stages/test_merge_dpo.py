@@ -6,7 +6,7 @@ import pytest
 from conftest import tiny_training
 
 from stages.dpo import dpo
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.schema.merging import Merge, MergeDpo
 from stages.lib.schema.training import Dpo, Sft
 from stages.merge import merge

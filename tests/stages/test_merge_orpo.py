@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import tiny_training
 
-from stages.lib.lineage import OFF, read_lineage
+from stages.lib.every_stage.lineage import OFF, read_lineage
 from stages.lib.schema.choices import MergeBase
 from stages.lib.schema.merging import MergeOrpo
 from stages.lib.schema.training import Orpo

@@ -5,7 +5,7 @@ import csv
 import pytest
 from conftest import tiny_training
 
-from stages.lib.lineage import OFF, read_lineage
+from stages.lib.every_stage.lineage import OFF, read_lineage
 from stages.lib.schema.choices import Quantization
 from stages.lib.schema.training import Orpo
 from stages.orpo import LOG, OUT, orpo

@@ -16,12 +16,12 @@ from conftest import ROOT, Project
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
+from stages.lib.base.template_checks import CONVERSATION
 from stages.lib.configuration import compose_config, typed_sections
-from stages.lib.errors import UserError
-from stages.lib.lineage import read_lineage
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import read_lineage
 from stages.lib.models.chat import encode, encode_prompt
 from stages.lib.models.loading import copy_tokenizer, load_strictly, load_tokenizer
-from stages.lib.models.template_checks import CONVERSATION
 from stages.lib.schema.choices import BaseSource
 from stages.lib.schema.data import Origin, PrepareBase, Terms, WheelFile
 from stages.prepare_base import OUT, prepare_base

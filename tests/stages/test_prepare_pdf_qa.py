@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import read_jsonl, share_of
 from stages.lib.pdf_qa.review_decisions import FILE as DECISIONS
 from stages.lib.pdf_qa.review_decisions import Decision
-from stages.lib.records import read_jsonl, share_of
 from stages.lib.schema.choices import Conflicts, PersonalData, Rewording
 from stages.lib.schema.data import PreparePdfQa, Reword
 from stages.prepare_pdf_qa import SPLITS, prepare_pdf_qa

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.lib.errors import UserError
-from stages.lib.records import read_jsonl, write_jsonl
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import read_jsonl, write_jsonl
 from stages.lib.schema.choices import PairSource, RowSource
 from stages.lib.schema.data import PreparePreferences, Rows
 from stages.prepare_preferences import prepare_preferences

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.lib.errors import UserError
-from stages.lib.records import read_jsonl
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.schema.choices import Overlap, RowSource
 from stages.lib.schema.data import PrepareUltrachat, Rows
 from stages.prepare_ultrachat import prepare_ultrachat

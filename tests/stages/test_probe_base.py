@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaForCausalLM
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models import probe_copy
 from stages.lib.schema.choices import MergeBase, Quantization
 from stages.lib.schema.probe import ProbeBase, Tried

@@ -14,8 +14,8 @@ from stages import report as module
 from stages.benchmark import benchmark
 from stages.evaluate import PREDICTIONS, evaluate
 from stages.judge import judge
-from stages.lib.lineage import OFF, write_lineage
-from stages.lib.records import read_jsonl, write_jsonl
+from stages.lib.every_stage.lineage import OFF, write_lineage
+from stages.lib.every_stage.records import read_jsonl, write_jsonl
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report
 from stages.report import CARD, PAGE, TEXT, report
 from tests.browser import CHROMIUM, in_browser

@@ -9,9 +9,9 @@ from conftest import tiny_training
 import stages.dpo
 import stages.sample_preferences
 from stages.dpo import PREFERENCES, dpo
-from stages.lib.errors import UserError
-from stages.lib.lineage import read_lineage
-from stages.lib.records import read_jsonl, write_jsonl
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import read_lineage
+from stages.lib.every_stage.records import read_jsonl, write_jsonl
 from stages.lib.schema.choices import AskedOf, Dtype
 from stages.lib.schema.evaluation import SamplePreferences
 from stages.lib.schema.merging import Merge

@@ -11,12 +11,12 @@ from conftest import tiny_training
 from safetensors.torch import load_file
 
 import stages.sft
-from stages.lib.errors import UserError
-from stages.lib.lineage import read_lineage, write_lineage
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import read_lineage, write_lineage
+from stages.lib.every_stage.publish import remove
+from stages.lib.every_stage.records import read_jsonl, write_jsonl
 from stages.lib.models.chat import encode_answer
 from stages.lib.models.loading import load_16bit, load_tokenizer
-from stages.lib.publish import remove
-from stages.lib.records import read_jsonl, write_jsonl
 from stages.lib.schema.choices import Dtype, LossOn, Method, Quantization
 from stages.lib.schema.training import Mix, Sft
 from stages.lib.training.run import TrainingRun

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from stages.lib.data.votes import FILE, Vote, read_votes
-from stages.lib.errors import UserError
-from stages.lib.lineage import read_lineage, weights_sha256, write_lineage
-from stages.lib.records import read_jsonl
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import read_lineage, weights_sha256, write_lineage
+from stages.lib.every_stage.records import read_jsonl
+from stages.lib.preferences.votes import FILE, Vote, read_votes
 from tests.browser import Visitor, in_browser, launched, serving, visiting
 from tools.lib.append_only import append
 from tools.lib.arena_app import Arena, arena_application
@@ -216,7 +216,7 @@ def test_votes_of_many_processes_at_once_are_all_whole(tmp_path: Path, client: A
     client.post("/api/vote", json={"battle": told[0]["battle"], "verdict": "first"})
     code = (
         "import sys; from pathlib import Path\n"
-        "from stages.lib.data.votes import *; from tools.lib.append_only import append\n"
+        "from stages.lib.preferences.votes import *; from tools.lib.append_only import append\n"
         "vote = read_votes(Path(sys.argv[1]))[0]\n"
         "for n in range(40): append(vote.model_copy(update={'id': f'{sys.argv[2]}-{n}', 'question': '가' * 5000}), "
         "Path(sys.argv[1]) / FILE, 'vote')"

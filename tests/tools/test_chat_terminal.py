@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from stages.lib.lineage import read_lineage
+from stages.lib.every_stage.lineage import read_lineage
 from tools.chat import ENDINGS, talk
 from tools.lib.chat_models import ChatModel, Piece, Sampling
 from tools.lib.phrases import ENGLISH, KOREAN, phrases_of

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from tools.compare import Run, comparison
 
 DETAIL = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.loading import load_tokenizer
 from tools.export import export
 from tools.lib.modelfile import go_template, modelfile

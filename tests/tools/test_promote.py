@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from tools.promote import choose, distinction, read_sweep
 
 

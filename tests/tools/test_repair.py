@@ -86,7 +86,7 @@ def test_the_set_up_does_it_before_dvc_runs():
 
 
 def test_outside_of_a_repository_it_says_so(tmp_path, monkeypatch):
-    from stages.lib.errors import UserError
+    from stages.lib.every_stage.errors import UserError
     from tools.repair import repair
 
     monkeypatch.chdir(tmp_path)

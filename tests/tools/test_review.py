@@ -16,9 +16,9 @@ import pytest
 import yaml
 from conftest import ROOT, Project
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import read_jsonl, write_json, write_jsonl
 from stages.lib.pdf_qa.review_decisions import FILE, Review, read_decisions
-from stages.lib.records import read_jsonl, write_json, write_jsonl
 from stages.lib.schema.data import PdfLimits, PreparePdfQa
 from stages.prepare_pdf_qa import prepare_pdf_qa
 from tests.browser import Visitor, in_browser, launched, serving, visiting

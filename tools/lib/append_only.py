@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 
 
 def append(record: BaseModel, path: Path, name: str) -> None:

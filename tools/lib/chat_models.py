@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import OFF, read_lineage, refuse_damaged, weights_sha256
 from stages.lib.hardware import resolve_dtype, set_up_cpu
-from stages.lib.lineage import OFF, read_lineage, refuse_damaged, weights_sha256
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 from stages.lib.models.loading import load_strictly, load_tokenizer
 from stages.lib.schema.choices import Dtype

@@ -4,8 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from stages.lib.errors import UserError
-from stages.lib.publish import make_private_folder, written_whole
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.publish import make_private_folder, written_whole
 
 
 def keep_site_cache_private() -> None:

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from tools.lib.doorkeeper import Doorkeeper, TooLarge, too_large
 
 FOLDER = Path(__file__).parents[1]

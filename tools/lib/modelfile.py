@@ -8,14 +8,19 @@ TEMPLATE \"\"\"{{ range .Messages }}{{ if eq .Role "user" }}<|im_start|>user
 PARAMETER stop "<|im_end|>"
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import Messages, render, stop_ids
 from stages.lib.models.loading import load_tokenizer
 from tools.lib.chat_models import TOP_P
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ROLES = ("system", "user", "assistant")
 BY_HAND = "Write the TEMPLATE by hand: https://github.com/ollama/ollama/blob/main/docs/template.mdx"
@@ -44,7 +49,7 @@ def modelfile(directory: Path, weights: str, temperature: float) -> str:
     return "\n".join([f"FROM {weights}", f'TEMPLATE """{go_template(tokenizer)}"""', *lines]) + "\n"
 
 
-def go_template(tokenizer: Any) -> str:
+def go_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """The tokenizer's chat template in the language of Go's text/template, as Ollama fills it.
 
     A template that puts a constant text before and after each turn, by its role, is taken from what it renders; that

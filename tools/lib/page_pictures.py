@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from stages.lib.errors import UserError
-from stages.lib.lineage import file_sha256
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import file_sha256
 from stages.lib.pdf_qa.pdf_pages import Page, PdfRefused, cause_of_death, opened_by_child, read_pdf, refuse_at_a_glance
 from stages.lib.pdf_qa.qa_files import files_below, files_in, labels_of, stays_within
 from stages.lib.schema.data import PdfLimits

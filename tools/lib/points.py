@@ -27,9 +27,9 @@ from typing import Any
 
 import yaml
 
-from stages.lib.errors import UserError
-from stages.lib.publish import published, remove
-from stages.lib.records import write_json
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.publish import published, remove
+from stages.lib.every_stage.records import write_json
 from tools.lib.gpus import one_gpu
 from tools.lib.locks import locked, try_lock, wait_lock
 

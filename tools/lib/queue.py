@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from tools.lib.dvc_caches import name_cache_in_ascii
 from tools.lib.gpus import visible_gpus
 from tools.lib.locks import locked, wait_lock

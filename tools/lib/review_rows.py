@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.data.ledger import REJECTS
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.pdf_qa.review_decisions import FILE, OVERRULED, Decision, content_of, in_force, read_decisions
-from stages.lib.records import read_jsonl
 from tools.lib.append_only import append
 
 PREPARED = Path("data/prepared/pdf_qa")

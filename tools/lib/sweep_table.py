@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from tools.lib.points import experiments, git
 
 DETAIL = "metrics/eval_detail.json"

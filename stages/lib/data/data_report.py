@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.data.ledger import FOLDED, REJECTS, Ledger
-from stages.lib.foreign_text import in_markdown, sentence_in_markdown, shown
-from stages.lib.publish import published
-from stages.lib.records import write_json
+from stages.lib.every_stage.foreign_text import in_markdown, sentence_in_markdown, shown
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import write_json
 
 REPORT = "data_report.json"
 CARD = "DATA_CARD.md"

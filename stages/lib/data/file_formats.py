@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from stages.lib.data.jsonl_reader import MAX_LINE, Line, Rejected, opened, opened_text, parse, read_lines
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 
 LINES, JSON, TABLES, PARQUET, ARROW, EXCEL = (
     (".jsonl", ".ndjson"),

@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import file_sha256
 from stages.lib.hub import from_hub, reason_of
-from stages.lib.lineage import file_sha256
 
 READ_AHEAD = 4 * 2**20
 """Bytes in one range request when only the first rows are wanted; pyarrow's own choice would be 128 MiB."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 
 MAX_LINE = 8 * 2**20
 """Characters. A longer line is no row of Q&A, and reading it whole would let one file fill the memory."""
@@ -177,3 +177,8 @@ def first_undecodable(path: Path, encoding: str) -> tuple[int, int, int]:
             except UnicodeDecodeError as error:
                 return number, error.start + 1, line[error.start]
     raise AssertionError(f"{path} is valid UTF-8")
+
+
+def as_text(value: Any) -> str:
+    """A row as one line of text, for rejects.jsonl."""
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from stages.lib.data.jsonl_reader import Rejected
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 
 REJECTS = "rejects.jsonl"
 FOLDED = "folded"

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from stages.lib.data.jsonl_reader import Rejected
 from stages.lib.data.ledger import FOLDED, Ledger
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat_template import REFUSED, ChatTemplate, Messages, Unfit, folded
 from stages.lib.schema.choices import SystemMessages
 

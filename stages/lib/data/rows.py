@@ -11,9 +11,9 @@ import numpy as np
 
 from stages.lib.data.file_formats import LINES, read_rows
 from stages.lib.data.hub_rows import first_rows, whole_split
-from stages.lib.data.jsonl_reader import Line, Rejected, encoding_of, opened, parse
-from stages.lib.errors import UserError
-from stages.lib.lineage import file_sha256
+from stages.lib.data.jsonl_reader import Line, Rejected, as_text, encoding_of, opened, parse
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import file_sha256
 from stages.lib.schema.choices import RowSource
 from stages.lib.schema.data import Rows
 
@@ -100,8 +100,3 @@ def hub_rows(rows: Rows) -> Iterator[Line]:
         found = dataset.select(indices)
     for index, row in zip(indices, found, strict=True):
         yield Line(f"{rows.id} {rows.split}:{index + 1}", row)
-
-
-def as_text(value: Any) -> str:
-    """A row as one line of text, for rejects.jsonl."""
-    return json.dumps(value, ensure_ascii=False, default=str)

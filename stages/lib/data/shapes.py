@@ -187,10 +187,12 @@ def exchange(values: dict[Column, Any], plan: dict[Column, str], reading: Readin
 
 def past(history: Any) -> list[Message]:
     """Earlier turns, given as pairs of question and answer, as messages. Raises Unfit for another form."""
-    messages: list[Message] = []
-    for pair in history or []:
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise Unfit("wrong_type", "'history' isn't a list of pairs of question and answer")
+    pairs, messages = history or [], list[Message]()
+    if not isinstance(pairs, list | tuple) or any(
+        not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs
+    ):
+        raise Unfit("wrong_type", "'history' isn't a list of pairs of question and answer")
+    for pair in pairs:
         messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     return messages
 

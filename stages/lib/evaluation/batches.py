@@ -1,13 +1,18 @@
 """Rows in batches of like length, and how many of their tokens fit into memory."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import Hardware
 from stages.lib.models.shape import shape_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MOST_GENERATED = {"cpu": 16384, "cuda": 262144}
 MOST_SCORED = {"cpu": 4096, "cuda": 65536}
@@ -25,7 +30,7 @@ class BatchTokens:
     scored: int
 
 
-def fitting_batches(model: Any, hardware: Hardware, max_new_tokens: int, most: int = 0) -> BatchTokens:
+def fitting_batches(model: PreTrainedModel, hardware: Hardware, max_new_tokens: int, most: int = 0) -> BatchTokens:
     """Batches that fit into the memory that is free beside `model`, each of at most `most` tokens (0: as many as fit).
 
     They are powers of 2, so that a little more or less free memory doesn't change what 16-bit sums round to. In bytes

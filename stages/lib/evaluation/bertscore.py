@@ -3,13 +3,18 @@
 Our own, since the package bert-score was last released in 2023 and loads its models from the Hub by name.
 """
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-from stages.lib.errors import UserError
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import weights_sha256
 from stages.lib.hardware import device
-from stages.lib.lineage import weights_sha256
 from stages.lib.models.loading import LOCAL, load_tokenizer, no_code_of_its_own
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 32
 
@@ -49,7 +54,7 @@ def bert_scores(directory: Path, references: list[str], texts: list[str]) -> lis
     return [next(scores) if reference and text else 0.0 for reference, text in zip(references, texts, strict=True)]
 
 
-def vectors(model: Any, tokenizer: Any, texts: list[str]) -> list[Any]:
+def vectors(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Any]:
     """Unit vectors of each text's tokens, special ones left out: (tokens, width) each."""
     import torch
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import UserError
 from stages.lib.evaluation.batches import batches_by_length
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import DynamicCache
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -29,7 +29,11 @@ def decoding(continuous: bool) -> dict[str, str]:
 
 
 def generate_answers(
-    model: Any, tokenizer: Any, prompts: list[Messages], max_new_tokens: int, batch_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Messages],
+    max_new_tokens: int,
+    batch_tokens: int,
 ) -> list[Answer]:
     """Greedy answers to `prompts`, in their order.
 
@@ -47,8 +51,8 @@ def generate_answers(
 
 
 def sample_answers(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: list[Messages],
     times: int,
     temperature: float,
@@ -92,7 +96,11 @@ class Draws:
 
 
 def generate_batch(
-    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, draws: Draws | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    draws: Draws | None = None,
 ) -> list[Answer]:
     """Greedy answers to one batch of tokenised prompts, or those of `draws`; rows that have ended leave the batch.
 
@@ -151,7 +159,11 @@ def keeps_keys_and_values(cache: DynamicCache) -> bool:
 
 
 def generate_by_transformers(
-    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, draws: Draws | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    draws: Draws | None = None,
 ) -> list[Answer]:
     """As generate_batch, by transformers' own `generate`, without the penalties of a model's generation_config."""
     import torch
@@ -179,7 +191,8 @@ def generate_by_transformers(
     )
     ids, present = (torch.tensor(side, device=model.device) for side in padded_left(prompts, tokenizer.pad_token_id))
     with torch.inference_mode():
-        whole = model.generate(
+        generating: Any = model  # by a mixin that the type of all models doesn't have
+        whole = generating.generate(
             ids,
             attention_mask=present,
             generation_config=greedy,
@@ -188,13 +201,17 @@ def generate_by_transformers(
     answers = []
     for row in whole[:, ids.shape[1] :].tolist():
         end = next((place for place, token in enumerate(row) if token in stops), None)
-        text = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+        text = str(tokenizer.decode(row[:end], skip_special_tokens=True)).strip()
         answers.append(Answer(text, end is not None, len(row) if end is None else end))
     return answers
 
 
 def generate_continuously(
-    model: Any, tokenizer: Any, prompts: list[Messages], max_new_tokens: int, batch_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Messages],
+    max_new_tokens: int,
+    batch_tokens: int,
 ) -> list[Answer]:
     """Greedy answers to `prompts`, in their order, by transformers' continuous batching: no row waits for another.
 
@@ -216,7 +233,10 @@ def generate_continuously(
     pages = ContinuousBatchingConfig(
         num_blocks=-(-max(batch_tokens, 2 * longest) // ContinuousBatchingConfig.page_size)
     )
-    found = list(model.generate_batch(encoded, generation_config=config, continuous_batching_config=pages).values())
+    generating: Any = model
+    found = list(
+        generating.generate_batch(encoded, generation_config=config, continuous_batching_config=pages).values()
+    )
     failed = [str(each.error) for each in found if each.error]
     if failed or [each.prompt_ids for each in found] != encoded:
         raise UserError(
@@ -228,7 +248,8 @@ def generate_continuously(
         said = each.generated_tokens
         stopped = said[-1] in stops
         said = said[: len(said) - stopped]
-        answers.append(Answer(tokenizer.decode(said, skip_special_tokens=True).strip(), stopped, len(said)))
+        text = str(tokenizer.decode(said, skip_special_tokens=True)).strip()
+        answers.append(Answer(text, stopped, len(said)))
     return answers
 
 

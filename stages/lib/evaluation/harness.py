@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NoReturn
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import device, resolve_dtype
 from stages.lib.models.loading import load_16bit, load_tokenizer
 from stages.lib.schema.choices import Dtype

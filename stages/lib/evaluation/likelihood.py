@@ -1,14 +1,19 @@
 """How likely a model finds given answers."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from stages.lib.evaluation.batches import batches_by_length
 from stages.lib.models.chat import Messages, encode
 from stages.lib.models.logits import logits_at
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 def answer_log_probs(
-    model: Any, tokenizer: Any, conversations: list[Messages], batch_tokens: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: list[Messages], batch_tokens: int
 ) -> list[tuple[float, int]]:
     """Summed log-probability (natural) and number of the assistant's tokens, for each conversation.
 

@@ -3,14 +3,19 @@
 A metric that drops Hangul gives equal sentences 0 and different addresses 1, without an error.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import UserError
 from stages.lib.evaluation.key_facts import key_exact, key_of, key_recall
 from stages.lib.evaluation.text_scores import OVERLAP, refusal, repetition
-from stages.lib.lineage import file_sha256
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import file_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Overlap = Mapping[str, Callable[[str, str], float]]
 
@@ -65,7 +70,7 @@ def refuse_broken_metrics(
         )
 
 
-def refuse_blurred_prompts(tokenizer: Any, conversations: list[list[dict[str, str]]]) -> None:
+def refuse_blurred_prompts(tokenizer: PreTrainedTokenizerBase, conversations: list[list[dict[str, str]]]) -> None:
     """Raise UserError for a prompt that begins with two tokens of beginning, or isn't the beginning of its whole.
 
     Both score a model on texts that it was never trained on. `conversations` end with the reference answer.

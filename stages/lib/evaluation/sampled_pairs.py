@@ -9,19 +9,24 @@ the trained ones: those that state another fact, make one up where there is none
 rejected, and the trained answer is chosen.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.data.comparison import letters
-from stages.lib.errors import UserError
 from stages.lib.evaluation.generation import Answer
 from stages.lib.evaluation.key_facts import key_exact, key_of, plain
 from stages.lib.evaluation.text_scores import refusal
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import share_of
 from stages.lib.models.chat import encode_answer
-from stages.lib.records import share_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Record = dict[str, Any]
 
@@ -42,7 +47,7 @@ REJECTED = (Verdict.wrong_fact, Verdict.made_up, Verdict.refused)
 """Answers that become the worse ones of pairs."""
 
 
-def verdict_of(record: Record, answer: Answer, tokenizer: Any) -> Verdict:
+def verdict_of(record: Record, answer: Answer, tokenizer: PreTrainedTokenizerBase) -> Verdict:
     """What a model's `answer` to a trained question is; `record` is the row that was trained on."""
     if not answer.stopped:
         return Verdict.unstopped
@@ -92,7 +97,9 @@ class Pairs:
         return {verdict.value: sum(pair["reason"] == verdict.value for pair in self.records) for verdict in REJECTED}
 
 
-def pairs_of(records: list[Record], answers: list[list[Answer]], most: int, tokenizer: Any) -> Pairs:
+def pairs_of(
+    records: list[Record], answers: list[list[Answer]], most: int, tokenizer: PreTrainedTokenizerBase
+) -> Pairs:
     """Pairs from the `answers` to the questions of trained `records`, at most `most` a question, the commonest first.
 
     Answers that are equal but for spacing and punctuation are one.

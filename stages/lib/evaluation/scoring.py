@@ -1,8 +1,10 @@
 """Scored rows of one model on the evaluation sets: questions in, answers, scores and likelihoods out."""
 
+from __future__ import annotations
+
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.evaluation.batches import BatchTokens, explain_full_memory, fitting_batches
 from stages.lib.evaluation.generation import Answer, generate_answers, generate_continuously
@@ -13,6 +15,10 @@ from stages.lib.evaluation.text_scores import OVERLAP, refusal, repetition
 from stages.lib.hardware import find_hardware
 from stages.lib.models.loading import load_16bit, load_tokenizer
 from stages.lib.schema.evaluation import Evaluate
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Record = dict[str, Any]
 
@@ -27,7 +33,7 @@ CONTROL = "control_"
 
 
 def score_models(
-    models: dict[str, Path], records: dict[str, list[Record]], question: str, section: Evaluate, dtype: Any
+    models: dict[str, Path], records: dict[str, list[Record]], question: str, section: Evaluate, dtype: torch.dtype
 ) -> tuple[dict[str, list[Record]], dict[str, str], dict[str, Any]]:
     """Scored rows, and the answer to the demo question, of the model in each directory, by its name.
 
@@ -54,8 +60,8 @@ def score_models(
 
 
 def score_model(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     name: str,
     records: dict[str, list[Record]],
     question: str,
@@ -94,7 +100,7 @@ def score_model(
     return rows + preferences(model, tokenizer, name, records["preferences"], batch), demo.text
 
 
-def room_for_answers(tokenizer: Any, records: list[Record]) -> int:
+def room_for_answers(tokenizer: PreTrainedTokenizerBase, records: list[Record]) -> int:
     """Tokens that an eighth more than the longest reference of `records` needs, its stop token counted.
 
     A model that goes on longer hasn't found the answer, and on a CPU each token of a batch costs the same.
@@ -134,7 +140,9 @@ def score(record: Record, answer: Answer) -> dict[str, float]:
     }
 
 
-def likelihoods(model: Any, tokenizer: Any, records: list[Record], batch: BatchTokens) -> list[dict[str, float]]:
+def likelihoods(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[Record], batch: BatchTokens
+) -> list[dict[str, float]]:
     """How surprising the assistant's tokens are: negative log-probability in nats, tokens and characters."""
     scored = answer_log_probs(model, tokenizer, [record["messages"] for record in records], batch.scored)
     return [
@@ -147,7 +155,9 @@ def likelihoods(model: Any, tokenizer: Any, records: list[Record], batch: BatchT
     ]
 
 
-def preferences(model: Any, tokenizer: Any, name: str, pairs: list[Record], batch: BatchTokens) -> list[Record]:
+def preferences(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, pairs: list[Record], batch: BatchTokens
+) -> list[Record]:
     """A row for each held-out pair: does the model find the better answer likelier, and by how many nats in sum?"""
     sides = [
         [*pair["prompt"], {"role": "assistant", "content": pair[side]}]

@@ -5,16 +5,18 @@ included, is what assistant-only loss learns: what a template marks with {% gene
 what it writes after the prompt that the answer would be generated from.
 """
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat_template import SECONDS, Messages, time_limit, words_of
 from stages.lib.schema.choices import LossOn
 
 if TYPE_CHECKING:
-    from transformers import BatchEncoding
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 IGNORED = -100
 """The label that torch's cross entropy leaves out."""
@@ -36,12 +38,12 @@ class Encoded:
     elsewhere: list[int] = field(default_factory=list)
 
 
-def render(tokenizer: Any, messages: Messages, add_generation_prompt: bool = False) -> str:
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_generation_prompt: bool = False) -> str:
     """A conversation's text by the model's template. Raises UserError with the template's reason if it refuses it."""
     return apply_template(tokenizer, messages, tokenize=False, add_generation_prompt=add_generation_prompt)
 
 
-def apply_template(tokenizer: Any, messages: Messages, **options: Any) -> Any:
+def apply_template(tokenizer: PreTrainedTokenizerBase, messages: Messages, **options: Any) -> Any:
     """tokenizer.apply_chat_template, with what a template refuses as a UserError."""
     from jinja2 import TemplateError
 
@@ -53,7 +55,7 @@ def apply_template(tokenizer: Any, messages: Messages, **options: Any) -> Any:
         raise UserError(f"chat_template.jinja refuses a conversation of {roles}: {words_of(error)}") from None
 
 
-def encode(tokenizer: Any, messages: Messages) -> Encoded:
+def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Encoded:
     """Render and tokenise a whole conversation.
 
     Raises UserError for a conversation that the template refuses, and, where the template marks no answers, if the
@@ -70,7 +72,7 @@ def encode(tokenizer: Any, messages: Messages) -> Encoded:
     return Encoded(*tokenise(tokenizer, text, [span for span in spans.values() if span]), elsewhere)
 
 
-def encode_last(tokenizer: Any, messages: Messages) -> Encoded:
+def encode_last(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Encoded:
     """A conversation that ends in an answer, of which that answer alone is learned."""
     whole = encode(tokenizer, messages)
     end = last_true(whole.by_assistant)
@@ -86,7 +88,9 @@ def answers(messages: Messages) -> list[int]:
     return [place for place, message in enumerate(messages) if place and message["role"] == "assistant"]
 
 
-def answer_span(tokenizer: Any, messages: Messages, place: int, text: str) -> tuple[int, int] | None:
+def answer_span(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, place: int, text: str
+) -> tuple[int, int] | None:
     """Where in a conversation's `text` the answer at `place` begins and, its stop token included, ends.
 
     It begins where the prompt ends that it is generated from. It ends with the tokenizer's eos_token, which
@@ -112,7 +116,9 @@ def common_beginning(one: str, other: str) -> int:
     return next((place for place in range(shorter) if one[place] != other[place]), shorter)
 
 
-def tokenise(tokenizer: Any, text: str, spans: list[tuple[int, int]]) -> tuple[list[int], list[bool]]:
+def tokenise(
+    tokenizer: PreTrainedTokenizerBase, text: str, spans: list[tuple[int, int]]
+) -> tuple[list[int], list[bool]]:
     """Token ids of a rendered conversation, and which of them are in the `spans` of characters.
 
     Raises UserError for a token that is partly in a span: generation, which starts at the span, never sees it.
@@ -146,12 +152,12 @@ def last_true(flags: list[bool]) -> int:
     return max(place for place, flag in enumerate(flags) if flag)
 
 
-def encode_prompt(tokenizer: Any, messages: Messages) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     """Token ids up to where the assistant's answer begins."""
     return tokenizer(render(tokenizer, messages, add_generation_prompt=True), add_special_tokens=False)["input_ids"]
 
 
-def encode_answer(tokenizer: Any, prompt: Messages, answer: str) -> tuple[list[int], list[int]]:
+def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: Messages, answer: str) -> tuple[list[int], list[int]]:
     """Token ids of a prompt and of the answer to it, which ends with its stop token.
 
     Raises UserError if the prompt alone isn't tokenised as the beginning of prompt and answer: training would then

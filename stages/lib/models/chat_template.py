@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 
 Messages = list[dict[str, str]]
 

@@ -1,17 +1,23 @@
 """Loading models from model directories, the same way wherever it is done."""
 
+from __future__ import annotations
+
 import logging
 import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import device
 from stages.lib.schema.choices import Method, Quantization
 from stages.lib.schema.training import Training
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
 """How every model is loaded. Without the last, transformers asks on a terminal whether to run a model's own code."""
@@ -45,7 +51,7 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def load_tokenizer(directory: Path) -> Any:
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer with the chat template that lies in `directory`."""
     from transformers import AutoTokenizer
 
@@ -71,7 +77,7 @@ def copy_tokenizer(base: Path, out: Path) -> None:
         shutil.copytree(base / "license", out / "license")
 
 
-def load_16bit(directory: Path, dtype: Any) -> Any:
+def load_16bit(directory: Path, dtype: torch.dtype | str) -> Any:
     """A model for inference or merging, on the GPU where there is one."""
     from transformers import AutoModelForCausalLM
 
@@ -81,7 +87,7 @@ def load_16bit(directory: Path, dtype: Any) -> Any:
     return model.to(device()).eval()
 
 
-def load_strictly(directory: Path, dtype: Any) -> Any:
+def load_strictly(directory: Path, dtype: torch.dtype) -> Any:
     """A model for inference from a directory that must hold every weight and nothing else.
 
     Raises UserError naming what is missing, left over or of another shape: transformers would only warn, and give
@@ -99,7 +105,7 @@ def load_strictly(directory: Path, dtype: Any) -> Any:
     return model.to(device()).eval()
 
 
-def load_for_training(directory: Path, section: Training, dtype: Any, sharded: bool = False) -> Any:
+def load_for_training(directory: Path, section: Training, dtype: torch.dtype, sharded: bool = False) -> Any:
     """A model to train as `section` asks: frozen weights quantised and computing in `dtype`.
 
     Weights that are themselves trained (method=full) are kept in float32: in bfloat16 small updates round to nothing.
@@ -115,7 +121,7 @@ def load_for_training(directory: Path, section: Training, dtype: Any, sharded: b
     return model
 
 
-def refuse_unknown_modules(model: Any, names: list[str]) -> None:
+def refuse_unknown_modules(model: PreTrainedModel, names: list[str]) -> None:
     """Raise UserError for names of layers that `model` doesn't have: peft says nothing if one of several fits."""
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
@@ -129,7 +135,7 @@ def refuse_unknown_modules(model: Any, names: list[str]) -> None:
         )
 
 
-def load_quantized(directory: Path, quantization: Quantization, dtype: Any, sharded: bool = False) -> Any:
+def load_quantized(directory: Path, quantization: Quantization, dtype: torch.dtype, sharded: bool = False) -> Any:
     """A model whose weights are quantised as asked, computing in `dtype`, on this process's GPU where it has one.
 
     With `sharded` it is ready for FSDP, which spreads tensors of one floating type and takes them from there: 16-bit
@@ -158,7 +164,7 @@ def load_quantized(directory: Path, quantization: Quantization, dtype: Any, shar
     return model
 
 
-def keep_4bit_weights_unpacked(model: Any) -> None:
+def keep_4bit_weights_unpacked(model: PreTrainedModel) -> None:
     """Stop bitsandbytes from repacking 4-bit weights on AVX512-bf16 CPUs.
 
     Any forward pass without gradients would do so, in place; afterwards no gradient passes through those layers and

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path

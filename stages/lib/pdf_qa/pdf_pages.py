@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.pdf_qa import pdf_child
 from stages.lib.pdf_qa.text_lines import TextLine, plain_lines
 from stages.lib.schema.data import PdfLimits

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stages.lib.asking.answer_models import Ask
 from stages.lib.data.jsonl_reader import Line, Rejected
-from stages.lib.lineage import file_sha256
-from stages.lib.models.answer_models import Ask
+from stages.lib.every_stage.lineage import file_sha256
 from stages.lib.pdf_qa.document_questions import Pair, document_questions, is_korean, title_of
 from stages.lib.pdf_qa.grounding import UNGROUNDED, ungrounded
 from stages.lib.pdf_qa.layout import blocks_of

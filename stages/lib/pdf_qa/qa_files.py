@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stages.lib.data.columns import Reading, named_columns
 from stages.lib.data.file_formats import ENDINGS, holds_rows
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.pdf_qa.review_decisions import FILE as DECISIONS
 from stages.lib.schema.data import PreparePdfQa
 

@@ -10,14 +10,14 @@ from stages.lib.data.file_formats import ENDINGS
 from stages.lib.data.jsonl_reader import Line, Rejected
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.rendered_rows import RowRenderer
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import write_jsonl
 from stages.lib.models.chat_template import UNFIT
 from stages.lib.pdf_qa.pdf_questions import FROM_PDF
 from stages.lib.pdf_qa.qa_rows import NO_ANSWER, UNCLEAR, UNREADABLE, Question, admit
 from stages.lib.pdf_qa.qa_store import QuestionStore
 from stages.lib.pdf_qa.rating import RATED
 from stages.lib.pdf_qa.review_decisions import LEFT_OUT, Review, told
-from stages.lib.records import write_jsonl
 from stages.lib.schema.choices import Conflicts, JudgeBackend, PersonalData
 from stages.lib.schema.data import PreparePdfQa
 

@@ -12,8 +12,8 @@ from typing import Any
 from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.jsonl_reader import Rejected
 from stages.lib.data.near_duplicates import NearDuplicates, near, signature
+from stages.lib.every_stage.records import share_of
 from stages.lib.pdf_qa.qa_rows import Question
-from stages.lib.records import share_of
 
 TABLE = """
 CREATE TABLE rows (

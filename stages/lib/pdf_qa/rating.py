@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 
-from stages.lib.models.answer_models import Ask
+from stages.lib.asking.answer_models import Ask
 from stages.lib.pdf_qa.written_questions import objects_in, without_thinking
 
 REASONS = {"clear": "rated_unclear", "complete": "rated_incomplete", "grounded": "rated_ungrounded"}

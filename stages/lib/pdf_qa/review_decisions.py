@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from stages.lib.data.characters import mend
 from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.jsonl_reader import Rejected, read_lines
-from stages.lib.foreign_text import on_one_line
+from stages.lib.every_stage.foreign_text import on_one_line
 from stages.lib.pdf_qa.grounding import UNGROUNDED
 from stages.lib.pdf_qa.rating import RATED
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from stages.lib.asking.answer_models import Ask
 from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.near_duplicates import KnownQuestions, guard
-from stages.lib.models.answer_models import Ask
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.models.chat_template import Messages
 from stages.lib.pdf_qa.review_decisions import Review
-from stages.lib.records import read_jsonl
 
 TEMPLATES = [
     (re.compile(r"^(.+?)(?:은|는|이|가) (?:무엇|뭐)(?:인가요|입니까|예요|죠)\?$"), "{0}에 대해 알려 주세요."),

@@ -20,9 +20,9 @@ from stages.lib.data.ledger import Ledger
 from stages.lib.data.near_duplicates import NearDuplicates, near, signature
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.data.shapes import as_raw_text
+from stages.lib.every_stage.records import write_jsonl
 from stages.lib.pdf_qa.raw_text import NO_PROSE, SPOILED, Paragraph, Unclean, clean_paragraphs, text_paragraphs
 from stages.lib.pdf_qa.text_leaks import HeldOutFacts
-from stages.lib.records import write_jsonl
 from stages.lib.schema.choices import PersonalData
 from stages.lib.schema.data import PreparePdfQa
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from stages.lib.every_stage.foreign_text import in_markdown
 from stages.lib.family import NAMES, STARTED_FROM, TUNED
-from stages.lib.foreign_text import in_markdown
 from stages.lib.reports.numbers import MARKS, counted, figure, marked
 from stages.lib.reports.verdict import idle_steps, in_words
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from stages.lib.foreign_text import in_markdown
+from stages.lib.every_stage.foreign_text import in_markdown
 from stages.lib.reports.evidence import SETS, Evidence, kind_of, listing, table, wrong_answers
 from stages.lib.reports.numbers import MARKS
 from stages.lib.reports.verdict import in_words

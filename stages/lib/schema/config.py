@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from stages.lib.errors import require
+from stages.lib.every_stage.errors import require
 from stages.lib.schema.choices import MergeBase, Quantization, SystemMessages
 from stages.lib.schema.data import PrepareBase, PreparePdfQa, PreparePreferences, PrepareUltrachat
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report, SamplePreferences

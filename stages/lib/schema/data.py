@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from stages.lib.errors import UserError, require
+from stages.lib.every_stage.errors import UserError, require
 from stages.lib.schema.choices import (
     Backend,
     BaseSource,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from stages.lib.errors import require
+from stages.lib.every_stage.errors import require
 from stages.lib.schema.choices import AskedOf, Dtype, JudgeBackend
 
 

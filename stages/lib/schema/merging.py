@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stages.lib.errors import require
+from stages.lib.every_stage.errors import require
 from stages.lib.schema.choices import Dtype, MergeBase
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from stages.lib.errors import require
+from stages.lib.every_stage.errors import require
 from stages.lib.schema.choices import (
     Choice,
     Distributed,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import torch
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
 
@@ -42,7 +43,7 @@ def attend_without_mask(model: PreTrainedModel, plan: Plan, dtype: torch.dtype) 
     model.get_decoder().register_forward_pre_hook(drop_what_no_attention_reads, with_kwargs=True)
 
 
-def drop_what_no_attention_reads(module: Any, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def drop_what_no_attention_reads(module: Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Leave out of a padding-free batch what differs at every step: torch.compile would compile anew for each."""
     unread = ("max_length_q", "max_length_k", "cu_seq_lens_k")
     return arguments, {name: value for name, value in named.items() if name not in unread}
@@ -61,7 +62,7 @@ def hidden_up_to(length: int, window: int | None, dtype: torch.dtype) -> Tensor:
 
 
 def row_by_row_attention(
-    module: Any,
+    module: Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -72,7 +73,7 @@ def row_by_row_attention(
     softcap: float | None = None,
     dropout: float = 0.0,
     cu_seq_lens_q: Tensor | None = None,
-    **_: Any,
+    **_: object,
 ) -> tuple[Tensor, None]:
     """Attention on a CPU, one row at a time.
 
@@ -108,7 +109,13 @@ def row_by_row_attention(
 
 
 def fused_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: None, sliding_window: int | None = None, **named: Any
+    module: Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: None,
+    sliding_window: int | None = None,
+    **named: Any,
 ) -> tuple[Tensor, None]:
     """torch's fused attention over rows that are padded on the right, which need a mask in a window alone."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -132,7 +139,7 @@ def varlen_attention(longest: int, dtype: torch.dtype) -> Callable[..., tuple[Te
     """torch's flash attention in a 16-bit `dtype`, over packed rows of at most `longest` tokens."""
 
     def attention(
-        module: Any,
+        module: Module,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -143,7 +150,7 @@ def varlen_attention(longest: int, dtype: torch.dtype) -> Callable[..., tuple[Te
         sliding_window: int | None = None,
         softcap: float | None = None,
         dropout: float = 0.0,
-        **_: Any,
+        **_: object,
     ) -> tuple[Tensor, None]:
         from torch.nn.attention.varlen import varlen_attn
 

@@ -5,6 +5,8 @@ removes a stage's outs before it runs it, and an experiment in a temporary folde
 fingerprint covers everything that the result depends on, so that a checkpoint of other data or code is never taken up.
 """
 
+from __future__ import annotations
+
 import fcntl
 import hashlib
 import json
@@ -21,11 +23,15 @@ from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stages.lib.lineage import file_sha256
-from stages.lib.publish import explain_disk_errors, make_private_folder, remove
+from stages.lib.every_stage.lineage import file_sha256
+from stages.lib.every_stage.publish import explain_disk_errors, make_private_folder, remove
 from stages.lib.training.processes import from_all, from_main, is_main
+from stages.lib.training.trl_trainer import TrlTrainer
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 COMPLETE = "complete.json"
 """Written last into a checkpoint: its files' SHA-256. A folder without it was being written when killed."""
@@ -143,7 +149,7 @@ class AtTheEnd(Exception):
     """The checkpoint that was loaded is that of the last step."""
 
 
-def train_with_checkpoints(trainer: Any, folder: Path, minutes: float) -> None:
+def train_with_checkpoints(trainer: TrlTrainer, folder: Path, minutes: float) -> None:
     """Train to the end, from the newest complete checkpoint in `folder` if there is one.
 
     Saves where the trainer logs and `minutes` have passed, so that a resumed run logs the same means. Ctrl-C and
@@ -157,12 +163,16 @@ def train_with_checkpoints(trainer: Any, folder: Path, minutes: float) -> None:
     class Save(TrainerCallback):
         saved = time.monotonic()
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_train_begin(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+        ) -> None:
             # transformers looks for the end after a step alone: it would take one more.
             if state.global_step >= state.max_steps:
                 raise AtTheEnd
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_step_end(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+        ) -> None:
             # Signals and clocks differ between processes: all save, and all stop, where one of them would.
             everywhere = from_all((list(caught), time.monotonic() - self.saved >= 60 * minutes))
             caught[:] = next((signals for signals, _ in everywhere if signals), caught)
@@ -171,7 +181,7 @@ def train_with_checkpoints(trainer: Any, folder: Path, minutes: float) -> None:
             if caught:
                 control.should_log = control.should_save = control.should_training_stop = True
 
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
             from_all(None)  # each process has written its part
             if is_main():
                 mark_complete(folder / f"checkpoint-{state.global_step}")

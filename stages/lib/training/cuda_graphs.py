@@ -4,8 +4,15 @@ At 8 rows of 512 tokens a fast GPU waits for the host more than it computes (doc
 for each shape of a batch when that shape is first seen; the head, the loss and the optimizer stay the trainer's own.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch.nn import Module
+    from transformers import PreTrainedModel
 
 BUCKET = 512
 """Tokens to whose multiple rows laid end to end are filled up, so that few shapes have to be recorded."""
@@ -14,7 +21,7 @@ MOST_SHAPES = 8
 """Shapes that are recorded; others are computed as ever. Each keeps the adapter's gradients in a place of its own."""
 
 
-def replay_decoder(model: Any, decoder: Any, dtype: Any) -> None:
+def replay_decoder(model: PreTrainedModel, decoder: Any, dtype: torch.dtype) -> None:
     """Let `decoder`, that of `model` with its adapter, be replayed from now on; it computes in `dtype`.
 
     Only for passes whose gradients are used up before the next one with gradients begins: a replay writes its
@@ -58,7 +65,7 @@ def replay_decoder(model: Any, decoder: Any, dtype: Any) -> None:
     decoder.forward = forward
 
 
-def record_with_gradients(module: Any, tensors: tuple[Any, ...], pool: Any) -> Callable[..., Any]:
+def record_with_gradients(module: Module, tensors: tuple[Any, ...], pool: Any) -> Callable[..., Any]:
     """A function that replays `module` on tensors of these shapes, and its backward pass."""
     import torch
 
@@ -66,7 +73,7 @@ def record_with_gradients(module: Any, tensors: tuple[Any, ...], pool: Any) -> C
     return torch.cuda.make_graphed_callables(module, samples, allow_unused_input=True, pool=pool)
 
 
-def record_without(module: Any, tensors: tuple[Any, ...], pool: Any) -> Callable[..., Any]:
+def record_without(module: Module, tensors: tuple[Any, ...], pool: Any) -> Callable[..., Any]:
     """A function that replays `module` on tensors of these shapes."""
     import torch
 

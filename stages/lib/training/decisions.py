@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from math import ceil
 from types import MappingProxyType
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import Hardware
 from stages.lib.schema.choices import Choice, Engine, Method, Quantization
 from stages.lib.schema.training import Sft, Training

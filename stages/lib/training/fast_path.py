@@ -1,8 +1,10 @@
 """The same loss with less work: how the training stages carry out what plan.py decided."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.models.shape import layers_of
 from stages.lib.training.attention import attend_without_mask
@@ -10,9 +12,15 @@ from stages.lib.training.cuda_graphs import fill_up, replay_decoder
 from stages.lib.training.decisions import Attention
 from stages.lib.training.head import gather_head, project_by
 from stages.lib.training.plan import Plan
+from stages.lib.training.trl_trainer import TrlTrainer
+
+if TYPE_CHECKING:
+    import torch
+    from torch.nn import Module
+    from transformers import PreTrainedModel
 
 
-def speed_up_model(model: Any, plan: Plan, dtype: Any) -> Any:
+def speed_up_model(model: PreTrainedModel, plan: Plan, dtype: torch.dtype) -> Any:
     """Prepare `model`, before a trainer is built on it, for the steps that `plan` decided; returns the model.
 
     `dtype` is what training computes in.
@@ -26,7 +34,7 @@ def speed_up_model(model: Any, plan: Plan, dtype: Any) -> Any:
     return model
 
 
-def speed_up_trainer(trainer: Any, plan: Plan, dtype: Any) -> None:
+def speed_up_trainer(trainer: TrlTrainer, plan: Plan, dtype: torch.dtype) -> None:
     """Prepare the model of a trl trainer, its adapter included, for the steps that `plan` decided."""
     causal_lm = causal_lm_of(trainer.model)
     skip_adapter_casts(trainer.model)
@@ -47,14 +55,14 @@ def speed_up_trainer(trainer: Any, plan: Plan, dtype: Any) -> None:
             trainer.data_collator = lambda rows: fill_up(collate(rows))
 
 
-def causal_lm_of(model: Any) -> Any:
+def causal_lm_of(model: Module) -> Any:
     """The model itself, out of the wrapper that an adapter puts around it."""
     from peft import PeftModel
 
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def skip_adapter_casts(model: Any) -> None:
+def skip_adapter_casts(model: Module) -> None:
     """Let autocast alone choose the precision of adapters.
 
     peft would cast each adapted layer's input to the adapter's float32 first, only for autocast to cast it back.
@@ -66,7 +74,7 @@ def skip_adapter_casts(model: Any) -> None:
             module.cast_input_dtype_enabled = False
 
 
-def spare_the_host(trainer: Any) -> None:
+def spare_the_host(trainer: TrlTrainer) -> None:
     """Leave out walks over all modules that a trl trainer takes in every step; a fast GPU waits for each.
 
     With an adapter a model of 22 layers has some 1,500 modules. What is left out counts floating-point operations,
@@ -80,7 +88,7 @@ def spare_the_host(trainer: Any) -> None:
     adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
 
     class SpareInTheWrapper(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
+        def on_train_begin(self, *_: object, **__: object) -> None:
             trainer.model_wrapped.parameters = model.parameters  # what several processes (DDP) put around the model
 
     @contextmanager
@@ -96,7 +104,8 @@ def spare_the_host(trainer: Any) -> None:
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     set_mode = model.train
-    trainer.floating_point_ops = lambda inputs: 0
+    rewritten: Any = trainer
+    rewritten.floating_point_ops = lambda inputs: 0
     model.parameters = lambda recurse=True: iter(trained)  # clip_grad_norm_ and zero_grad ask for them
     for walked in (model, causal_lm_of(model)):  # looked through for compiled and for checkpointed ones
         modules = list(walked.modules())

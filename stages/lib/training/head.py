@@ -1,11 +1,16 @@
 """The LM head: only on positions that have a label, and whole where weights are spread over processes."""
 
+from __future__ import annotations
+
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.models.logits import logits_at
 from stages.lib.training.decisions import Head
 from stages.lib.training.memory import HEAD_ROWS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHANGED_LOGITS = (
     "final_logit_softcapping",
@@ -18,7 +23,7 @@ CHANGED_LOGITS = (
 """Configuration keys of models whose logits are more than head @ hidden + bias, or whose loss has another term."""
 
 
-def gather_head(causal_lm: Any) -> None:
+def gather_head(causal_lm: PreTrainedModel) -> None:
     """Have a frozen head whole when the loss takes its weight, where weights are spread over processes (FSDP).
 
     FSDP gathers a module's weights for its forward, and the fused heads of trl and of `score_supervised_positions`
@@ -30,7 +35,7 @@ def gather_head(causal_lm: Any) -> None:
         causal_lm.get_decoder().register_forward_hook(lambda *_: head.unshard())
 
 
-def project_by(causal_lm: Any, head: Head) -> None:
+def project_by(causal_lm: PreTrainedModel, head: Head) -> None:
     """Let trl's trainers score labels by `head`; trl has fused its own already."""
     if head is Head.supervised:
         score_supervised_positions(causal_lm)
@@ -38,7 +43,7 @@ def project_by(causal_lm: Any, head: Head) -> None:
         score_own_logits(causal_lm)
 
 
-def score_supervised_positions(causal_lm: Any) -> None:
+def score_supervised_positions(causal_lm: PreTrainedModel) -> None:
     """Let trl's fused LM head project only positions that have a label, a few at a time.
 
     trl 1.16 does so on GPUs alone (`compact` in trl.trainer.utils.add_fused_lm_head); on a CPU it projects every
@@ -75,7 +80,7 @@ def score_supervised_positions(causal_lm: Any) -> None:
     causal_lm.forward = types.MethodType(forward, causal_lm)
 
 
-def score_own_logits(causal_lm: Any) -> None:
+def score_own_logits(causal_lm: PreTrainedModel) -> None:
     """Let trl's trainers take log-probabilities from the logits that the model's own forward returns.
 
     For models whose forward does more between the last hidden state and the logits than trl's fused head knows. Call
@@ -157,7 +162,7 @@ def score_labels() -> Any:
             return scores
 
         @staticmethod
-        def backward(ctx: Any, grad_log_probs: Any, *_: Any) -> tuple[Any, None, None, None]:
+        def backward(ctx: Any, grad_log_probs: Any, *_: object) -> tuple[Any, None, None, None]:
             (gradient,) = ctx.saved_tensors
             return gradient * grad_log_probs[:, None], None, None, None
 

@@ -13,20 +13,22 @@ from __future__ import annotations
 import types
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import device
 from stages.lib.models.chat import IGNORED
 from stages.lib.training.fast_path import causal_lm_of
 from stages.lib.training.memory import HELD_ROWS
 from stages.lib.training.processes import sharded
+from stages.lib.training.trl_trainer import TrlTrainer, batch_of, take_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import torch
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
     from stages.lib.schema.training import KeepBase
@@ -40,7 +42,7 @@ START_LIMIT = 1e-6
 
 COMPILED_START_LIMIT = 0.02
 """Compiled or recorded with and without gradients, the same model rounds to 16 bit at other places (as for DPO's
-reference, preference_start.py)."""
+reference, dpo_start.py)."""
 
 DISTURBANCES = (0.01, 0.1, 1.0)
 """Added to all weights of the adapter for a pass, to see that the tuned model moves and its base doesn't; a larger one
@@ -116,7 +118,7 @@ def holding_trainer(weight: float) -> Any:
             return samples, learned
 
         def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+            self, model: Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             holding, mask = self.holding, held_places(inputs.pop("held"))
             in_training = num_items_in_batch is not None  # or in a pass before it
@@ -140,6 +142,12 @@ def holding_trainer(weight: float) -> Any:
     return HoldingSFTTrainer
 
 
+class HoldingTrainer(TrlTrainer, Protocol):
+    """A trainer of holding_trainer's class."""
+
+    holding: Holding
+
+
 def held_places(held: Tensor) -> Tensor:
     """Of a batch's `held` labels (batch, length): which positions are held by their next token (batch, length - 1)."""
     return held[:, 1:] != IGNORED
@@ -154,7 +162,7 @@ def forget_empty_means(metrics: dict[str, list[float]]) -> None:
                 del metrics[name]
 
 
-def hold_batches(trainer: Any) -> Any:
+def hold_batches(trainer: HoldingTrainer) -> HoldingTrainer:
     """The `trainer`, of holding_trainer's class with its model prepared, set up to hold what its rows say."""
     causal_lm = causal_lm_of(trainer.model)
     trainer.holding = Holding()
@@ -265,7 +273,7 @@ def kl_by_position() -> Callable[..., Tensor]:
     return Divergence.apply
 
 
-def refuse_wrong_teacher(trainer: Any, plan: Plan, dtype: torch.dtype) -> float:
+def refuse_wrong_teacher(trainer: TrlTrainer, plan: Plan, dtype: torch.dtype) -> float:
     """See before training that `trainer` holds to its base; returns the KL at the start, in nats a token.
 
     A new adapter adds nothing yet, so the KL is 0; with an adapter that is disturbed it isn't, unless what stands for
@@ -280,11 +288,8 @@ def refuse_wrong_teacher(trainer: Any, plan: Plan, dtype: torch.dtype) -> float:
 
     def divergence() -> float:
         with torch.random.fork_rng(), torch.autocast(device(), dtype, enabled=dtype is not torch.float32):
-            trainer.compute_loss(trainer.model, trainer._prepare_inputs(trainer.data_collator(batch)))
-        found = float(trainer._metrics["train"][KL][-1])
-        trainer._metrics["train"].clear()
-        trainer._total_train_tokens = 0
-        return found
+            trainer.compute_loss(trainer.model, batch_of(trainer, batch))
+        return take_figures(trainer)[KL]
 
     trainer.model.train()
     start = divergence()
@@ -306,7 +311,7 @@ def refuse_wrong_teacher(trainer: Any, plan: Plan, dtype: torch.dtype) -> float:
     )
 
 
-def held_figures(trainer: Any, rows: list[dict[str, Any]], start: float) -> dict[str, float]:
+def held_figures(trainer: TrlTrainer, rows: list[dict[str, Any]], start: float) -> dict[str, float]:
     """For the metrics: the KL to the base at the `start` and at the end of training, and how much `rows` hold."""
     tokens = [sum(label != IGNORED for label in row["held"]) for row in rows]
     logged = [entry[KL] for entry in trainer.state.log_history if KL in entry]
@@ -319,7 +324,7 @@ def held_figures(trainer: Any, rows: list[dict[str, Any]], start: float) -> dict
 
 
 @contextmanager
-def disturbed(model: Any, size: float) -> Iterator[None]:
+def disturbed(model: Module, size: float) -> Iterator[None]:
     """`model` with `size` added to all weights of its adapter."""
     import torch
 

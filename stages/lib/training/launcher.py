@@ -21,10 +21,10 @@ from typing import Any
 
 import psutil
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.started import end_with_us, started
 from stages.lib.schema.choices import Distributed
 from stages.lib.schema.training import Orpo, Training
-from stages.lib.started import end_with_us, started
 from stages.lib.training.processes import Stage, run_one_of_several, started_by_launcher
 
 CODE = Path(__file__).parents[3]
@@ -89,7 +89,7 @@ def launch(section: Training, root: Path, processes: int, configs: Path) -> dict
     Returns the main process's facts. SIGINT and SIGTERM go on to the processes, which finish their step and save.
     Raises what they raised: UserError, KeyboardInterrupt, SystemExit with the status of a stop by a signal.
     """
-    from stages.lib.lineage import arguments_of
+    from stages.lib.every_stage.lineage import arguments_of
     from stages.lib.training.sharing import decide_sharing
 
     name = section_name(section)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.shape import Shape
 from stages.lib.schema.choices import Method, Optim, Quantization
 from stages.lib.schema.training import Sft, Training

@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import FOREIGN, UserError
+from stages.lib.every_stage.errors import FOREIGN, UserError
 from stages.lib.models.chat import IGNORED
 from stages.lib.models.logits import logits_at
-from stages.lib.models.shortened import load_shortened
 from stages.lib.training.attention import attend_without_mask
 from stages.lib.training.cuda_graphs import fill_up
 from stages.lib.training.decisions import Attention, Head
 from stages.lib.training.head import project_by
+from stages.lib.training.shortened import load_shortened
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,11 +1,13 @@
 """How an optimizer step is computed on the hardware found: decisions that change speed and memory alone."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import require
+from stages.lib.every_stage.errors import require
 from stages.lib.hardware import Hardware
 from stages.lib.models.shape import shape_of
 from stages.lib.schema.choices import Choice, Distributed, Optim
@@ -22,6 +24,9 @@ from stages.lib.training.decisions import (
     optimizer_steps,
 )
 from stages.lib.training.memory import GIB, Estimate, estimate, too_large
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CPU_MICRO_BATCH_TOKENS = 1024
 GPU_MICRO_BATCH_TOKENS = 32768
@@ -78,7 +83,7 @@ class Plan:
 def make_plan(
     name: str,
     section: Training,
-    model: Any,
+    model: PreTrainedModel,
     lengths: list[int],
     hardware: Hardware,
     sequences: int = 1,

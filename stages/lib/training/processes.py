@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stages.lib.errors import UserError
-from stages.lib.started import Started, end_with_us, started
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.started import Started, end_with_us, started
 
 Stage = Callable[[Any, Path], dict[str, Any]]
 

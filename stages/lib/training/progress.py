@@ -1,14 +1,20 @@
 """What is seen of training while it goes on and afterwards: lines on the terminal, the log, a step that is broken."""
 
+from __future__ import annotations
+
 import csv
 import math
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.training.keep_base import KL
+from stages.lib.training.trl_trainer import TrlTrainer
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 MOST_OVERFLOWS = 32
 """Steps in a row. torch scales float16's gradients by 2**16 at first and by half as much after each: by 2**-16 then."""
@@ -53,16 +59,25 @@ def figure(window: list[tuple[int, dict[str, float]]], key: str) -> float | str:
     return round(sum(steps * value for steps, value in found) / sum(steps for steps, _ in found), 6) if found else ""
 
 
-def report_progress(trainer: Any) -> None:
+def report_progress(trainer: TrlTrainer) -> None:
     """Print the loss and the pace whenever the trainer logs, instead of its dictionary."""
     from transformers import PrinterCallback, TrainerCallback
 
     class Report(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_train_begin(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+        ) -> None:
             self.began, self.first = time.monotonic(), state.global_step
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if "loss" in logs:
+        def on_log(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            logs: dict[str, float] | None = None,
+            **_: object,
+        ) -> None:
+            if logs and "loss" in logs:
                 pace = (time.monotonic() - self.began) / (state.global_step - self.first)
                 loss = f"loss {float(logs['loss']):.4f}, {pace:.2f} s a step"
                 print(f"{args.run_name}: step {state.global_step} of {state.max_steps}, {loss}", flush=True)
@@ -71,7 +86,7 @@ def report_progress(trainer: Any) -> None:
     trainer.add_callback(Report())
 
 
-def refuse_broken_steps(name: str, trainer: Any) -> None:
+def refuse_broken_steps(name: str, trainer: TrlTrainer) -> None:
     """Stop a trl trainer with a UserError where it logs a loss or a gradient that is no finite number.
 
     From there on every weight that is trained is lost: a later step shows it too, and the last one is always logged.
@@ -85,10 +100,14 @@ def refuse_broken_steps(name: str, trainer: Any) -> None:
     class Refuse(TrainerCallback):
         overflows = 0  # in a row
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_train_begin(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+        ) -> None:
             self.logged = state.global_step
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_step_end(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+        ) -> None:
             step = state.global_step
             control.should_log = control.should_log or step == state.max_steps
             self.overflows = self.overflows + 1 if trainer.accelerator.optimizer_step_was_skipped else 0
@@ -98,8 +117,15 @@ def refuse_broken_steps(name: str, trainer: Any) -> None:
                     f"overflows and no weight changes. To mend it, {wider}"
                 )
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if "loss" not in logs:
+        def on_log(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            logs: dict[str, float] | None = None,
+            **_: object,
+        ) -> None:
+            if not logs or "loss" not in logs:
                 return
             loss, norm, step = float(logs["loss"]), float(logs.get("grad_norm", 0.0)), state.global_step
             steps = f"step {step}" if step - self.logged == 1 else f"steps {self.logged + 1} to {step}"

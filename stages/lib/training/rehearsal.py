@@ -1,19 +1,26 @@
 """A pass on the longest rows before training, so that what can't work fails in the first minute."""
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
-from stages.lib.errors import UserError
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import device
 from stages.lib.training.plan import Plan
+from stages.lib.training.trl_trainer import TrlTrainer, batch_of, take_figures
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 
 def rehearse(
     name: str,
-    trainer: Any,
+    trainer: TrlTrainer,
     plan: Plan,
     lengths: list[int],
-    dtype: Any,
+    dtype: torch.dtype,
     check: Callable[[dict[str, float]], dict[str, float]] = dict,
 ) -> dict[str, float]:
     """One forward and backward pass on the longest rows before training: what can't work fails in the first minute.
@@ -34,7 +41,7 @@ def rehearse(
     model.train()
     try:
         with torch.random.fork_rng(), torch.autocast(device(), dtype, enabled=dtype is not torch.float32):
-            batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[index] for index in longest]))
+            batch = batch_of(trainer, [trainer.train_dataset[index] for index in longest])
             loss = trainer.compute_loss(model, batch)
             loss.backward()
     except torch.OutOfMemoryError as error:
@@ -43,11 +50,7 @@ def rehearse(
             f"Set {name}.micro_batch_size={max(1, plan.micro_batch_size // 2)} or {name}.gradient_checkpointing=always"
         ) from error
     model.zero_grad(set_to_none=True)
-    metrics = getattr(trainer, "_metrics", None) or trainer._stored_metrics  # the latter in trl's ORPO
-    figures = {key: float(values[-1]) for key, values in metrics["train"].items()}
-    metrics["train"].clear()
-    trainer._total_train_tokens = 0
-    return check({"loss": float(loss.detach()), **figures})
+    return check({"loss": float(loss.detach()), **take_figures(trainer)})
 
 
 def longest_rows(lengths: list[int], plan: Plan) -> list[int]:
@@ -55,14 +58,20 @@ def longest_rows(lengths: list[int], plan: Plan) -> list[int]:
     return sorted(range(len(lengths)), key=lambda index: -lengths[index])[: plan.micro_batch_size]
 
 
-def first_step(trainer: Any, check: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
+def first_step(trainer: TrlTrainer, check: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
     """The figures that the trainer's first step will log before it changes a weight, as `check` returns them."""
     from transformers import TrainerCallback
 
     figures: dict[str, float] = {}
 
     class Check(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        def on_log(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            **_: object,
+        ) -> None:
             if not figures:  # a run that goes on has the first step in its history
                 figures.update(check({key: float(value) for key, value in state.log_history[0].items()}))
 

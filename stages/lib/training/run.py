@@ -1,29 +1,35 @@
 """What every training stage does around its trainer: begin, decide, note what made the model, train, publish."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from stages.lib.every_stage.lineage import arguments_of, file_sha256, refuse_damaged, weights_sha256, write_lineage
+from stages.lib.every_stage.publish import published
+from stages.lib.every_stage.records import write_json
 from stages.lib.hardware import Hardware, describe, find_hardware, set_up_cpu
-from stages.lib.lineage import arguments_of, file_sha256, refuse_damaged, weights_sha256, write_lineage
 from stages.lib.models.loading import copy_tokenizer, load_for_training, load_tokenizer
-from stages.lib.models.precision import resolve_precision
-from stages.lib.models.target_modules import with_target_modules
-from stages.lib.publish import published
-from stages.lib.records import write_json
 from stages.lib.schema.choices import Engine, Method
 from stages.lib.training.checkpoints import checkpoint_folder, train_with_checkpoints
 from stages.lib.training.fast_path import causal_lm_of, speed_up_model, speed_up_trainer
 from stages.lib.training.parity import Row, own_pass, path_difference, rule_out
 from stages.lib.training.plan import Plan, make_plan
+from stages.lib.training.precision import resolve_precision
 from stages.lib.training.processes import count, count_here, from_all, from_main, is_main, sharded
 from stages.lib.training.progress import refuse_broken_steps, report_progress, write_log
 from stages.lib.training.rehearsal import longest_rows, rehearse
+from stages.lib.training.target_modules import with_target_modules
 from stages.lib.training.trainer import keep_adapter_in_float32, keep_losses_in_float32, lora_config, save_adapter
+from stages.lib.training.trl_trainer import TrlTrainer
 from stages.lib.training.unsloth_engine import UNLOGGED, add_adapter, load_for_unsloth, settle_trainer, start_engine
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 
 @dataclass
@@ -87,7 +93,7 @@ class TrainingRun:
             "peft_config": lora_config(self.section, self.model),
         }
 
-    def prepared(self, trainer: Any, plan: Plan, rows: Any) -> Any:
+    def prepared(self, trainer: TrlTrainer, plan: Plan, rows: Any) -> Any:
         """The `trainer`, which was given model_and_adapter and the data set `rows`, ready for the steps in `plan`."""
         keep_adapter_in_float32(trainer.model)
         if self.section.engine is Engine.unsloth:
@@ -142,7 +148,7 @@ class TrainingRun:
             del trainer
             self.model = load_for_training(self.base, self.section, self.dtype, sharded())
 
-    def train(self, trainer: Any, folder: Path) -> None:
+    def train(self, trainer: TrlTrainer, folder: Path) -> None:
         """Train to the end, with progress printed and checkpoints in `folder`. Raises UserError if a step is broken."""
         refuse_broken_steps(self.name, trainer)
         report_progress(trainer)
@@ -152,7 +158,7 @@ class TrainingRun:
         train_with_checkpoints(trainer, folder, self.section.checkpoint_minutes)
         self.compute_seconds = round(time.monotonic() - began, 1)
 
-    def publish(self, trainer: Any, out: Path, lineage: dict[str, Any]) -> None:
+    def publish(self, trainer: TrlTrainer, out: Path, lineage: dict[str, Any]) -> None:
         """Write the model directory `out`: adapter or whole model, tokenizer, lineage.json."""
         weights = whole_weights(trainer.model)
         if not is_main():
@@ -167,7 +173,7 @@ class TrainingRun:
             copy_tokenizer(self.base, directory)
             write_lineage(directory, lineage)
 
-    def publish_log(self, trainer: Any, out: Path, columns: dict[str, str]) -> None:
+    def publish_log(self, trainer: TrlTrainer, out: Path, columns: dict[str, str]) -> None:
         """Write the CSV file `out` with the trainer's figures; see write_log. Unsloth's trainer has fewer."""
         if self.section.engine is Engine.unsloth:
             columns = {name: key for name, key in columns.items() if key not in UNLOGGED}
@@ -225,13 +231,12 @@ def find_common_hardware() -> Hardware:
     )
 
 
-def whole_weights(model: Any) -> dict[str, Any] | None:
+def whole_weights(model: Module) -> dict[str, Any] | None:
     """The trained weights by name, whole and on the CPU, where they are spread over processes (FSDP); else None.
 
     All processes must call it.
     """
     if not sharded():
         return None
-    return {
-        name: parameter.full_tensor().cpu() for name, parameter in model.named_parameters() if parameter.requires_grad
-    }
+    trained: dict[str, Any] = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    return {name: parameter.full_tensor().cpu() for name, parameter in trained.items()}

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from stages.lib.errors import UserError
-from stages.lib.models.precision import BYTES, count_weights, pick_quantization
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.shape import Shape, shape_in
 from stages.lib.schema.choices import Choice, Distributed, Method, Quantization
 from stages.lib.schema.training import Sft, Training
 from stages.lib.training.memory import GIB, estimate
 from stages.lib.training.plan import FREE_SHARE
+from stages.lib.training.precision import BYTES, count_weights, pick_quantization
 
 MASTER_BYTES = 4
 """Bytes a weight that is itself trained (method=full): it is kept in float32."""

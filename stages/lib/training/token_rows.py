@@ -3,19 +3,24 @@
 Raw text ends in no stop token: that token says that an answer is over, a passage is none, and its document goes on.
 """
 
+from __future__ import annotations
+
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.models.chat import IGNORED, Messages, encode, encode_answer, encode_last
-from stages.lib.records import read_jsonl
 from stages.lib.schema.choices import LossOn, Overlong
 from stages.lib.schema.training import Sft
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def supervised_rows(
-    section: Sft, files: dict[Path, int], tokenizer: Any
+    section: Sft, files: dict[Path, int], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Tokenise conversations into rows of id, source, input_ids, labels (of equal length, at most max_length tokens).
 
@@ -66,7 +71,9 @@ def supervised_rows(
     return rows, counts
 
 
-def raw_rows(origin: dict[str, str], text: str, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+def raw_rows(
+    origin: dict[str, str], text: str, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[dict[str, Any]]:
     """Raw text from `origin` as rows of at most `max_length` tokens and about equal length; every token is learned.
 
     Each begins with what the tokenizer puts before any text (Llama's and Gemma's BOS); the first token has nothing
@@ -85,7 +92,7 @@ def raw_rows(origin: dict[str, str], text: str, tokenizer: Any, max_length: int)
 
 
 def earlier_answers(
-    origin: dict[str, str], messages: Messages, places: list[int], tokenizer: Any
+    origin: dict[str, str], messages: Messages, places: list[int], tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
     """Rows from `origin`, each of which learns one of the answers at `places` as it is generated: as the last one.
 
@@ -101,7 +108,7 @@ def earlier_answers(
 
 
 def preference_rows(
-    name: str, paths: list[Path], tokenizer: Any, max_length: int
+    name: str, paths: list[Path], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
     """Tokenise the pairs of all `paths` as trl's collator takes them: prompt_ids, chosen_ids, rejected_ids.
 

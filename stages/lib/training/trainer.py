@@ -1,5 +1,7 @@
 """What the training stages give trl's trainers, and take from them: arguments, precision, the adapter."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +10,12 @@ from stages.lib.models.target_modules import adapted_by
 from stages.lib.schema.choices import Method
 from stages.lib.schema.training import Training
 from stages.lib.training.plan import Plan
+from stages.lib.training.trl_trainer import TrlTrainer
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from torch.nn import Module
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -16,7 +24,7 @@ ADAPTER_BASE = "models/base"
 """What adapter_config.json names as its base: neutral, since an absolute path would change the adapter's hash."""
 
 
-def trainer_arguments(name: str, section: Training, plan: Plan, dtype: Any, folder: Path) -> dict[str, Any]:
+def trainer_arguments(name: str, section: Training, plan: Plan, dtype: torch.dtype, folder: Path) -> dict[str, Any]:
     """The arguments that trl.SFTConfig and trl.DPOConfig have in common, by their own names."""
     import torch
 
@@ -54,7 +62,7 @@ def trainer_arguments(name: str, section: Training, plan: Plan, dtype: Any, fold
     }
 
 
-def lora_config(section: Training, model: "PreTrainedModel") -> Any:
+def lora_config(section: Training, model: PreTrainedModel) -> Any:
     """The peft configuration of a new adapter of `model`; None where the weights themselves are trained."""
     from peft import LoraConfig
 
@@ -70,7 +78,7 @@ def lora_config(section: Training, model: "PreTrainedModel") -> Any:
     )
 
 
-def keep_adapter_in_float32(model: Any) -> None:
+def keep_adapter_in_float32(model: Module) -> None:
     """Undo trl's cast of the adapters of quantised models to bfloat16, where small updates would round to nothing."""
     import torch
 
@@ -79,7 +87,7 @@ def keep_adapter_in_float32(model: Any) -> None:
             parameter.data = parameter.data.to(torch.float32)
 
 
-def keep_losses_in_float32(trainer: Any, dtype: Any) -> None:
+def keep_losses_in_float32(trainer: TrlTrainer, dtype: torch.dtype) -> None:
     """Undo accelerate's cast of what a spread model (FSDP) returns, and of its gradients' sums, to a 16-bit `dtype`.
 
     Log-probabilities and losses would keep three digits, and DPO's margins are differences of them.
@@ -91,13 +99,14 @@ def keep_losses_in_float32(trainer: Any, dtype: Any) -> None:
     trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
 
 
-def save_adapter(model: Any, out: Path, weights: dict[str, Any] | None = None) -> None:
+def save_adapter(model: PeftModel, out: Path, weights: dict[str, Any] | None = None) -> None:
     """Save a trained adapter so that equal adapters have equal bytes: sorted modules, no paths, no model card.
 
     `weights` are its tensors by name where the model itself has only a part of them.
     """
-    for config in model.peft_config.values():
+    configs: dict[str, Any] = model.peft_config
+    for config in configs.values():
         config.base_model_name_or_path = ADAPTER_BASE
         config.target_modules = sorted(config.target_modules)
-    model.save_pretrained(out, state_dict=weights)
+    model.save_pretrained(str(out), state_dict=weights)
     (out / "README.md").unlink(missing_ok=True)

@@ -5,13 +5,15 @@ before them: one process per stage, and `start_engine` is called before anything
 model that has its adapter already and ignore `peft_config`. Read and tried at unsloth 2026.10.9.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import nvidia_gpu
 from stages.lib.models.loading import refuse_unknown_modules
 from stages.lib.models.target_modules import adapted_by
@@ -19,6 +21,13 @@ from stages.lib.schema.choices import Engine, Quantization
 from stages.lib.schema.training import UNSLOTH, Training
 from stages.lib.training.checkpoints import checkpoint_home
 from stages.lib.training.plan import Plan
+from stages.lib.training.trl_trainer import TrlTrainer
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 ADAPTER = "default"
 """peft's name of the adapter that is trained."""
@@ -51,7 +60,7 @@ def start_engine(name: str, section: Training) -> dict[str, str]:
     return {"engine": "unsloth", "engine_version": ", ".join(f"{package} {version(package)}" for package in UNSLOTH)}
 
 
-def load_for_unsloth(directory: Path, section: Training, dtype: Any) -> Any:
+def load_for_unsloth(directory: Path, section: Training, dtype: torch.dtype) -> Any:
     """A model to tune as `section` asks, as load_for_training: the same frozen weights in 16 or 4 bits.
 
     Raises UserError for lora.target_modules that the model doesn't have.
@@ -74,7 +83,7 @@ def load_for_unsloth(directory: Path, section: Training, dtype: Any) -> Any:
     return model
 
 
-def add_adapter(model: Any, section: Training, plan: Plan) -> Any:
+def add_adapter(model: PreTrainedModel, section: Training, plan: Plan) -> Any:
     """`model` with a new adapter, as trainer.lora_config describes it, computed by Unsloth's kernels."""
     from unsloth import FastLanguageModel
 
@@ -92,7 +101,7 @@ def add_adapter(model: Any, section: Training, plan: Plan) -> Any:
     return adapted
 
 
-def settle_trainer(trainer: Any, rows: Any) -> None:
+def settle_trainer(trainer: TrlTrainer, rows: Dataset) -> None:
     """Put right what trainers do to a model that comes with its adapter.
 
     `rows` is the data set that the trainer was given. Raises UserError where it trains on anything else.
@@ -102,7 +111,7 @@ def settle_trainer(trainer: Any, rows: Any) -> None:
     refuse_changed_rows(rows, trainer.train_dataset)
 
 
-def keep_one_adapter(model: Any) -> None:
+def keep_one_adapter(model: PeftModel) -> None:
     """Remove all adapters of a peft model but the one that is trained.
 
     trl's DPO takes an adapter that is there already for a pretrained one, and keeps a copy as the reference. Without it
@@ -112,7 +121,7 @@ def keep_one_adapter(model: Any) -> None:
         model.delete_adapter(name)
 
 
-def refuse_changed_rows(given: Any, kept: Any) -> None:
+def refuse_changed_rows(given: Dataset, kept: Dataset) -> None:
     """Raise UserError unless a trainer `kept` the tokens and masks that it was `given`, two data sets, row by row."""
     if kept is given:
         return

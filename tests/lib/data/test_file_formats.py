@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stages.lib.data import file_formats
 from stages.lib.data.file_formats import read_rows
 from stages.lib.data.jsonl_reader import Line, Rejected
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from tests.row_files import write
 
 ROWS = [

@@ -6,7 +6,7 @@ import pytest
 
 from stages.lib.data import jsonl_reader
 from stages.lib.data.jsonl_reader import Line, Rejected, encoding_of, read_lines
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 
 ROW = '{"질문": "여권과 전화번호는?"}\n'
 

@@ -7,7 +7,7 @@ import pytest
 from stages.lib.data.data_report import token_histogram
 from stages.lib.data.jsonl_reader import Rejected
 from stages.lib.data.ledger import Ledger
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 
 STEPS = {"readable": ("invalid_json",), "unique": ("duplicate",)}
 

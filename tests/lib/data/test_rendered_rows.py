@@ -14,12 +14,12 @@ from stages.dpo import dpo
 from stages.evaluate import evaluate
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.rendered_rows import RowRenderer
-from stages.lib.errors import UserError
-from stages.lib.lineage import OFF, write_lineage
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import OFF, write_lineage
+from stages.lib.every_stage.records import read_jsonl, write_jsonl
 from stages.lib.models.chat import encode
 from stages.lib.models.chat_template import UNFIT
 from stages.lib.models.loading import load_tokenizer
-from stages.lib.records import read_jsonl, write_jsonl
 from stages.lib.schema.choices import Overlap, PairSource, Rewording, RowSource, SystemMessages
 from stages.lib.schema.data import PreparePdfQa, PreparePreferences, PrepareUltrachat, Reword, Rows
 from stages.lib.schema.evaluation import Evaluate
@@ -269,7 +269,7 @@ def test_lengths_are_those_of_training(prepared: Path, tmp_path: Path, monkeypat
 
 
 def test_each_reason_of_a_template_is_a_step_of_every_funnel(tmp_path: Path) -> None:
-    from stages.lib.data.conversation_gates import STEPS as CHAT_STEPS
+    from stages.lib.conversations.conversation_gates import STEPS as CHAT_STEPS
     from stages.lib.pdf_qa.qa_gates import STEPS as QUESTION_STEPS
     from stages.prepare_preferences import STEPS as PAIR_STEPS
 

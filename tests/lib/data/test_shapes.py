@@ -4,15 +4,15 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from stages.lib.conversations.conversations import admit_conversation
 from stages.lib.data.columns import Reading, Unfit, named_columns
-from stages.lib.data.conversations import admit_conversation
 from stages.lib.data.jsonl_reader import Line, Rejected
-from stages.lib.data.preference_pairs import Pair, admit_pair
 from stages.lib.data.shapes import as_chat, as_pair, as_question, as_raw_text, expanded
 from stages.lib.pdf_qa.qa_rows import admit
+from stages.lib.preferences.preference_pairs import Pair, admit_pair
 from stages.lib.schema.choices import Column
 
 
@@ -265,6 +265,7 @@ rows = st.dictionaries(names, json_values | st.lists(message | json_values, max_
 
 
 @given(row=rows | json_values, cells=st.booleans())
+@example(row={"history": True, "instruction": "a", "output": "b"}, cells=False)
 def test_any_row_is_read_or_rejected(row: Any, cells: bool) -> None:
     for line in expanded([Line("any.jsonl:1", row, cells=cells)]):
         assert isinstance(line, Line)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from stages.lib.errors import UserError
 from stages.lib.evaluation.batches import BatchTokens, batches_by_length, explain_full_memory, fitting_batches
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import Hardware
 
 GIB = 2**30

@@ -3,8 +3,8 @@
 import pytest
 from transformers import BertConfig, BertModel
 
-from stages.lib.errors import UserError
 from stages.lib.evaluation.bertscore import bert_scores
+from stages.lib.every_stage.errors import UserError
 
 
 def test_equal_texts_score_full_and_others_less(tiny_model, tmp_path):

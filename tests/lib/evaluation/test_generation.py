@@ -8,7 +8,6 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 import stages.lib.evaluation.generation
-from stages.lib.errors import UserError
 from stages.lib.evaluation.generation import (
     Draws,
     generate_answers,
@@ -17,6 +16,7 @@ from stages.lib.evaluation.generation import (
     sample_answers,
 )
 from stages.lib.evaluation.likelihood import answer_log_probs
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import encode, encode_prompt
 from stages.lib.models.loading import load_16bit, load_tokenizer
 

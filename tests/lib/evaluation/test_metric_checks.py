@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from stages.lib.errors import UserError
 from stages.lib.evaluation.metric_checks import refuse_blurred_prompts, refuse_broken_metrics
 from stages.lib.evaluation.text_scores import OVERLAP, refusal, rouge_l
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.loading import load_tokenizer
 
 ROW = {

@@ -3,10 +3,10 @@
 import pytest
 from conftest import ROOT, tiny_training
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import write_jsonl
 from stages.lib.models.chat import IGNORED, encode, encode_answer, encode_prompt, refuse_unlearnable
 from stages.lib.models.loading import load_tokenizer
-from stages.lib.records import write_jsonl
 from stages.lib.schema.choices import LossOn
 from stages.lib.schema.training import Sft
 from stages.lib.training.token_rows import preference_rows, supervised_rows

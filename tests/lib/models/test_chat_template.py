@@ -13,7 +13,7 @@ import pytest
 import trl
 from conftest import ROOT
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models import chat, chat_template
 from stages.lib.models.chat import encode, encode_prompt
 from stages.lib.models.chat_template import ALTERED, REFUSED, UNLIKE_PROMPT, ChatTemplate, Unfit, folded

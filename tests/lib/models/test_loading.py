@@ -11,9 +11,9 @@ from conftest import ROOT, tiny_training
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import stages.lib.models.loading
-from stages.lib.errors import UserError
+from stages.lib.asking.answer_models import ask_local
 from stages.lib.evaluation.bertscore import bert_scores
-from stages.lib.models.answer_models import ask_local
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.loading import load_16bit, load_for_training, load_quantized, load_strictly, load_tokenizer
 from stages.lib.schema.choices import Backend, Quantization
 from stages.lib.schema.data import Generate

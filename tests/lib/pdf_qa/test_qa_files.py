@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.pdf_qa.qa_files import files_in, questions_and_pdfs, unread_files
 from stages.lib.pdf_qa.review_decisions import FILE as DECISIONS
 from stages.lib.schema.data import PreparePdfQa

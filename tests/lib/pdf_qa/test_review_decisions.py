@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from stages.lib.every_stage.records import write_jsonl
 from stages.lib.pdf_qa.grounding import UNGROUNDED
 from stages.lib.pdf_qa.qa_rows import UNCLEAR
 from stages.lib.pdf_qa.rating import RATED
 from stages.lib.pdf_qa.review_decisions import FILE, LEFT_OUT, OVERRULED, Decision, Review, read_decisions, told
-from stages.lib.records import write_jsonl
 
 WORDS = ("몇 시에 여나요?", "9시에 엽니다.")
 BETTER = ("도서관은 몇 시에 여나요?", "9시에 엽니다.")

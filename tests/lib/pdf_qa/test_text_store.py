@@ -11,9 +11,9 @@ import pytest
 from stages.lib.data.columns import Reading
 from stages.lib.data.jsonl_reader import Line
 from stages.lib.data.rendered_rows import RowRenderer
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.pdf_qa.raw_text import Paragraph
 from stages.lib.pdf_qa.text_store import TextStore, special_texts
-from stages.lib.records import read_jsonl
 from stages.lib.schema.data import PreparePdfQa
 from tests.byte_tokenizer import write_byte_tokenizer
 

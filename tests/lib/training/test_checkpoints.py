@@ -17,8 +17,8 @@ import pytest
 import yaml
 from conftest import ROOT, Project, flip_a_bit, stages_run, tiny_training
 
-from stages.lib.errors import UserError
-from stages.lib.lineage import arguments_of, file_sha256
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import arguments_of, file_sha256
 from stages.lib.schema.training import Sft
 from stages.lib.training import checkpoints
 from stages.lib.training.checkpoints import (

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import stages.sft
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import IGNORED
 from stages.lib.models.logits import logits_at
 from stages.lib.schema.choices import Choice, Dtype, Quantization

@@ -7,7 +7,7 @@ import torch
 from conftest import tiny_training
 from transformers import AutoModelForCausalLM, LlamaModel
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import Hardware
 from stages.lib.models.loading import load_16bit, load_tokenizer
 from stages.lib.schema.choices import Choice, Quantization

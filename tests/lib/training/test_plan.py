@@ -7,7 +7,7 @@ import torch
 from conftest import tiny_training
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import Hardware, resolve_dtype
 from stages.lib.models.shape import shape_of
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Method, Optim, Quantization

@@ -18,8 +18,8 @@ from conftest import ROOT, tiny_training
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stages.lib.errors import UserError
-from stages.lib.lineage import arguments_of, read_lineage, write_lineage
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import arguments_of, read_lineage, write_lineage
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Method, Quantization
 from stages.lib.schema.merging import Merge
 from stages.lib.schema.training import Dpo, KeepBase, Lora, Mix, Orpo, Sft

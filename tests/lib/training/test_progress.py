@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from stages.lib.training.progress import MOST_OVERFLOWS, refuse_broken_steps, write_log
 
 

@@ -21,18 +21,18 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-import stages.lib.models.precision
 import stages.lib.schema.training
 import stages.lib.training.decisions
+import stages.lib.training.precision
 import stages.lib.training.unsloth_engine
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import arguments_of
 from stages.lib.hardware import Hardware, nvidia_gpu
-from stages.lib.lineage import arguments_of
-from stages.lib.models.precision import resolve_precision
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Engine, Method, Quantization
 from stages.lib.schema.training import Dpo, KeepBase, Orpo, Sft
 from stages.lib.training.decisions import Attention
 from stages.lib.training.plan import make_plan
+from stages.lib.training.precision import resolve_precision
 from stages.lib.training.run import TrainingRun
 from stages.lib.training.trainer import save_adapter
 from stages.lib.training.unsloth_engine import keep_one_adapter, refuse_changed_rows, start_engine
@@ -202,7 +202,7 @@ def test_rows_lie_end_to_end_where_it_has_a_kernel_that_keeps_them_apart(install
 
 
 def test_auto_picks_no_precision_that_it_cannot_read(installed, monkeypatch, tmp_path):
-    monkeypatch.setattr(stages.lib.models.precision, "count_weights", lambda _: 8_000_000_000)
+    monkeypatch.setattr(stages.lib.training.precision, "count_weights", lambda _: 8_000_000_000)
     card = Hardware("cuda", 16 * GIB, 16 * GIB, bfloat16=True, capability=(8, 6))
     picked = {}
     for engine in Engine:

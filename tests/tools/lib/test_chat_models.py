@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.lib.errors import UserError
 from stages.lib.evaluation.generation import generate_answers
-from stages.lib.lineage import OFF, write_lineage
+from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.lineage import OFF, write_lineage
 from tools.lib.chat_models import ChatModel, Sampling, TooLong, available_models, draw, model_directory
 
 pytestmark = pytest.mark.chain

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages.lib.lineage import file_sha256
+from stages.lib.every_stage.lineage import file_sha256
 from stages.lib.pdf_qa.pdf_pages import Page, PdfRefused
 from stages.lib.schema.data import PdfLimits
 from tests.pdf_files import bomb, encrypted, pdf, text_page, write_faq

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from stages.lib.errors import UserError
+from stages.lib.every_stage.errors import UserError
 from tools.lib import points
 from tools.lib.points import Point
 

@@ -1,0 +1,1 @@
+"""Language models that are asked: from a directory, or at an endpoint."""

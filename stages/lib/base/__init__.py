@@ -1,0 +1,1 @@
+"""A base model: where it comes from, and what it must be before anything is trained on it."""

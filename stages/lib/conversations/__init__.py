@@ -1,0 +1,1 @@
+"""Rows of chats, and their gates."""

@@ -1,0 +1,1 @@
+"""What every stage is made of: how it starts, publishes, records and fails."""

@@ -1,0 +1,1 @@
+"""Preference pairs, votes, and what evaluation keeps to itself."""

@@ -1,0 +1,55 @@
+"""What trl's trainers for SFT, DPO and ORPO have in common, and the private names of theirs that Graft reads.
+
+trl 1.16 has no public way to see the figures of a single pass before they are logged; it keeps their means in
+`_metrics`, ORPO's trainer in `_stored_metrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from torch.nn import Module
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_callback import CallbackHandler
+
+Batch = dict[str, Any]
+"""Columns of a batch by their names: tensors, and plain numbers that flash attention asks for."""
+
+
+class TrlTrainer(Protocol):
+    """A trainer once it is built: it has a model and rows, which the libraries' own types leave open."""
+
+    model: Any  # transformers' own, or peft's wrapper around it
+    model_wrapped: Any  # the model with what several processes put around it
+    train_dataset: Dataset
+    data_collator: Callable[[list[Any]], Batch]
+    accelerator: Accelerator
+    args: TrainingArguments
+    state: TrainerState
+    control: TrainerControl
+    callback_handler: CallbackHandler
+
+    def add_callback(self, callback: TrainerCallback) -> None: ...
+    def remove_callback(self, callback: type[TrainerCallback]) -> None: ...
+    def train(self, resume_from_checkpoint: str | None = None) -> Any: ...
+    def compute_loss(self, model: Module, inputs: Batch) -> Any: ...
+
+
+def batch_of(trainer: TrlTrainer, rows: list[dict[str, Any]]) -> Batch:
+    """Rows of the data set as a batch on the trainer's device."""
+    private: Any = trainer
+    return private._prepare_inputs(trainer.data_collator(rows))
+
+
+def take_figures(trainer: TrlTrainer) -> dict[str, float]:
+    """The figures of the last pass by trl's names, out of the trainer: nothing of that pass will be logged."""
+    private: Any = trainer
+    kept = getattr(private, "_metrics", None) or private._stored_metrics  # the latter in trl's ORPO
+    figures = {key: float(values[-1]) for key, values in kept["train"].items()}
+    kept["train"].clear()
+    private._total_train_tokens = 0
+    return figures
