@@ -23,7 +23,12 @@ from stages.lib.models.loading import quiet_libraries
 from stages.lib.models.own_template import read_template
 from stages.lib.models.special_tokens import settle_template_and_tokens
 from stages.lib.models.target_modules import all_linear, fused_experts
-from stages.lib.models.template_checks import CONVERSATION, refuse_endless_answers, refuse_untrained_tokens
+from stages.lib.models.template_checks import (
+    CONVERSATION,
+    refuse_another_text,
+    refuse_endless_answers,
+    refuse_untrained_tokens,
+)
 from stages.lib.publish import published
 from stages.lib.schema.choices import BaseSource
 from stages.lib.schema.data import PrepareBase
@@ -51,7 +56,8 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
     model = language_part(base.name, base.model, tokenizer)
     template = read_template(section.chat_template, CHAT_TEMPLATES, tokenizer)
     spoken = settle_template_and_tokens(section, model, tokenizer, template)
-    ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens_map, "prepare_base.chat_template")
+    rows_template = ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens_map, "prepare_base.chat_template")
+    refuse_another_text(tokenizer, rows_template)
     refuse_endless_answers(tokenizer, spoken["stop_tokens"])
     refuse_what_sees_ahead(base.name, model, encode(tokenizer, CONVERSATION).input_ids)
     refuse_untrained_tokens(model, tokenizer)

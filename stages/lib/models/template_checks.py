@@ -3,12 +3,27 @@
 from typing import Any
 
 from stages.lib.errors import UserError
-from stages.lib.models.chat import encode
+from stages.lib.models.chat import encode, render
+from stages.lib.models.chat_template import ChatTemplate
 
 CONVERSATION = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
 
 UNTRAINED = 1e-16
 """Largest absolute value of an embedding that never got a gradient: weight decay took it there."""
+
+
+def refuse_another_text(tokenizer: Any, template: ChatTemplate) -> None:
+    """Raise UserError if the data stages would count and check another text than the tokenizer's, which is trained on.
+
+    They render without transformers (template_renderer.py).
+    """
+    for prompt in (False, True):
+        counted, learned = template.render(CONVERSATION, prompt), render(tokenizer, CONVERSATION, prompt)
+        if counted != learned:
+            raise UserError(
+                f"prepare_base.chat_template: the data stages render {counted[:200]!r} of what transformers renders "
+                f"{learned[:200]!r}; needed one text. Write the template without what the two take differently"
+            )
 
 
 def refuse_endless_answers(tokenizer: Any, stop_tokens: list[str]) -> None:
