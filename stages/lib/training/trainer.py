@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.lib.hardware import device
-from stages.lib.models.target_modules import adapted_by
 from stages.lib.schema.choices import Method
 from stages.lib.schema.training import Training
 from stages.lib.training.plan import Plan
+from stages.lib.training.target_modules import adapted_by
 from stages.lib.training.trl_trainer import TrlTrainer
 
 if TYPE_CHECKING:

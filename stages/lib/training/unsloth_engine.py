@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import nvidia_gpu
 from stages.lib.models.loading import refuse_unknown_modules
-from stages.lib.models.target_modules import adapted_by
 from stages.lib.schema.choices import Engine, Quantization
 from stages.lib.schema.training import UNSLOTH, Training
 from stages.lib.training.checkpoints import checkpoint_home
 from stages.lib.training.plan import Plan
+from stages.lib.training.target_modules import adapted_by
 from stages.lib.training.trl_trainer import TrlTrainer
 
 if TYPE_CHECKING:
