@@ -2,7 +2,8 @@
 
 Dataset and model info, tree, paths-info, and resolve with ETag, range requests and LFS checksums. Faults are planted
 by path: `gated` (401), `cut` (the connection breaks off half-way), `corrupt` (other bytes than the checksum says),
-`drip` (a few bytes a second), `silent` (no answer).
+`drip` (a few bytes a second), `silent` (no answer). With `xet`, large files are offered by Xet too, whose storage isn't
+there.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ class Hub:
     faults: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, bytes of body sent
     endpoint: str = ""
+    xet: bool = False
 
     def sent(self, path: str) -> int:
         """Bytes of a file's content that were sent in all."""
@@ -162,6 +164,9 @@ class HubHandler(BaseHTTPRequestHandler):
         if path.endswith(LFS):
             self.send_header("X-Linked-Etag", f'"{tag}"')
             self.send_header("X-Linked-Size", str(len(content)))
+            if self.hub.xet:
+                self.send_header("X-Xet-Hash", tag)
+                self.send_header("X-Xet-Refresh-Route", f"{self.hub.endpoint}/api/models/org/tiny/xet-read-token")
         self.end_headers()
         part = b"" if self.command == "HEAD" else content[start:end]
         if fault == "cut" and part:

@@ -374,6 +374,19 @@ def test_a_hub_that_drips_or_is_silent_is_given_up(
     assert "Traceback" not in done.stderr and not (workspace / "models/base").exists()
 
 
+@pytest.mark.parametrize(
+    ("fault", "code", "said"), [("", 0, ""), ("drip", 1, "needed 1000 a second: the Hub, or")], ids=["whole", "drips"]
+)
+def test_what_is_in_xet_storage_comes_by_the_way_that_is_watched(
+    hub: Hub, workspace: Path, tiny_model: dict[str, bytes], fault: str, code: int, said: str
+) -> None:
+    hub.xet, hub.faults = True, {"model.safetensors": fault}
+    done = run_prepare_base(workspace, hub, tiny_model, first=QUICK, **SLOW)
+    assert done.returncode == code and said in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not [path for _, path, _ in hub.requests if "xet" in path]
+    assert hub.sent("model.safetensors") > 0
+
+
 @pytest.mark.parametrize("choice", [{"shuffle_seed": 42, "take": 20}, {"take": 20}], ids=["whole", "first rows"])
 @pytest.mark.parametrize("place", [f"datasets/{ULTRACHAT}", TEST], ids=["answers", "rows"])
 def test_a_hub_of_data_that_drips_is_given_up(hub: Hub, workspace: Path, place: str, choice: dict[str, int]) -> None:

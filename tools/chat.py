@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from stages.lib.every_stage.entry import exit_on_user_error
+from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import shown
 from stages.lib.models.chat import Messages
 from tools.lib.chat_models import (
@@ -102,11 +103,13 @@ def main() -> None:
 
 
 def start(given: argparse.Namespace) -> None:
-    """Load the model and talk."""
+    """Load the model and talk. Raises UserError where there is no standard input or output."""
     with suppress(ImportError):  # line editing, where Python was built with it
         import readline  # noqa: F401
     phrases = phrases_of(os.environ)
-    for stream in (sys.stdin, sys.stdout):
+    for name, stream in {"input": sys.stdin, "output": sys.stdout}.items():
+        if stream is None:  # Python has none where a shell closed it (<&-)
+            raise UserError(f"standard {name} is closed; needed a terminal or a pipe")
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     temperature = TEMPERATURES[given.model] if given.temperature is None else given.temperature
     sampling = Sampling(temperature, given.top_p, given.max_new_tokens)

@@ -6,6 +6,7 @@ Run     python -m tools.scores
 
 import json
 from pathlib import Path
+from typing import Any
 
 from stages.lib.every_stage.entry import exit_on_user_error
 from stages.lib.every_stage.errors import UserError
@@ -45,7 +46,7 @@ def gates_text(gates: dict[str, Path]) -> str:
     """What the merge gates and DPO's start measured."""
     lines = []
     for name, path in gates.items():
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = read(path) if path.is_file() else {}
         if "kl" in found:
             lines.append(
                 f"{name:10} merged against unmerged: KL {found['kl']:.4f} nats a token, same top token "
@@ -63,17 +64,29 @@ def costs_text(runs: Path) -> str:
     for name in STAGES:
         path = runs / f"{name}.json"
         if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read(path)
             cost = f"{record['seconds']:>9.1f}{record['peak_memory_mib']:>10}"
             lines.append(f"{record['stage']:24}{cost}  {record['finished']}")
     return "\n".join(lines)
 
 
+def read(path: Path) -> dict[str, Any]:
+    """What a stage wrote. Raises UserError for a file that was cut short, or that holds Git's marks of a conflict."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: found no JSON ({error}), needed what a stage wrote: it was cut short, or holds Git's marks of a "
+            f"conflict. `git checkout HEAD {path}` brings back what was committed; where nothing was, remove it"
+        ) from None
+    return content
+
+
 def scores() -> None:
-    """Print all of it. Raises UserError where nothing was evaluated."""
+    """Print all of it. Raises UserError where nothing was evaluated, and for a file that is damaged."""
     if not DETAIL.is_file():
         raise UserError(f"{DETAIL}: no such file; run `make repro` first")
-    parts = [scores_text(json.loads(DETAIL.read_text(encoding="utf-8"))), gates_text(GATES), costs_text(RUNS)]
+    parts = [scores_text(read(DETAIL)), gates_text(GATES), costs_text(RUNS)]
     print(shown("\n\n".join(parts)))
 
 

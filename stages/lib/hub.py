@@ -57,7 +57,7 @@ def reason_of(error: BaseException) -> str:
         if isinstance(cause, Exception) and (shortage := what_ran_out(cause)):
             return shortage
         if isinstance(cause, ReadTimeout):
-            return "the Hub doesn't answer. Run again later: what came is kept"
+            return "the Hub doesn't answer. Run again later: files that came whole are kept"
         text = str(cause)
         if "Consistency check failed" in text or "file should be of size" in text:
             return f"the download is short or damaged: {text.splitlines()[0]} Run again: it is fetched anew"
@@ -67,7 +67,7 @@ def reason_of(error: BaseException) -> str:
     if not status:
         return ""
     wait = f", and asks to wait for {asked:.0f} s" if asked is not None else ""
-    return f"the Hub answered {status}{wait}. Run again later: what came is kept"
+    return f"the Hub answered {status}{wait}. Run again later: files that came whole are kept"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

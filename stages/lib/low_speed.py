@@ -3,15 +3,19 @@
 Its client bounds the wait for the next piece of an answer, however small: a server, or a proxy, that sends a byte now
 and then is waited for without an end, and some of the client's calls wait without any bound. The names are curl's
 (--speed-limit, --speed-time) and Git's (http.lowSpeedLimit, http.lowSpeedTime).
+
+Large files of the Hub can come by Xet too, which fetches them past the client, bounds the wait for a piece alone, and
+fails by errors that nobody else raises. They come by the client here, unless HF_HUB_DISABLE_XET=0 is set.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 from httpx2 import Client, Request, Response, SyncByteStream
-from huggingface_hub import get_session, set_client_factory
+from huggingface_hub import constants, get_session, set_client_factory
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import on_one_line
@@ -24,7 +28,9 @@ LOW_SPEED_TIME = 60.0
 
 @cache
 def give_up_slow_answers() -> None:
-    """Have the Hub's client raise UserError for an answer that comes too slowly; its other ways stay its own."""
+    """Have the Hub's client fetch all files itself, and raise UserError for an answer that comes too slowly."""
+    if "HF_HUB_DISABLE_XET" not in os.environ:
+        constants.HF_HUB_DISABLE_XET = True  # the variable is read when the client is imported, this at each download
     own = get_session()
     hooks: dict[str, list[Callable[..., Any]]] = {
         "request": [*own.event_hooks["request"], bound_silence],

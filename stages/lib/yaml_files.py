@@ -10,20 +10,33 @@ import yaml
 from stages.lib.every_stage.errors import UserError
 
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+MOST_VALUES = 10_000
+"""Keys and values of one file, each alias counted as what it names. All of conf/ together has a tenth of that."""
 
 
 def read_yaml(path: Path) -> tuple[Any, list[tuple[tuple[str, ...], int]]]:
     """The content of a YAML file, and the path and line of each key in it, outer ones first.
 
-    Raises UserError for a file that isn't there, isn't UTF-8 or isn't YAML, and for a key that stands twice in one
-    mapping, with both lines: YAML's readers keep the last value in silence.
+    Raises UserError for a file that isn't there, isn't UTF-8 or isn't YAML, that has no end or more values than anyone
+    writes, and for a key that stands twice in one mapping, with both lines: YAML's readers keep the last value in
+    silence.
     """
     text = text_of(path)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        found = count_values(root, {})
+        if found > MOST_VALUES:
+            raise UserError(
+                f"{path}: found {found} values, needed {MOST_VALUES} or fewer; its aliases (*name) multiply"
+            )
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(
+            f"{path}: found values within values without an end, needed a few levels; look for an alias (*name) within "
+            "what it names, or for many brackets"
+        ) from None
     keys = list(keys_of(root))
     seen: dict[tuple[str, ...], int] = {}
     problems = []
@@ -37,6 +50,19 @@ def read_yaml(path: Path) -> tuple[Any, list[tuple[tuple[str, ...], int]]]:
     if problems:
         raise UserError("\n".join(problems))
     return content, keys
+
+
+def count_values(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many keys and values a YAML node is, each alias counted as what it names. `known` remembers nodes by id.
+
+    Raises RecursionError for a node within itself.
+    """
+    if id(node) not in known:
+        inside = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            inside = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(count_values(each, known) for each in inside)
+    return known[id(node)]
 
 
 def keys_of(node: yaml.Node | None, outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -53,11 +79,13 @@ def keys_of(node: yaml.Node | None, outer: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def text_of(path: Path) -> str:
-    """A file's text. Raises UserError for one that isn't there or isn't UTF-8, naming what it looks like."""
+    """A file's text. Raises UserError for one that can't be read or isn't UTF-8, naming what it looks like."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; needed it. Restore it: git restore {path}") from None
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}; needed a file that this user may read") from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -87,3 +87,29 @@ def test_what_is_not_yaml_is_one_sentence(tmp_path: Path, content: str) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="conf.yaml: no such file"):
         read_yaml(tmp_path / "conf.yaml")
+
+
+MULTIPLIED = "a: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 5)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (MULTIPLIED, "found 74738 values, needed 10000 or fewer; its aliases"),
+        ("sft: &a\n  lora: *a\n", "found values within values without an end"),
+        ("sft: &a\n  <<: *a\n", "found values within values without an end"),
+        (f"sft: {'[' * 5000}{']' * 5000}\n", "found values within values without an end"),
+    ],
+    ids=["multiplied", "in itself", "merged into itself", "brackets"],
+)
+def test_yaml_without_an_end_is_one_sentence(tmp_path: Path, content: str, said: str) -> None:
+    with pytest.raises(UserError, match=r"^\S*params.yaml: " + said):
+        read_yaml(written(tmp_path, content))
+
+
+def test_a_folder_in_place_of_the_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").mkdir()
+    with pytest.raises(UserError, match="params.yaml: can't be read: Is a directory; needed a file"):
+        read_yaml(tmp_path / "params.yaml")

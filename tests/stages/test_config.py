@@ -255,7 +255,8 @@ def test_a_refused_experiment_says_how_to_restore_and_leaves_nothing_else(tiny_m
     }.items():
         output = project.command("dvc", "exp", "run", "--set-param", setting, fails=True)
         assert said in output
-        command = output.partition("set: `")[2].partition("`")[0]
+        command = "git restore params.yaml"
+        assert f"params.yaml holds what `dvc exp run -S` set: `{command}`" in output
         assert project.command("git", "status", "--porcelain").split() == ["M", "params.yaml"]
         project.command(*command.split())
         assert project.command("git", "status", "--porcelain") == ""

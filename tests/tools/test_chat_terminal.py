@@ -252,3 +252,16 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith("chat: sft: no such model here; found none. `dvc repro` or `dvc pull`")
+
+
+@pytest.mark.parametrize(("closed", "name"), [("<&-", "input"), (">&-", "output")])
+def test_a_closed_standard_input_or_output_is_one_sentence(tmp_path: Path, closed: str, name: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" -m tools.chat sft {closed}', sys.executable],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"chat: standard {name} is closed; needed a terminal or a pipe\n"

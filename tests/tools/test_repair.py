@@ -63,6 +63,18 @@ def test_dvcs_own_cache_is_private_from_the_set_up_on(tmp_path, monkeypatch):
     assert chain.run("git", "status", "--porcelain", ".dvc") == ""
 
 
+def test_a_cache_home_that_is_no_folder_is_one_sentence(tmp_path, monkeypatch):
+    from stages.lib.every_stage.errors import UserError
+    from tools.repair import repair
+
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="file/graft/dvc: can't be made: Not a directory. Set XDG_CACHE_HOME"):
+        repair()
+
+
 def test_keys_of_a_remote_keep_their_mode_in_a_points_clone(tmp_path, monkeypatch):
     from tools.lib.points import clone
 

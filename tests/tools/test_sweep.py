@@ -197,7 +197,10 @@ def test_a_killed_worker_of_the_queue_holds_up_no_sweep(chain):
     assert workers
     for worker in workers:
         worker.kill()
-    output = running.communicate(timeout=300)[0]
+    try:
+        output = running.communicate(timeout=300)[0]
+    finally:
+        running.kill()  # or one that waits for ever outlives the test
     assert running.returncode == 0, output
     assert "it is queued again" in output
     assert statuses(chain) == {"done": 2}

@@ -15,7 +15,12 @@ def keep_site_cache_private() -> None:
     from dvc.config import Config
 
     site = site_cache()
-    make_private_folder(site)
+    try:
+        make_private_folder(site)
+    except OSError as error:
+        raise UserError(
+            f"{site}: can't be made: {error.strerror}. Set XDG_CACHE_HOME to a folder that you may write to"
+        ) from None
     try:
         with Config(".dvc").edit("local") as settings:
             settings["core"] = {**settings.get("core", {}), "site_cache_dir": str(site)}

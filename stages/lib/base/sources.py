@@ -201,7 +201,7 @@ def download(repository: str, revision: str, patterns: list[str]) -> Path:
     except HTTPError as error:
         raise UserError(
             f"{repository} at {revision}: the download broke off: {str(error).splitlines()[0]}. Run again: "
-            "what came is kept"
+            "files that came whole are kept"
         ) from error
     for path in directory.iterdir():
         blob = path.resolve()

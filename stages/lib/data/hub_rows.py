@@ -114,7 +114,7 @@ def explained(identity: str, revision: str) -> Iterator[None]:
             raise UserError(f"{identity} at {revision}: {reason}") from error
         if isinstance(error, HTTPError) and not isinstance(error, ConnectionError | LocalEntryNotFoundError):
             raise UserError(f"{identity} at {revision}: the download broke off: {str(error).splitlines()[0]}. "
-                            f"Run again: what came is kept. {offline}") from error  # fmt: skip
+                            f"Run again: files that came whole are kept. {offline}") from error  # fmt: skip
         if not isinstance(error, ConnectionError | LocalEntryNotFoundError):
             raise
         raise UserError(
