@@ -74,7 +74,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
     from trl import DPOConfig, DPOTrainer
 
     class TokenisedDPOTrainer(DPOTrainer):
-        def _prepare_dataset(self, dataset: Any, *_: object) -> Any:
+        def _prepare_dataset(self, dataset: object, *_: object) -> Any:
             return dataset
 
     section = tuning.section

@@ -3,10 +3,12 @@
 A key that is set in silence and read by nobody costs a run: `+sft.learningrate=1e-5` trains at the other rate.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
-from typing import Any, get_args, get_origin
+from typing import get_args, get_origin
 
 from stages.lib.every_stage.errors import UserError
 
@@ -121,7 +123,7 @@ def keys_within(schema: type, outer: tuple[str, ...] = ()) -> Iterator[tuple[str
                 yield from keys_within(kind, (*outer, field.name))
 
 
-def keys_within_value(value: Any) -> Iterator[tuple[str, ...]]:
+def keys_within_value(value: object) -> Iterator[tuple[str, ...]]:
     """Yield the keys of a mapping and of those within it."""
     if isinstance(value, dict):
         for name, inner in value.items():

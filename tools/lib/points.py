@@ -9,6 +9,8 @@ stash the workspace's changes and reset it to begin with: points that begin toge
 a process killed in between leaves the workspace's changes in a stash.
 """
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import json
@@ -23,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -32,6 +34,9 @@ from stages.lib.every_stage.publish import published, remove
 from stages.lib.every_stage.records import write_json
 from tools.lib.gpus import one_gpu
 from tools.lib.locks import locked, try_lock, wait_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 POINTS = Path("multirun/points")
 """A folder for each point, by its digest: point.json (what became of it and what it cost), dvc.log, its lock."""
@@ -70,7 +75,7 @@ class Point:
         return [word for override in self.overrides for word in ("--set-param", f"++{override.lstrip('+')}")]
 
 
-def digest_of(content: Any) -> str:
+def digest_of(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
@@ -241,7 +246,7 @@ def refuse_changed_inputs(point: Point) -> None:
         )
 
 
-def refuse_other_parameters(point: Point, found: dict[str, Any]) -> None:
+def refuse_other_parameters(point: Point, found: Mapping[str, object]) -> None:
     """Raise UserError if the experiment's params.lock.yaml, `found`, has other values than were asked for."""
     asked = json.loads(json.dumps(point.sections))
     differing = sorted(name for name in asked if found.get(name) != asked[name])
@@ -367,7 +372,7 @@ def stage_costs(directory: Path) -> dict[str, dict[str, Any]]:
     return costs
 
 
-def record(point: Point, status: str, **facts: Any) -> dict[str, Any]:
+def record(point: Point, status: str, **facts: object) -> dict[str, Any]:
     """What became of a point, written to its point.json; for a point that ran before, with what it cost then."""
     path = point.place / "point.json"
     before = json.loads(path.read_text(encoding="utf-8")) if status == "kept" and path.is_file() else {}

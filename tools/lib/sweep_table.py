@@ -1,15 +1,20 @@
 """The points of a sweep side by side: what each scored and what it cost, in the terminal, as CSV and as plots."""
 
+from __future__ import annotations
+
 import csv
 import json
 import math
 import struct
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 from tools.lib.points import experiments, git
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DETAIL = "metrics/eval_detail.json"
 TRAINED = ["models/sft", "models/dpo"]
@@ -237,7 +242,7 @@ def draw(place: Path, rows: list[dict[str, Any]], metric: str) -> list[Path]:
     return written
 
 
-def save(figure: Any, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Save and close a figure; without a date, so equal figures have equal bytes."""
     import matplotlib.pyplot as plt
 

@@ -6,6 +6,8 @@ prompt and prompt_id may be missing: the first question and its SHA-256 stand in
 shapes that chats are read in.
 """
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +86,7 @@ def conversation(line: Line, reading: Reading) -> Conversation:
     return Conversation(line.where, str(identity), messages, sorted(done), first)
 
 
-def read_messages(values: Any) -> tuple[Messages, set[str]]:
+def read_messages(values: object) -> tuple[Messages, set[str]]:
     """Roles and mended contents, and what was mended. Raises Unfit for a wrong type or text that can't be read."""
     if not isinstance(values, list):
         raise Unfit("wrong_type", f"'messages' is a {type(values).__name__}, needed a list")

@@ -1,5 +1,7 @@
 """What a data stage leaves for people and plots: data_report.json, DATA_CARD.md, a metric, a funnel, a histogram."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -67,7 +69,7 @@ def write_reports(
         write_csv(path, "tokens,rows", histogram.items())
 
 
-def write_csv(path: Path, header: str, rows: Iterable[tuple[Any, int]]) -> None:
+def write_csv(path: Path, header: str, rows: Iterable[tuple[object, int]]) -> None:
     """Write two columns whose values hold no comma."""
     path.write_text("\n".join([header, *(f"{name},{count}" for name, count in rows)]) + "\n", encoding="utf-8")
 
@@ -126,7 +128,7 @@ def parts_of(split: dict[str, Any]) -> str:
     return f" ({sets})" if sets else ""
 
 
-def table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+def table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
     """A Markdown table."""
     rule = "| " + " | ".join(["---"] * len(header)) + " |"
     head, *body = ["| " + " | ".join(in_markdown(str(cell)) for cell in line) + " |" for line in [header, *rows]]

@@ -14,6 +14,7 @@ from stages.lib.hardware import device
 from stages.lib.models.loading import LOCAL, load_tokenizer, no_code_of_its_own
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 32
@@ -76,7 +77,7 @@ def vectors(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: l
     return result
 
 
-def f1(wanted: Any, found: Any) -> float:
+def f1(wanted: Tensor, found: Tensor) -> float:
     """Harmonic mean of how well each token of one side is matched by the other's."""
     similarity = wanted @ found.T
     recall, precision = similarity.max(1).values.mean().item(), similarity.max(0).values.mean().item()

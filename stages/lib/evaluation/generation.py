@@ -172,7 +172,7 @@ def generate_by_transformers(
     class Drawn(LogitsProcessor):
         """Leaves the drawn token alone to be chosen."""
 
-        def __call__(self, input_ids: Any, scores: Any) -> Any:
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
             assert draws
             step = input_ids.shape[1] - ids.shape[1]
             tokens = draws.tokens(scores, list(range(len(scores))), step)

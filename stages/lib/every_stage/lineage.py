@@ -4,6 +4,8 @@
  "arguments": {"learning_rate": 0.002, …}, "files": {"adapter_model.safetensors": "77…", …}, "lineage_sha256": "e0…"}
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import shlex
@@ -11,10 +13,15 @@ from dataclasses import asdict
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.records import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from _typeshed import DataclassInstance
 
 FILE = "lineage.json"
 
@@ -57,10 +64,10 @@ def weights_sha256(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def arguments_of(section: Any) -> dict[str, Any]:
+def arguments_of(section: DataclassInstance) -> dict[str, Any]:
     """A stage's section as plain values, for its lineage."""
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> Any:
         if isinstance(value, list):
             return [plain(item) for item in value]
         return value.value if isinstance(value, Enum) else value
@@ -68,7 +75,7 @@ def arguments_of(section: Any) -> dict[str, Any]:
     return asdict(section, dict_factory=lambda pairs: {key: plain(value) for key, value in pairs})
 
 
-def write_lineage(directory: Path, content: dict[str, Any]) -> None:
+def write_lineage(directory: Path, content: Mapping[str, object]) -> None:
     """Write lineage.json, after all other files of the directory, with their SHA-256 and its own."""
     if content != OFF:
         files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / FILE)
@@ -77,7 +84,7 @@ def write_lineage(directory: Path, content: dict[str, Any]) -> None:
     write_json(directory / FILE, content)
 
 
-def digest_of(lineage: dict[str, Any]) -> str:
+def digest_of(lineage: Mapping[str, object]) -> str:
     """SHA-256 of a lineage's content, its own digest aside."""
     content = {key: value for key, value in lineage.items() if key != "lineage_sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat_template import SECONDS, Messages, time_limit, words_of
@@ -22,6 +22,27 @@ IGNORED = -100
 """The label that torch's cross entropy leaves out."""
 
 MARK = re.compile(r"{%-?\s*generation\s*-?%}")
+
+
+class Labelled(TypedDict):
+    """Tokens, and of equal length those of them that are learned, IGNORED elsewhere."""
+
+    input_ids: list[int]
+    labels: list[int]
+    raw: NotRequired[bool]  # of raw text, which ends in no stop token
+
+
+class Origin(TypedDict):
+    """Where a row of SFT is from."""
+
+    id: str
+    source: str  # the data set's name
+
+
+class TokenRow(Origin, Labelled):
+    """A row of SFT as tokens."""
+
+    held: NotRequired[list[int]]  # the tokens that are held to the base, IGNORED elsewhere (keep_base.py)
 
 
 @dataclass
@@ -176,7 +197,7 @@ def stop_ids(model_or_generation_config: Any) -> set[int]:
     return set(eos) if isinstance(eos, list) else {eos}
 
 
-def refuse_unlearnable(rows: list[dict[str, Any]], stops: set[int], loss_on: LossOn = LossOn.assistant) -> None:
+def refuse_unlearnable(rows: list[TokenRow], stops: set[int], loss_on: LossOn = LossOn.assistant) -> None:
     """Check the labels of every row before training.
 
     Each row is `id`, `input_ids`, `labels`, and `raw` if it is raw text. Raises UserError naming the first rows in

@@ -4,14 +4,19 @@
 Its last line says how it ended: {"done": 10} or {"refused": "encrypted", "detail": "…"}.
 """
 
+from __future__ import annotations
+
 import json
 import resource
 import sys
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.pdf_qa.page_gate import UNUSABLE, page_problems
 from stages.lib.pdf_qa.text_lines import lines_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PASSWORD_NEEDED = 4  # FPDF_ERR_PASSWORD
 DEEPEST_FORM = 4
@@ -259,7 +264,7 @@ def clean(text: str) -> str:
     )
 
 
-def say(line: dict[str, Any]) -> None:
+def say(line: Mapping[str, object]) -> None:
     """Write one JSON line."""
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()

@@ -6,6 +6,8 @@ Models think first, put fences around JSON, wrap it into an object, or are cut o
 whole in a response is used, and what isn't is named.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Iterator

@@ -31,6 +31,8 @@ from stages.lib.training.processes import from_all, from_main, is_main
 from stages.lib.training.trl_trainer import TrlTrainer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 COMPLETE = "complete.json"
@@ -44,7 +46,7 @@ CODE = Path(__file__).parents[2]
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
 
 
-def fingerprint(content: dict[str, Any]) -> str:
+def fingerprint(content: Mapping[str, object]) -> str:
     """16 hexadecimal digits over `content` (plain values), Graft's own code and the versions of the libraries."""
     modules = sorted(CODE.rglob("*.py"))
     code = {str(path.relative_to(CODE)): hashlib.sha256(path.read_bytes()).hexdigest() for path in modules}
@@ -60,7 +62,7 @@ def checkpoint_home() -> Path:
 
 
 @contextmanager
-def checkpoint_folder(stage: str, content: dict[str, Any]) -> Iterator[Path]:
+def checkpoint_folder(stage: str, content: Mapping[str, object]) -> Iterator[Path]:
     """A folder for the checkpoints of this very run, held by this process alone; removed if the block ends well.
 
     A second run of the same at the same time gets the next folder, so that neither reads what the other writes.

@@ -21,7 +21,7 @@ from stages.lib.models.chat import IGNORED
 from stages.lib.training.fast_path import causal_lm_of
 from stages.lib.training.memory import HELD_ROWS
 from stages.lib.training.processes import sharded
-from stages.lib.training.trl_trainer import TrlTrainer, batch_of, take_figures
+from stages.lib.training.trl_trainer import Batch, TrlTrainer, batch_of, take_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedModel
 
+    from stages.lib.models.chat import TokenRow
     from stages.lib.schema.training import KeepBase
     from stages.lib.training.plan import Plan
 
@@ -49,7 +50,7 @@ DISTURBANCES = (0.01, 0.1, 1.0)
 where what it moves is within rounding."""
 
 
-def hold_to_base(rows: list[dict[str, Any]], source: str, keep: KeepBase) -> list[dict[str, Any]]:
+def hold_to_base(rows: list[TokenRow], source: str, keep: KeepBase) -> list[TokenRow]:
     """The rows of SFT, given as id, source, input_ids and labels, with those from `source` held to the base.
 
     Each has `held` beside its labels: the tokens that are held, IGNORED elsewhere. Raises UserError where no row is
@@ -68,14 +69,14 @@ def hold_to_base(rows: list[dict[str, Any]], source: str, keep: KeepBase) -> lis
     ]
 
 
-def hold_row(row: dict[str, Any], most: int) -> dict[str, Any]:
+def hold_row(row: TokenRow, most: int) -> TokenRow:
     """A row whose first `most` learned tokens are held and none learned; it ends there, since no later token counts."""
     places = [place for place, label in enumerate(row["labels"]) if label != IGNORED][:most]
     held = row["labels"][: places[-1] + 1]
     return {**row, "input_ids": row["input_ids"][: len(held)], "labels": [IGNORED] * len(held), "held": held}
 
 
-def scored(row: dict[str, Any]) -> dict[str, Any]:
+def scored(row: TokenRow) -> TokenRow:
     """A row with labels on all that counts in the loss, learned or held; for probes of a path."""
     if "held" not in row:
         return row
@@ -110,7 +111,7 @@ def holding_trainer(weight: float) -> Any:
         holding: Holding
         passes, held_tokens = 1, 0  # of the step that is taken: its passes, and what all processes hold in them
 
-        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
             samples, learned = super().get_batch_samples(epoch_iterator, num_batches, device)
             if samples:
                 held = torch.stack([held_places(sample["held"]).sum() for sample in samples]).sum()
@@ -118,7 +119,7 @@ def holding_trainer(weight: float) -> Any:
             return samples, learned
 
         def compute_loss(
-            self, model: Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+            self, model: Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             holding, mask = self.holding, held_places(inputs.pop("held"))
             in_training = num_items_in_batch is not None  # or in a pass before it
@@ -169,7 +170,7 @@ def hold_batches(trainer: HoldingTrainer) -> HoldingTrainer:
     hold_in_forward(causal_lm, trainer.holding)
     collate = trainer.data_collator
 
-    def collate_held(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def collate_held(rows: list[TokenRow]) -> dict[str, Any]:
         held = collate([{"input_ids": row["input_ids"], "labels": row["held"]} for row in rows])
         return {**collate(rows), "held": held["labels"]}  # padded, packed and filled up as the labels are
 
@@ -304,7 +305,7 @@ def refuse_wrong_teacher(trainer: TrlTrainer, plan: Plan, dtype: torch.dtype) ->
     )
 
 
-def held_figures(trainer: TrlTrainer, rows: list[dict[str, Any]], start: float) -> dict[str, float]:
+def held_figures(trainer: TrlTrainer, rows: list[TokenRow], start: float) -> dict[str, float]:
     """For the metrics: the KL to the base at the `start` and at the end of training, and how much `rows` hold."""
     tokens = [sum(label != IGNORED for label in row["held"]) for row in rows]
     logged = [entry[KL] for entry in trainer.state.log_history if KL in entry]

@@ -3,6 +3,8 @@
 The main one writes; what the others write is thrown away. launcher.py has accelerate start them.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib
 import json
@@ -14,10 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.started import Started, end_with_us, started
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from _typeshed import DataclassInstance
 
 Stage = Callable[[Any, Path], dict[str, Any]]
 
@@ -60,7 +67,7 @@ def group() -> Any:
     return torch.distributed.new_group(backend="gloo")
 
 
-def from_main(value: Any) -> Any:
+def from_main(value: object) -> Any:
     """The main process's `value`, in all of them."""
     return from_all(value)[0]
 
@@ -76,7 +83,7 @@ def from_all(value: Any) -> list[Any]:
     return values
 
 
-def run_one_of_several(stage: Stage, section: Any, root: Path) -> dict[str, Any]:
+def run_one_of_several(stage: Stage, section: DataclassInstance, root: Path) -> dict[str, Any]:
     """Run `stage` in this process, one of several. Only the main one returns; the others end the process well.
 
     What the others write goes to a folder that is removed, what they print is not shown.
@@ -125,7 +132,7 @@ def last_words(scratch: Path) -> Iterator[dict[str, Any]]:
         time.sleep(0.05)
 
 
-def say(scratch: Path, words: dict[str, Any]) -> None:
+def say(scratch: Path, words: Mapping[str, object]) -> None:
     writing = scratch / f".{os.getpid()}"
     writing.write_text(json.dumps(words), encoding="utf-8")
     os.replace(writing, scratch / f"said-{int(os.environ['RANK']):04}.json")

@@ -29,7 +29,12 @@ from stages.lib.training.trl_trainer import TrlTrainer
 from stages.lib.training.unsloth_engine import UNLOGGED, add_adapter, load_for_unsloth, settle_trainer, start_engine
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from datasets import Dataset
     from torch.nn import Module
+
+    from stages.lib.schema.training import Training
 
 
 @dataclass
@@ -90,7 +95,7 @@ class TrainingRun:
             return {"model": add_adapter(self.model, self.section, plan), "peft_config": None}
         return {"model": speed_up_model(self.model, plan, self.dtype), "peft_config": lora_config(self.section)}
 
-    def prepared(self, trainer: TrlTrainer, plan: Plan, rows: Any) -> Any:
+    def prepared(self, trainer: TrlTrainer, plan: Plan, rows: Dataset) -> Any:
         """The `trainer`, which was given model_and_adapter and the data set `rows`, ready for the steps in `plan`."""
         keep_adapter_in_float32(trainer.model)
         if self.section.engine is Engine.unsloth:
@@ -100,7 +105,7 @@ class TrainingRun:
         return trainer
 
     @contextmanager
-    def checkpoints(self, plan: Plan, lineage: dict[str, Any]) -> Iterator[Path]:
+    def checkpoints(self, plan: Plan, lineage: Mapping[str, object]) -> Iterator[Path]:
         """The folder for checkpoints of exactly this run; see checkpoint_folder."""
         same = {**lineage, **plan.decisions(), "threads": self.threads, **self.precision, **self.engine}
         if is_main():
@@ -112,7 +117,7 @@ class TrainingRun:
     def rehearsed(
         self,
         plan: Plan,
-        make_trainer: Callable[[Plan], Any],
+        make_trainer: Callable[[Plan], TrlTrainer],
         lengths: list[int],
         probe: Callable[[list[int]], list[Row]],
         check: Callable[[dict[str, float]], dict[str, float]] = dict,
@@ -155,7 +160,7 @@ class TrainingRun:
         train_with_checkpoints(trainer, folder, self.section.checkpoint_minutes)
         self.compute_seconds = round(time.monotonic() - began, 1)
 
-    def publish(self, trainer: TrlTrainer, out: Path, lineage: dict[str, Any]) -> None:
+    def publish(self, trainer: TrlTrainer, out: Path, lineage: Mapping[str, object]) -> None:
         """Write the model directory `out`: adapter or whole model, tokenizer, lineage.json."""
         weights = whole_weights(trainer.model)
         if not is_main():
@@ -187,13 +192,13 @@ class TrainingRun:
         with published(out) as path:
             write_json(path, {**measured, **compiled, **more})
 
-    def facts(self, plan: Plan, **more: Any) -> dict[str, Any]:
+    def facts(self, plan: Plan, **more: object) -> dict[str, Any]:
         """For the run record: the hardware, and what was decided on it."""
         decided = {"threads": self.threads, **self.precision, **self.engine, "plan": plan.record()}
         return {**describe(), **decided, "compute_seconds": self.compute_seconds, **more}
 
 
-def begin(name: str, section: Any, base: Path) -> TrainingRun:
+def begin(name: str, section: Training, base: Path) -> TrainingRun:
     """Set up this process and load the model in `base` to be trained as `section` asks."""
     engine = start_engine(name, section)
     if is_main():

@@ -14,6 +14,7 @@ from stages.lib.training.trl_trainer import TrlTrainer
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+    from torch import Tensor
     from torch.nn import Module
 
 ADAPTER_BASE = "models/base"
@@ -95,7 +96,7 @@ def keep_losses_in_float32(trainer: TrlTrainer, dtype: torch.dtype) -> None:
     trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
 
 
-def save_adapter(model: PeftModel, out: Path, weights: dict[str, Any] | None = None) -> None:
+def save_adapter(model: PeftModel, out: Path, weights: dict[str, Tensor] | None = None) -> None:
     """Save a trained adapter so that equal adapters have equal bytes: sorted modules, no paths, no model card.
 
     `weights` are its tensors by name where the model itself has only a part of them.

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_callback import CallbackHandler
 
+    from stages.lib.models.chat import TokenRow
+
 Batch = dict[str, Any]
 """Columns of a batch by their names: tensors, and plain numbers that flash attention asks for."""
 
@@ -39,7 +41,7 @@ class TrlTrainer(Protocol):
     def compute_loss(self, model: Module, inputs: Batch) -> Any: ...
 
 
-def batch_of(trainer: TrlTrainer, rows: list[dict[str, Any]]) -> Batch:
+def batch_of(trainer: TrlTrainer, rows: list[TokenRow]) -> Batch:
     """Rows of the data set as a batch on the trainer's device."""
     private: Any = trainer
     return private._prepare_inputs(trainer.data_collator(rows))
