@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.lib.evaluation.scored_rows import ScoredRow
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import weights_sha256
 from stages.lib.hardware import device
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 BATCH = 32
 
 
-def add_bert_scores(directory: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
+def add_bert_scores(directory: Path, rows: dict[str, list[ScoredRow]]) -> None:
     """Add BERTScore to every answered row, one model's answers after another's."""
     for held in rows.values():
         answered = [row for row in held if "prediction" in row]

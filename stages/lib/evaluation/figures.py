@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from stages.lib.evaluation.scored_rows import ScoredRow as Row
 from stages.lib.evaluation.statistics import bootstrap_interval, paired_difference, unchanged, wilson_interval
 
-Row = dict[str, Any]
 Figures = dict[str, dict[str, dict[str, float]]]
 """Split, figure, then value, low, high, n and groups."""
 

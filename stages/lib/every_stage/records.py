@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON Lines file in order; blank lines are passed over.
+def read_jsonl(path: Path) -> Iterator[Any]:
+    """Yield the objects of a JSON Lines file in order, of the type that the reader knows; blank lines are passed over.
 
     Raises UserError naming file and line for a missing file, bytes that aren't UTF-8, a line that isn't JSON or
     isn't an object.
