@@ -28,10 +28,10 @@ class Ratio:
 
     above: str
     below: str
-    transform: Callable[[Any], Any]
+    transform: Callable[[np.ndarray], np.ndarray]
 
 
-def bits(nats: Any) -> Any:
+def bits(nats: np.ndarray) -> np.ndarray:
     """Bits of nats."""
     return nats / math.log(2)
 
@@ -102,7 +102,7 @@ def groups(rows: list[Row]) -> list[Hashable]:
     return [row["fact_id"] for row in rows]
 
 
-def transform(name: str) -> Callable[[Any], Any]:
+def transform(name: str) -> Callable[[np.ndarray], np.ndarray]:
     """From a ratio of sums to the figure."""
     return LIKELIHOOD[name].transform if name in LIKELIHOOD else unchanged
 

@@ -18,6 +18,9 @@ from stages.lib.pdf_qa.text_lines import lines_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pdfplumber.table import Table
+    from pypdfium2 import PdfObject, PdfPage
+
 PASSWORD_NEEDED = 4  # FPDF_ERR_PASSWORD
 DEEPEST_FORM = 4
 """Forms within forms of a page that are looked into; pages printed on a sheet are two deep."""
@@ -92,7 +95,7 @@ def extract(path: str, max_pages: int) -> dict[str, Any]:
     return {"done": len(document)}
 
 
-def drawn_lines(page: Any) -> tuple[Lines, Lines]:
+def drawn_lines(page: PdfPage) -> tuple[Lines, Lines]:
     """The lines drawn on a page: those across (y, from x, to x) and those down (x, from y, to y).
 
     Where there are very many, as in a drawing, the rest is left out.
@@ -112,7 +115,7 @@ def drawn_lines(page: Any) -> tuple[Lines, Lines]:
     return across, down
 
 
-def bounds(item: Any) -> tuple[float, float, float, float]:
+def bounds(item: PdfObject) -> tuple[float, float, float, float]:
     """A drawn thing's box on its page; within forms pdfium says where it is in the innermost."""
     box, form = item.get_bounds(), item.container
     while form is not None:
@@ -226,7 +229,7 @@ def frame(box: list[int], left: float, bottom: float) -> list[dict[str, Any]]:
     ]
 
 
-def spans_of(table: Any) -> list[list[int]]:
+def spans_of(table: Table) -> list[list[int]]:
     """The cells of a table that are more than one row or column wide: top, left, bottom, right, the last two beyond."""
     rows = table.rows
     tops = [min(cell[1] for cell in row.cells if cell) for row in rows]

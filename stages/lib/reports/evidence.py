@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.lib.every_stage.foreign_text import in_markdown
 from stages.lib.family import NAMES, STARTED_FROM, TUNED
-from stages.lib.reports.numbers import MARKS, counted, figure, marked
+from stages.lib.reports.numbers import MARKS, Detail, Sets, counted, figure, marked
 from stages.lib.reports.verdict import idle_steps, in_words
 
 Row = dict[str, Any]
@@ -43,7 +43,7 @@ SETS = {
 class Evidence:
     """All that a report is made of, as the stages before wrote it."""
 
-    detail: dict[str, Any]  # metrics/eval_detail.json
+    detail: Detail  # metrics/eval_detail.json
     predictions: list[Row]
     judge: dict[str, Any]
     benchmark: dict[str, Any]  # model -> task -> figure -> value, n, low, high
@@ -103,13 +103,13 @@ def kind_of(split: str) -> str:
     return next((kind for kind in SETS if split == kind or split.startswith(f"{kind}_")), split)
 
 
-def sets_in(figures: dict[str, Any]) -> list[str]:
+def sets_in(figures: Sets) -> list[str]:
     """The sets that a model was scored on, in the order of SETS."""
     order = list(SETS)
     return sorted(figures, key=lambda split: (order.index(kind_of(split)), split))
 
 
-def shown_in(figures: dict[str, Any]) -> list[tuple[str, str]]:
+def shown_in(figures: Sets) -> list[tuple[str, str]]:
     """Set and figure of each line of the short table, of those that a model was scored on."""
     sets = sets_in(figures)
     return [

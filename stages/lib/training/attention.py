@@ -43,6 +43,11 @@ def attend_without_mask(model: PreTrainedModel, plan: Plan, dtype: torch.dtype) 
     model.get_decoder().register_forward_pre_hook(drop_what_no_attention_reads, with_kwargs=True)
 
 
+def attention_of(model: PreTrainedModel) -> str:
+    """The name of the attention that a model computes by; transformers 5.23 has a public way to set it, none to ask."""
+    return model.config._attn_implementation
+
+
 def drop_what_no_attention_reads(
     module: Module, arguments: tuple[object, ...], named: dict[str, object]
 ) -> tuple[Any, dict[str, Any]]:

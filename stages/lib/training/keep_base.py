@@ -21,7 +21,7 @@ from stages.lib.models.chat import IGNORED
 from stages.lib.training.fast_path import causal_lm_of
 from stages.lib.training.memory import HELD_ROWS
 from stages.lib.training.processes import sharded
-from stages.lib.training.trl_trainer import Batch, TrlTrainer, batch_of, take_figures
+from stages.lib.training.trl_trainer import Batch, TrlTrainer, batch_of, kept_figures, take_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,13 +130,13 @@ def holding_trainer(weight: float) -> Any:
                 with torch.no_grad(), adapted.disable_adapter():
                     holding.mask, holding.base = mask, model(**given, held=mask)
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-            forget_empty_means(self._metrics["train"])
+            forget_empty_means(kept_figures(self))
             if not total:
                 return loss
             divergence = loss.new_zeros(()) if holding.divergence is None else holding.divergence.sum()
             holding.base = holding.divergence = None
             mean = self.accelerator.gather(divergence.detach()).sum() / total
-            self._metrics["train"][KL].append(float(mean) * passes)  # trl logs their mean
+            kept_figures(self)[KL].append(float(mean) * passes)  # trl logs their mean
             processes = self.accelerator.num_processes if in_training else 1  # whose mean is taken
             return loss + weight * processes * divergence / total
 

@@ -15,7 +15,7 @@ from stages.lib.every_stage.errors import FOREIGN, UserError
 from stages.lib.models.chat import IGNORED
 from stages.lib.models.chat import Labelled as Row
 from stages.lib.models.logits import logits_at
-from stages.lib.training.attention import attend_without_mask
+from stages.lib.training.attention import attend_without_mask, attention_of
 from stages.lib.training.cuda_graphs import fill_up
 from stages.lib.training.decisions import Attention, Head
 from stages.lib.training.head import project_by
@@ -237,7 +237,7 @@ def own_pass(causal_lm: PreTrainedModel, rows: list[Row], pad: int, dtype: torch
     rows = [thinned(row, max(1, MOST_TOKENS // len(rows)), first=0) for row in rows]
     ids = max((row["input_ids"] for row in rows), key=len)[:EAGER_TOKENS]
     longest = thinned({"input_ids": ids, "labels": ids}, first=0)
-    own = causal_lm.config._attn_implementation
+    own = attention_of(causal_lm)
     with torch.autocast(causal_lm.device.type, dtype, enabled=dtype is not torch.float32):
         log_probs = each_by_itself(causal_lm, rows, pad)
         plain = each_by_itself(causal_lm, [longest], pad)

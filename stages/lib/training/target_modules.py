@@ -15,7 +15,7 @@ from stages.lib.every_stage.lineage import read_lineage
 from stages.lib.schema.training import ALL_LINEAR
 
 if TYPE_CHECKING:
-    from torch.nn import Linear
+    from torch.nn import Linear, Module
     from transformers import PreTrainedModel
     from transformers.pytorch_utils import Conv1D
 
@@ -47,13 +47,18 @@ def all_linear(model: PreTrainedModel) -> list[str]:
         if not isinstance(module, Linear | Conv1D) or not is_a_projection(module):
             continue
         parent, _, last = name.rpartition(".")
-        by_kernel = last in READ_BY_KERNELS and set(modules[parent]._parameters) >= STATE_SPACE
+        by_kernel = last in READ_BY_KERNELS and names_of(modules[parent]) >= STATE_SPACE
         fits = id(module) in language and module is not model.get_output_embeddings() and not by_kernel
         (wanted if fits else others).append(name)
     if not wanted:
         raise UserError(f"{type(model).__name__}: found no linear layer to adapt; needed a model that has some")
     outside = {last_part(name) for name in others}
     return sorted({name if last_part(name) in outside else last_part(name) for name in wanted})
+
+
+def names_of(module: Module) -> set[str]:
+    """The names of a module's own parameters, those of modules below it left out."""
+    return {name for name, _ in module.named_parameters(recurse=False)}
 
 
 def is_a_projection(module: Linear | Conv1D) -> bool:
