@@ -111,7 +111,7 @@ def held_out_questions(path: Path) -> KnownQuestions:
 
 
 def card(section: SamplePreferences, pairs: Pairs, questions: dict[str, int]) -> str:
-    """The data card: what was asked, what was answered, what became pairs, what to beware of."""
+    """The data card: what was asked, what was answered, what became pairs, caveats."""
     return "\n\n".join([
         "# Preference pairs from the model's own answers",
         "Written by the stage from what it drew and counted; nothing here was typed by hand.",
@@ -123,7 +123,7 @@ def card(section: SamplePreferences, pairs: Pairs, questions: dict[str, int]) ->
         "## Answers", table(("verdict", "answers"), sorted(pairs.answers.items())),
         "## Pairs", table(("rejected because", "pairs"), pairs.reasons().items()),
         "Rejected answers that make no pair:", table(("why", "answers"), sorted(pairs.left_out.items())),
-        "## Beware",
+        "## Caveats",
         "- Verdicts are by key facts and by phrases that refuse (`stages/lib/evaluation`): an answer that holds the "
         "key facts and something false besides counts as right. `samples.jsonl` has every answer with its verdict.",
     ]) + "\n"  # fmt: skip

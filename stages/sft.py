@@ -96,7 +96,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, rows: list[TokenRow], folder: 
 
     arguments = SFTConfig(
         **trainer_arguments(tuning.name, tuning.section, plan, tuning.dtype, folder),
-        max_length=None,  # rows are cut already
+        max_length=None,  # rows are truncated already
         padding_free=plan.padding_free,
         router_aux_loss_coef=0.0 if tuning.section.method is Method.lora else None,  # frozen experts stay balanced
         pad_to_multiple_of=plan.pad_to_multiple_of,

@@ -1,6 +1,7 @@
-"""What holds for the code as a whole: types that tell, and other libraries' private names in few places."""
+"""What holds for the code as a whole: types that tell, private names in few places, the field's own words."""
 
 import ast
+import re
 
 from conftest import ROOT
 
@@ -102,3 +103,36 @@ def test_private_names_of_other_libraries_are_in_one_module_each():
     found = {str(path.relative_to(ROOT)): private_names(text) for path, text in MODULES.items()}
     assert {path: names for path, names in found.items() if names} == PRIVATE
     assert sum(map(len, PRIVATE.values())) <= 10
+
+
+PRIVATE_WORDS = {
+    r"(?<![a-z])mend(s|ed|ing)?(?![a-z])": "fix",
+    r"(?<![a-z])doubles(?![a-z])": "duplicates",
+    r"tokens of beginning|not the beginning": "BOS; a prefix",
+    r"(?<![a-z])spread(?![a-z])": "sharded",
+    r"(laid|lie|rows) end to end": "packed",
+    r"(?<![a-z])beware(?![a-z])": "caveats",
+    r"goes on (from|to the same)": "resumes",
+    r"(?<![a-z])alike(?![a-z])": "the same",
+    r"is no number|not a number": "NaN or infinite",
+    r"foreign base": "a different base",
+    r"rightly": "correctly, preference accuracy",
+    r"(keep|keeps|ruin|lose|take|set) .{0,20}in silence": "silently",
+}
+"""Words that only this project had, and the field's own."""
+OTHER_MEANING = {"bench/data.py": "doubles", "bench/recipes.py": "spread", "tests/test_code.py": ""}
+"""Memory that doubles; the spread of figures; this list."""
+
+
+def test_words_are_the_fields_own():
+    folders = ("stages", "tools", "tests", "bench", "docs", "conf")
+    files = [path for name in folders for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".md", ".yaml")]
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}, better: {better}"
+        for path in [*files, ROOT / "README.md"]
+        for word, better in PRIVATE_WORDS.items()
+        for match in re.finditer(word, path.read_text(encoding="utf-8").casefold())
+        if OTHER_MEANING.get(str(path.relative_to(ROOT)), "-") not in match[0]
+    ]
+    assert len(files) > 300
+    assert found == []

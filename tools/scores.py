@@ -37,7 +37,7 @@ def scores_text(detail: Detail) -> str:
     lines += [f"  {model:5} {' '.join(answers[model].split())[:110]}" for model in models]
     lines += ["", in_words(detail, "ko"), in_words(detail, "en"), MARKS]
     lines += [text for step in idle_steps(detail) for text in (step.ko, step.en)]
-    lines += ["", *(f"Beware: {line}" for line in detail["warnings"]), "More: metrics/eval_report.html"]
+    lines += ["", *(f"Caveat: {line}" for line in detail["warnings"]), "More: metrics/eval_report.html"]
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """Keys that nothing reads are refused, wherever they are written, with the nearest one that there is.
 
-A key that is set in silence and read by nobody costs a run: `+sft.learningrate=1e-5` trains at the other rate.
+A key that is set silently and read by nobody costs a run: `+sft.learningrate=1e-5` trains at the other rate.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class KnownKeys:
         return f"{where}: nothing reads the key {name}; {self.nearest(name)}"
 
     def within_mapping(self, key: tuple[str, ...]) -> bool:
-        """Whether a key stands in a mapping whose keys are the user's own, such as names of files and columns."""
+        """Whether a key is in a mapping whose keys are the user's own, such as names of files and columns."""
         return any(".".join(key[:length]) in self.mappings for length in range(1, len(key)))
 
     def problems(self, keys: Iterable[tuple[tuple[str, ...], str]]) -> list[str]:

@@ -80,7 +80,7 @@ def available_models() -> list[str]:
 
 
 def model_directory(name: str) -> Path:
-    """Where a model lies. Raises UserError naming those that there are."""
+    """Where a model is. Raises UserError naming those that there are."""
     if name not in (found := available_models()):
         raise UserError(
             f"{name}: no such model here; found {', '.join(found) or 'none'}. `dvc repro` or `dvc pull` makes base, "

@@ -117,8 +117,19 @@ def input_paths() -> list[str]:
 
     made = {path for key in ("outs", "metrics", "plots") for path in paths(key, list(stages))}
     needed = paths("deps", [name for name in stages if name != "config"])
-    # A dependency may also lie inside what a stage makes, as models/base/lineage.json does.
+    # A dependency may also be inside what a stage makes, as models/base/lineage.json does.
     return sorted(path for path in needed if not made & {path, *map(str, Path(path).parents)})
+
+
+def is_input(path: Path) -> bool:
+    """Whether a file in an input folder counts: Python writes bytecode beside code while it runs."""
+    return path.parent.name != "__pycache__"
+
+
+def untracked_inputs() -> list[str]:
+    """The input files that Git doesn't have, those that it ignores too."""
+    listed = git("ls-files", "--others", "-z", "--", *input_paths()).split("\0")
+    return [path for path in listed if path and is_input(Path(path))]
 
 
 def fingerprint() -> str:
@@ -129,7 +140,7 @@ def fingerprint() -> str:
         if not path.exists():
             raise UserError(f"{name}: no such file or folder; dvc.yaml names it as an input. Restore it")
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-        for file in files:
+        for file in filter(is_input, files):
             with file.open("rb") as stream:
                 content.append([str(file), hashlib.file_digest(stream, "sha256").hexdigest()])
     return digest_of(content)
@@ -293,8 +304,7 @@ def clone(name: str) -> Iterator[Path]:
         value = subprocess.run(["git", "config", key], capture_output=True, text=True).stdout.strip()
         git("config", key, value or "graft", directory=directory)
     changed = git("diff", "--name-only", "--no-renames", "-z", "HEAD").split("\0")
-    untracked = git("ls-files", "--others", "-z", "--", *input_paths()).split("\0")
-    for path in filter(None, [*changed, *untracked]):
+    for path in filter(None, [*changed, *untracked_inputs()]):
         if Path(path).is_symlink() or Path(path).is_file():
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
             remove(directory / path)

@@ -92,7 +92,7 @@ def parse(where: str, text: str) -> Line | Rejected:
 
 
 def refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, Any]:
-    """A JSON object as a dictionary. Raises DuplicateKey where json would keep the last value in silence."""
+    """A JSON object as a dictionary. Raises DuplicateKey where json would silently keep the last value."""
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]

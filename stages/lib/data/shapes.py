@@ -320,7 +320,9 @@ def without_prompt(chosen: str, rejected: str, keys: list[str]) -> list[Any]:
         shared += 1
     ends = [found.end() for found in re.finditer(r"[?？]\s+|\n+", chosen[:shared])]
     if not ends or not chosen[: ends[-1]].strip():
-        raise Unfit("missing_field", f"found keys {keys}, needed a prompt, or two dialogues that begin alike")
+        raise Unfit(
+            "missing_field", f"found keys {keys}, needed a prompt, or two dialogues that begin with the same text"
+        )
     prompt = {"role": "user", "content": chosen[: ends[-1]].strip()}
     return [[prompt, {"role": "assistant", "content": text[ends[-1] :]}] for text in (chosen, rejected)]
 

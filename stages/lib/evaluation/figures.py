@@ -129,7 +129,7 @@ def warnings_of(figures: dict[str, Figures]) -> list[str]:
             )
         stops = after.get(split, {}).get("stop_rate")
         if stops and stops["value"] < 0.9:
-            lines.append(f"{split}: {1 - stops['value']:.0%} of {tuned}'s answers were cut at max_new_tokens")
+            lines.append(f"{split}: {1 - stops['value']:.0%} of {tuned}'s answers were truncated at max_new_tokens")
     for split in sorted(name for name in after if name.startswith("control_")):
         old, new = (side.get(split, {}).get("perplexity") for side in (before, after))
         if old and new and new["value"] > 1.5 * old["value"]:

@@ -215,7 +215,7 @@ def generate_continuously(
 ) -> list[Answer]:
     """Greedy answers to `prompts`, in their order, by transformers' continuous batching: no row waits for another.
 
-    Its cache lies in pages for `batch_tokens` tokens (see batches.py); left to itself it takes nearly all free memory.
+    Its cache is in pages for `batch_tokens` tokens (see batches.py); left to itself it takes nearly all free memory.
     Raises UserError where an answer is missing: transformers logs that, and returns the others.
     """
     from transformers import ContinuousBatchingConfig, GenerationConfig

@@ -67,12 +67,12 @@ def refuse_broken_metrics(
     if problems:
         raise UserError(
             f"{len(problems)} metric self-tests failed, no score is written: {'; '.join(problems[:5])}. "
-            "Mend the metric (stages/lib/evaluation/text_scores.py) or the row it names"
+            "Fix the metric (stages/lib/evaluation/text_scores.py) or the row it names"
         )
 
 
 def refuse_blurred_prompts(tokenizer: PreTrainedTokenizerBase, conversations: list[list[dict[str, str]]]) -> None:
-    """Raise UserError for a prompt that begins with two tokens of beginning, or isn't the beginning of its whole.
+    """Raise UserError for a prompt that begins with two BOS tokens, or isn't a prefix of prompt + answer.
 
     Both score a model on texts that it was never trained on. `conversations` end with the reference answer.
     """

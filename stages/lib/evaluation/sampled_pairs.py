@@ -37,7 +37,7 @@ class Verdict(Enum):
     wrong_fact = "wrong_fact"
     made_up = "made_up"  # an answer to what can't be answered
     refused = "refused"  # no answer to what can be
-    unstopped = "unstopped"  # cut at the most tokens: nobody knows what would have followed
+    unstopped = "unstopped"  # truncated at the most tokens: nobody knows what would have followed
     empty = "empty"
     unfit = "unfit"  # the chat template can't hold it as it is
 

@@ -105,7 +105,7 @@ def judged(pair: tuple[str, str], verdicts: list[Verdict], resamples: int, seed:
     readable = {name: rows for name, rows in questions.items() if all(r["verdict"] != "unreadable" for r in rows)}
     preferred = {name: [winner(row) for row in rows] for name, rows in readable.items()}
     points = {name: outcome(pair, names) for name, names in preferred.items()}
-    alike = {name: point for name, point in points.items() if of_like_length(readable[name][0])}
+    like_length = {name: point for name, point in points.items() if of_like_length(readable[name][0])}
     decisive = [row for row in asked if row["verdict"] in ("first", "second")]
     uneven = [row for row in decisive if row["first_characters"] != row["second_characters"]]
     facts = {name: rows[0]["fact_id"] for name, rows in questions.items()}
@@ -128,7 +128,7 @@ def judged(pair: tuple[str, str], verdicts: list[Verdict], resamples: int, seed:
         "tie": sum(point == 0.5 for point in points.values()),
         "loss": sum(point == 0 for point in points.values()),
         "win_rate": rate(points),
-        "win_rate_like_length": rate(alike),
+        "win_rate_like_length": rate(like_length),
         "inconsistent_rate": rate(
             {
                 name: float(len(set(preferred[name])) > 1)
@@ -179,13 +179,13 @@ def warnings_of(pair: tuple[str, str], figures: dict[str, Any]) -> list[str]:
         )
     if inconsistent is not None and inconsistent > 0.3:
         lines.append(f"judge, {name}: contradicts itself on {inconsistent:.0%} when the order changes")
-    overall, alike = figures["win_rate"], figures["win_rate_like_length"]
+    overall, like_length = figures["win_rate"], figures["win_rate_like_length"]
     if (
         longer_rate is not None
         and longer_rate > BIASED
-        and not (alike and abs(alike["value"] - overall["value"]) <= 0.1)
+        and not (like_length and abs(like_length["value"] - overall["value"]) <= 0.1)
     ):
-        among = f"{alike['value']:.2f} (n {alike['n']})" if alike else "unknown: there are none"
+        among = f"{like_length['value']:.2f} (n {like_length['n']})" if like_length else "unknown: there are none"
         lines.append(
             f"judge, {name}: prefers the longer answer in {longer_rate:.0%} of its decisions; win rate "
             f"{overall['value']:.2f}, among answers of like length {among}"

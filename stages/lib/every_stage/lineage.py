@@ -103,7 +103,7 @@ def read_lineage(directory: Path) -> dict[str, Any]:
         lineage = None
     if lineage != OFF and (not isinstance(lineage, dict) or lineage.get("lineage_sha256") != digest_of(lineage)):
         raise UserError(
-            f"{path}: its content isn't what was written: needed its own checksum. {mend(directory, [FILE])}"
+            f"{path}: its content isn't what was written: needed its own checksum. {how_to_restore(directory, [FILE])}"
         )
     return lineage
 
@@ -117,15 +117,15 @@ def refuse_damaged(directory: Path) -> dict[str, Any]:
     written = lineage.get("files", {})
     found = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()} - {FILE}
     damaged = [name for name in written if name not in found or file_sha256(directory / name) != written[name]]
-    foreign = sorted(found - set(written))
-    if damaged or foreign:
+    unexpected = sorted(found - set(written))
+    if damaged or unexpected:
         what = [f"{name} isn't what its stage wrote: needed the SHA-256 in {FILE}" for name in damaged]
-        what += [f"{name} was not written by its stage" for name in foreign]
-        raise UserError(f"{directory}: {'; '.join(what)}. {mend(directory, damaged)}")
+        what += [f"{name} was not written by its stage" for name in unexpected]
+        raise UserError(f"{directory}: {'; '.join(what)}. {how_to_restore(directory, damaged)}")
     return lineage
 
 
-def mend(directory: Path, damaged: list[str]) -> str:
+def how_to_restore(directory: Path, damaged: list[str]) -> str:
     """What to do about a damaged directory. DVC trusts the read-only files of its cache, which may be the same ones."""
     paths = [directory / name for name in damaged if (directory / name).is_file()]
     same = " -o ".join(f"-samefile {shlex.quote(str(path))}" for path in paths)

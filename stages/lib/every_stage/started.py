@@ -74,7 +74,7 @@ def refuse_changes() -> None:
         if any(changes):
             raise UserError(
                 f"changed while the stage ran: {'; '.join(filter(None, changes))}. DVC would record that as what this "
-                "result was made of. Put it back or keep it, then run `dvc repro` again; training goes on from its "
+                "result was made of. Put it back or keep it, then run `dvc repro` again; training resumes from its "
                 "checkpoint if it is put back"
             )
 

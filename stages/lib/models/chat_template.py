@@ -44,7 +44,7 @@ class Unfit(ValueError):
 class ChatTemplate:
     """A chat template and the special tokens that it may name.
 
-    `takes_system` says whether it writes what a system message says; others raise, or leave it out in silence. Raises
+    `takes_system` says whether it writes what a system message says; others raise, or leave it out silently. Raises
     UserError for a template that can't render a question and its answer, or that writes another text each time or day.
     """
 

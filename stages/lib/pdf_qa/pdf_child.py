@@ -150,10 +150,10 @@ def open_sides(across: Lines, down: Lines) -> list[list[int]]:
         if len(rules) < FEWEST_RULES:
             continue
         left, right = min(rule[1] for rule in rules), max(rule[2] for rule in rules)
-        alike = all(rule[1] - left <= NEAR and right - rule[2] <= NEAR for rule in rules)
+        same = all(rule[1] - left <= NEAR and right - rule[2] <= NEAR for rule in rules)
         closed = any(abs(other - side) <= NEAR and low < top and high > bottom
                      for other, low, high in columns for side in (left, right))  # fmt: skip
-        if alike and not closed:
+        if same and not closed:
             boxes[left, bottom, right, top] = None
     ends = {bottom for _, bottom, _ in columns} - {y + off for y, _, _ in rows for off in range(-NEAR, NEAR + 1)}
     for end in ends:  # a table that the page's end cuts has no rule there

@@ -147,7 +147,7 @@ def wrong_answers(evidence: Evidence) -> list[Row]:
 
 
 def lost_answers(evidence: Evidence, before: str, after: str) -> list[tuple[Row, Row]]:
-    """Facts that `before` states rightly and `after` doesn't: every regression, as pairs of rows."""
+    """Facts that `before` states correctly and `after` doesn't: every regression, as pairs of rows."""
     new = evidence.answers(after)
     return [
         (row, new[name])
@@ -184,7 +184,7 @@ def render(evidence: Evidence) -> str:
         MARKS,
     ]
     if evidence.warnings:
-        parts += ["## Beware", "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)]
+        parts += ["## Caveats", "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)]
     parts += ["## Before and after", in_markdown(detail["demo"]["question"]), demo]
     if evidence.judged:
         parts += ["## Judge", judge_table(evidence.judged)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stages.lib.training.trl_trainer import Batch
 
 BUCKET = 512
-"""Tokens to whose multiple rows laid end to end are filled up, so that few shapes have to be recorded."""
+"""Tokens to whose multiple packed rows are filled up, so that few shapes have to be recorded."""
 
 MOST_SHAPES = 8
 """Shapes that are recorded; others are computed as ever. Each keeps the adapter's gradients in a place of its own."""

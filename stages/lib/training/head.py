@@ -1,4 +1,4 @@
-"""The LM head: only on positions that have a label, and whole where weights are spread over processes."""
+"""The LM head: only on positions that have a label, and whole where weights are sharded over processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANGED_LOGITS = (
 
 
 def gather_head(causal_lm: PreTrainedModel) -> None:
-    """Have a frozen head whole when the loss takes its weight, where weights are spread over processes (FSDP).
+    """Have a frozen head whole when the loss takes its weight, where weights are sharded over processes (FSDP).
 
     FSDP gathers a module's weights for its forward, and the fused heads of trl and of `score_supervised_positions`
     read the weight without one. A head that shares the embeddings' weight is gathered with them, and one that is

@@ -1,4 +1,4 @@
-"""Holding SFT to its base: on the chats the model goes on to say what it said before it was tuned.
+"""Holding SFT to its base: on the chats the model keeps saying what it said before it was tuned.
 
 Where `sft.keep_base.weight` is above 0, no row of chats is learned by cross entropy. The first `max_tokens` tokens of
 its answers are held in its place, by the forward KL divergence KL(base || tuned) = sum of p log(p / q) over the
@@ -95,7 +95,7 @@ class Holding:
 def holding_trainer(weight: float) -> Any:
     """A class of trl's SFTTrainer whose loss has `weight` times the KL divergence on what a batch holds.
 
-    Its trainer is for `hold_batches`, once the model is prepared. Raises UserError where weights are spread over
+    Its trainer is for `hold_batches`, once the model is prepared. Raises UserError where weights are sharded over
     processes (FSDP): each would have to project as often as the one that holds most.
     """
     import torch
@@ -103,7 +103,7 @@ def holding_trainer(weight: float) -> Any:
 
     if sharded():
         raise UserError(
-            "sft.distributed: found weights spread over processes (fsdp), and sft.keep_base.weight is above 0; needed "
+            "sft.distributed: found weights sharded over processes (fsdp), and sft.keep_base.weight is above 0; needed "
             "ddp, where one GPU has room for the model, or none. Set sft.distributed=ddp or sft.keep_base.weight=0"
         )
 
@@ -288,7 +288,7 @@ def refuse_wrong_teacher(trainer: TrlTrainer, plan: Plan, dtype: torch.dtype) ->
     trainer.model.train()
     start = divergence()
     limit = COMPILED_START_LIMIT if plan.torch_compile or plan.cuda_graphs else START_LIMIT
-    if not abs(start) <= limit:  # not a number is refused too
+    if not abs(start) <= limit:  # NaN is refused too
         raise UserError(
             f"before the first step the KL divergence to the base is {start:.2g} nats a token; needed 0, since the "
             "tuned model is its base then. Make the adapter start at zero (lora's default initialisation) and the "

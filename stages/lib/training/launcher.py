@@ -162,7 +162,7 @@ def result(scratch: Path, status: int) -> dict[str, Any]:
     facts = next((words["facts"] for words in said if "facts" in words), None)
     if status or facts is None:
         raise UserError(
-            f"accelerate ended with status {status} since one of its processes did; its reason stands above. "
-            "Checkpoints are kept: mend it and run again"
+            f"accelerate ended with status {status} because a process failed; its reason is above. "
+            "Checkpoints are kept: fix it and run again"
         )
     return facts

@@ -53,7 +53,7 @@ def is_main() -> bool:
 
 
 def sharded() -> bool:
-    """Whether the weights are spread over the processes (FSDP)."""
+    """Whether the weights are sharded over the processes (FSDP)."""
     return started_by_launcher() and os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
@@ -107,8 +107,8 @@ def run_one_of_several(stage: Stage, section: DataclassInstance, root: Path) -> 
 def last_words(scratch: Path) -> Iterator[dict[str, Any]]:
     """Leave what becomes of this process in `scratch` for the one that launched it.
 
-    Where all processes fail alike, as with a step that is too large, they end quietly: the message is the launching
-    one's. Where one fails alone, its status tells the launcher to end the others.
+    Where all processes fail in the same way, as with a step that is too large, they end quietly: the message is the
+    launching one's. Where one fails alone, its status tells the launcher to end the others.
     """
     words: dict[str, Any] = {}
     try:

@@ -67,7 +67,7 @@ class TrainingRun:
                 break
             asked = (self.base, rows, self.tokenizer.pad_token_id, self.dtype)
             frozen = self.section.method is Method.lora
-            # One process asks for all: they must all decide alike.
+            # One process asks for all: they must all decide the same.
             found = from_main(path_difference(plan, *asked, frozen) if is_main() else None)
             if found.accepted():
                 why = f"nats at most from the model's own log-probabilities, over {found.tokens} tokens"
@@ -218,7 +218,7 @@ def begin(name: str, section: Training, base: Path) -> TrainingRun:
 
 
 def find_common_hardware() -> Hardware:
-    """What each of the processes that share a step has: they must all decide alike."""
+    """What each of the processes that share a step has: they must all decide the same."""
     found = find_hardware()
     if found.device == "cpu":  # whose memory those of this machine share
         shared = count_here()
@@ -234,7 +234,7 @@ def find_common_hardware() -> Hardware:
 
 
 def whole_weights(model: Module) -> dict[str, Any] | None:
-    """The trained weights by name, whole and on the CPU, where they are spread over processes (FSDP); else None.
+    """The trained weights by name, whole and on the CPU, where they are sharded over processes (FSDP); else None.
 
     All processes must call it.
     """

@@ -1,4 +1,4 @@
-"""Prepared records as the token ids that trainers take; what is too long is cut or dropped, and counted.
+"""Prepared records as the token ids that trainers take; what is too long is truncated or dropped, and counted.
 
 Raw text ends in no stop token: that token says that an answer is over, a passage is none, and its document goes on.
 """
@@ -28,8 +28,8 @@ def supervised_rows(
 
     `files` says how often each file's rows are in one epoch. A conversation is one row, and one more for each answer
     that its template writes otherwise in the middle than at the end. A record of raw text is one row, marked `raw`, or
-    several where it is too long. Returns the rows and how many records were cut or dropped, by reason. Raises UserError
-    if none is left.
+    several where it is too long. Returns the rows and how many records were truncated or dropped, by reason. Raises
+    UserError if none is left.
     """
     rows: list[TokenRow] = []
     counts = {"cut_turns": 0, "truncated": 0, "dropped_too_long": 0}

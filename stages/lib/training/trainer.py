@@ -85,7 +85,7 @@ def keep_adapter_in_float32(model: Module) -> None:
 
 
 def keep_losses_in_float32(trainer: TrlTrainer, dtype: torch.dtype) -> None:
-    """Undo accelerate's cast of what a spread model (FSDP) returns, and of its gradients' sums, to a 16-bit `dtype`.
+    """Undo accelerate's cast of what a sharded model (FSDP) returns, and of its gradients' sums, to a 16-bit `dtype`.
 
     Log-probabilities and losses would keep three digits, and DPO's margins are differences of them.
     """
