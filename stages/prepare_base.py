@@ -16,7 +16,12 @@ from stages.lib.base.language_part import language_part
 from stages.lib.base.own_template import read_template
 from stages.lib.base.sources import Base, fetch_terms, load_from_directory, load_from_hub, load_from_wheel
 from stages.lib.base.special_tokens import settle_template_and_tokens
-from stages.lib.base.template_checks import CONVERSATION, refuse_endless_answers, refuse_untrained_tokens
+from stages.lib.base.template_checks import (
+    CONVERSATION,
+    refuse_another_text,
+    refuse_endless_answers,
+    refuse_untrained_tokens,
+)
 from stages.lib.every_stage.entry import run
 from stages.lib.every_stage.foreign_text import shown
 from stages.lib.every_stage.lineage import file_sha256, weights_sha256, write_lineage
@@ -51,7 +56,8 @@ def prepare_base(section: PrepareBase, root: Path) -> dict[str, Any]:
     model = language_part(base.name, base.model, tokenizer)
     template = read_template(section.chat_template, CHAT_TEMPLATES, tokenizer)
     spoken = settle_template_and_tokens(section, model, tokenizer, template)
-    ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens_map, "prepare_base.chat_template")
+    rows_template = ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens_map, "prepare_base.chat_template")
+    refuse_another_text(tokenizer, rows_template)
     refuse_endless_answers(tokenizer, spoken["stop_tokens"])
     refuse_what_sees_ahead(base.name, model, encode(tokenizer, CONVERSATION).input_ids)
     refuse_untrained_tokens(model, tokenizer)

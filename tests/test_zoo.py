@@ -26,6 +26,7 @@ from stages.lib.every_stage.entry import locked_section
 from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import encode, encode_prompt
 from stages.lib.models.loading import load_tokenizer
+from stages.lib.training.keep_base import START_LIMIT, own_logits
 from tests.model_zoo import FAMILIES, GEMMA2, MISTRAL, WINDOW, write_family
 
 if TYPE_CHECKING:
@@ -53,7 +54,13 @@ KNOBS: dict[str, Any] = {
         "max_reject_rate": 1.0,
     },
     "prepare_pdf_qa": {"files": ["data/raw/pdf_qa/few.jsonl"], "pdfs": []},
-    "sft": {**TRAINING, "batch_size": 8, "micro_batch_size": 8, "mix": {"ultrachat": 4, "pdf_qa": 1}},
+    "sft": {
+        **TRAINING,
+        "batch_size": 8,
+        "micro_batch_size": 8,
+        "mix": {"ultrachat": 4, "pdf_qa": 1},
+        "keep_base": {"weight": 0.0},  # the long rows are chats, to be learned here; a test of its own holds them
+    },
     "merge": {"base": "original"},
     "dpo": TRAINING,
     "orpo": {**TRAINING, "enabled": True},
@@ -128,6 +135,22 @@ def test_each_stage_trains_on_the_models_own_arithmetic(chain: Chain) -> None:
         assert max(len(row.ids) for row in said) > 2 * WINDOW, "no row shows a window"
         assert sum(len(row.log_probs) for row in said) > 100
         assert worst_difference(chain.directory / "models" / base, said) < TOLERANCE, stage
+
+
+def test_chats_are_held_to_what_the_base_says(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.chdir(chain.directory)
+    run_stage("sft", tmp_path, keep_base={"weight": 1.0, "max_tokens": 128})
+    figures = json.loads((tmp_path / "metrics/sft.json").read_text(encoding="utf-8"))
+    assert figures["kl_to_base_start"] <= START_LIMIT
+    assert figures["held_tokens"] > 100
+    model = AutoModelForCausalLM.from_pretrained("models/base", dtype=torch.float32).eval()
+    ids = torch.arange(3, 12)[None]
+    with torch.inference_mode():
+        states = model.base_model(input_ids=ids).last_hidden_state[0]
+        torch.testing.assert_close(own_logits(model)(states), model(input_ids=ids).logits[0])
 
 
 def test_the_fast_path_is_taken_where_it_is_the_models_own(chain: Chain) -> None:
@@ -303,8 +326,6 @@ def listening(said: list[Said]) -> Iterator[None]:
 
 def heard(model: Any, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> list[Said]:
     """The rows of one forward pass of trl's SFT or DPO (log-probabilities), or of its ORPO (logits)."""
-    if "held" in named:
-        return []  # the base's pass for keep_base: hidden states
     ids = arguments[0] if arguments else named["input_ids"]
     if "log_probs" in output:
         scores, learned = output.log_probs, output.label_mask

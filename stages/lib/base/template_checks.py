@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
-from stages.lib.models.chat import encode
+from stages.lib.models.chat import encode, render
+from stages.lib.models.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,6 +15,20 @@ CONVERSATION = [{"role": "user", "content": "Q"}, {"role": "assistant", "content
 
 UNTRAINED = 1e-16
 """Largest absolute value of an embedding that never got a gradient: weight decay took it there."""
+
+
+def refuse_another_text(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> None:
+    """Raise UserError if the data stages would count and check another text than the tokenizer's, which is trained on.
+
+    They render without transformers (template_renderer.py).
+    """
+    for prompt in (False, True):
+        counted, learned = template.render(CONVERSATION, prompt), render(tokenizer, CONVERSATION, prompt)
+        if counted != learned:
+            raise UserError(
+                f"prepare_base.chat_template: the data stages render {counted[:200]!r} of what transformers renders "
+                f"{learned[:200]!r}; needed one text. Write the template without what the two take differently"
+            )
 
 
 def refuse_endless_answers(tokenizer: PreTrainedTokenizerBase, stop_tokens: list[str]) -> None:

@@ -1,8 +1,8 @@
 """A model's chat template: the text that a conversation is to it, without a tokenizer and without torch.
 
-The text is that of tokenizer.apply_chat_template: transformers' own renderer, template and special tokens of the same
-files. A template is foreign code: what it refuses, leaves out, takes too long for or changes from day to day is found
-here, before anything is trained on it.
+The text is that of tokenizer.apply_chat_template: template and special tokens of the same files, compiled the same way
+(stages/lib/models/template_renderer.py). A template is foreign code: what it refuses, leaves out, takes too long for or
+changes from day to day is found here, before anything is trained on it.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +86,26 @@ class ChatTemplate:
         Raises Unfit (REFUSED) with the template's own words for a conversation that it doesn't take, and UserError if
         it hasn't ended after SECONDS.
         """
-        from transformers.utils.chat_template_utils import render_jinja_template
+        return self.rendered((messages, add_generation_prompt))[0]
 
-        options: dict[str, Any] = {**self.special_tokens, "add_generation_prompt": add_generation_prompt}
+    def rendered(self, *wanted: tuple[Messages, bool]) -> list[str]:
+        """Conversations as texts, each as a prompt or not, within one limit of time. Raises what `render` raises."""
+        from stages.lib.models.template_renderer import compiled
+
         hanging = f"{self.place}: it hasn't rendered a conversation after {SECONDS} s; needed one that ends"
         try:
             with time_limit(SECONDS, hanging):
-                rendered: Any = render_jinja_template([messages], chat_template=self.text, **options)
+                template = compiled(self.text)
+                return [
+                    template.render(
+                        self.special_tokens, messages=messages, add_generation_prompt=prompt, tools=None, documents=None
+                    )
+                    for messages, prompt in wanted
+                ]
         except UserError:
             raise
         except Exception as error:  # foreign code: whatever it raises is its refusal
             raise Unfit(REFUSED, f"the template says: {words_of(error)}") from None
-        return rendered[0][0]  # texts, and where the assistant speaks in them
 
     def checked(self, messages: Messages) -> str:
         """The whole conversation as text that holds what everyone says, in order.
@@ -107,7 +115,8 @@ class ChatTemplate:
         part of it (ALTERED), or whose last answer doesn't stand behind the prompt that it would be generated from
         (UNLIKE_PROMPT), as one that brings its own thinking where the prompt has closed it.
         """
-        text, place = self.render(messages), 0
+        text, prompt = self.rendered((messages, False), (messages[:-1], True))
+        place = 0
         for number, message in enumerate(messages, start=1):
             content = message["content"].strip()
             found = text.find(content, 0 if message["role"] == "system" else place)
@@ -119,7 +128,7 @@ class ChatTemplate:
                 )
             if message["role"] != "system":
                 place = found + len(content)
-        if not text.startswith(self.render(messages[:-1], add_generation_prompt=True)):
+        if not text.startswith(prompt):
             raise Unfit(
                 UNLIKE_PROMPT,
                 f"the answer {messages[-1]['content'][:60]!r} is not written behind the prompt it is generated from",
@@ -139,16 +148,14 @@ def words_of(error: BaseException) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-@contextmanager
-def time_limit(seconds: float, message: str) -> Iterator[None]:
+def time_limit(seconds: float, message: str) -> AbstractContextManager[None]:
     """Raise UserError of `message` in what runs longer than `seconds`, in whatever thread.
 
     Signals reach the main thread alone. Any other, such as one that answers a browser, looks at the clock with each
     line of Python that it runs, generated ones of a template included.
     """
     limit = alarm if threading.current_thread() is threading.main_thread() else clock
-    with limit(seconds, message):
-        yield
+    return limit(seconds, message)
 
 
 @contextmanager

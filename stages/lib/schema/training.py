@@ -40,6 +40,7 @@ class Lora:
     bias: str = "none"
     # all-linear, or a list of names; OmegaConf has no type for either
     target_modules: Any = ALL_LINEAR
+    num_layers: int = -1  # that are tuned, counted from the last; -1: all (mlx-lm's name; peft's layers_to_transform)
 
 
 @dataclass
@@ -82,6 +83,8 @@ class Training:
         require(self.learning_rate > 0, f"{section}.learning_rate", self.learning_rate, "more than 0")
         require(self.lora.r > 0, f"{section}.lora.r", self.lora.r, "1 or more")
         require(0 <= self.lora.lora_dropout < 1, f"{section}.lora.lora_dropout", self.lora.lora_dropout, "0 <= p < 1")
+        layers = self.lora.num_layers
+        require(layers == -1 or layers > 0, f"{section}.lora.num_layers", layers, "1 or more, or -1 for all")
         modules = self.lora.target_modules
         names = isinstance(modules, list) and modules and all(isinstance(name, str) and name for name in modules)
         require(

@@ -215,11 +215,18 @@ def own_logits(causal_lm: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     """
     from transformers.modeling_outputs import BaseModelOutputWithPast
 
+    class HiddenStates(BaseModelOutputWithPast):
+        """What a decoder gives besides, such as what routers of experts said, is not there."""
+
+        def __getattr__(self, name: str) -> None:
+            if name.startswith("_"):
+                raise AttributeError(name)
+
     plain, decoder = type(causal_lm).forward, causal_lm.base_model
 
     def project(hidden: Tensor) -> Tensor:
         own = vars(decoder).get("forward")
-        decoder.forward = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=hidden[None])
+        decoder.forward = lambda *_, **__: HiddenStates(last_hidden_state=hidden[None])
         try:
             logits: Tensor = plain(causal_lm, inputs_embeds=hidden[None], use_cache=False).logits[0]
             return logits

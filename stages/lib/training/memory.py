@@ -61,17 +61,20 @@ def estimate(
     i: two norms 16 h, attention 6 h + 4 k, MLP 8 i, the adapter's inner values 14 r, and the weights of explicit
     attention 2 a s for a heads and s tokens in a row on a CPU (fused attention keeps none). Other families keep about
     as much. With `all_logits` every position is projected onto the vocabulary at once, as trl's ORPO does.
+    Layers below those that lora.num_layers tunes keep nothing.
     Checkpointing keeps a layer's input, 2 h, and one layer's values at a time. `shards` processes with FSDP hold a
     part each of the weights and of what is trained, and beside it two whole layers and the embeddings at a time.
     """
     hidden, layers = shape.hidden, shape.layers
     rank = section.lora.r if section.method is Method.lora else 0
     targets = adapted(section, shape)
-    trained = rank * sum(ins + outs for ins, outs in targets) if rank else parameters
+    tuned = layers if not rank or section.lora.num_layers == -1 else min(section.lora.num_layers, layers)
+    trained = rank * sum(ins + outs for ins, outs in targets) * tuned // layers if rank else parameters
     a_layer = tokens * (22 * hidden + 4 * shape.key_value + 8 * shape.inner + 2 * rank * len(targets) // layers)
     if on_cpu:
         a_layer += 2 * shape.heads * tokens * min(tokens, section.max_length)
-    activations = layers * 2 * tokens * hidden + a_layer if checkpointing else layers * a_layer
+    kept = tuned if tuned == layers else tuned + 1  # what is below the tuned layers is gone after each
+    activations = layers * 2 * tokens * hidden + a_layer if checkpointing else kept * a_layer
     scored = min(tokens, HEAD_ROWS) if on_cpu and not all_logits else tokens
     # In 16 bit, in float32, and their softmax; where all are kept for the backward pass, their gradients too.
     logits = (20 if all_logits else 10) * scored * shape.vocabulary

@@ -93,7 +93,10 @@ class TrainingRun:
         """A trl trainer's `model` and `peft_config`, prepared for the steps that `plan` decided."""
         if self.section.engine is Engine.unsloth:
             return {"model": add_adapter(self.model, self.section, plan), "peft_config": None}
-        return {"model": speed_up_model(self.model, plan, self.dtype), "peft_config": lora_config(self.section)}
+        return {
+            "model": speed_up_model(self.model, plan, self.dtype),
+            "peft_config": lora_config(self.section, self.model),
+        }
 
     def prepared(self, trainer: TrlTrainer, plan: Plan, rows: Dataset) -> Any:
         """The `trainer`, which was given model_and_adapter and the data set `rows`, ready for the steps in `plan`."""

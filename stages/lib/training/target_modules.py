@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import read_lineage
-from stages.lib.schema.training import ALL_LINEAR
+from stages.lib.models.shape import layers_of
+from stages.lib.schema.training import ALL_LINEAR, Lora
 
 if TYPE_CHECKING:
     from torch.nn import Linear, Module
@@ -75,6 +76,31 @@ def is_a_projection(module: Linear | Conv1D) -> bool:
 def fused_experts(model: PreTrainedModel) -> int:
     """How many tensors hold the weights of several experts each: adapters leave them as they are."""
     return sum(parameter.dim() == 3 for name, parameter in model.named_parameters() if "expert" in name)
+
+
+def adapted_by(lora: Lora, model: PreTrainedModel) -> dict[str, Any]:
+    """peft's options that say which layers of `model` get an adapter: `lora.target_modules` of its last `num_layers`.
+
+    Nothing is trained below those, so that a backward pass ends there, and their activations alone are kept for it.
+    Raises UserError where the model has fewer layers.
+    """
+    names = sorted(lora.target_modules)
+    if lora.num_layers == -1:
+        return {"target_modules": names}
+    layers = layers_of(model)
+    if lora.num_layers > len(layers):
+        raise UserError(
+            f"lora.num_layers: found {lora.num_layers}, but the model has {len(layers)} layers; needed as many or "
+            "fewer, or -1 for all"
+        )
+    first = len(layers) - lora.num_layers
+    path = next(name for name, module in model.named_modules() if module is layers)
+    below = tuple(f"{path}.{index}." for index in range(first))  # peft takes whole names whatever their layer
+    return {
+        "target_modules": [name for name in names if not name.startswith(below)] if below else names,
+        "layers_to_transform": [*range(first, len(layers))],
+        "layers_pattern": last_part(path),
+    }
 
 
 def last_part(name: str) -> str:

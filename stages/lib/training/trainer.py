@@ -9,6 +9,7 @@ from stages.lib.hardware import device
 from stages.lib.schema.choices import Method
 from stages.lib.schema.training import Training
 from stages.lib.training.plan import Plan
+from stages.lib.training.target_modules import adapted_by
 from stages.lib.training.trl_trainer import TrlTrainer
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
     from torch.nn import Module
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ADAPTER_BASE = "models/base"
 """What adapter_config.json names as its base: neutral, since an absolute path would change the adapter's hash."""
@@ -59,8 +63,8 @@ def trainer_arguments(name: str, section: Training, plan: Plan, dtype: torch.dty
     }
 
 
-def lora_config(section: Training) -> Any:
-    """The peft configuration of a new adapter; None where the weights themselves are trained."""
+def lora_config(section: Training, model: PreTrainedModel) -> Any:
+    """The peft configuration of a new adapter of `model`; None where the weights themselves are trained."""
     from peft import LoraConfig
 
     if section.method is Method.full:
@@ -70,8 +74,8 @@ def lora_config(section: Training) -> Any:
         lora_alpha=section.lora.lora_alpha,
         lora_dropout=section.lora.lora_dropout,
         bias=section.lora.bias,  # type: ignore[arg-type]
-        target_modules=sorted(section.lora.target_modules),
         task_type="CAUSAL_LM",
+        **adapted_by(section.lora, model),
     )
 
 

@@ -20,6 +20,7 @@ from stages.lib.schema.choices import Engine, Quantization
 from stages.lib.schema.training import UNSLOTH, Training
 from stages.lib.training.checkpoints import checkpoint_home
 from stages.lib.training.plan import Plan
+from stages.lib.training.target_modules import adapted_by
 from stages.lib.training.trl_trainer import TrlTrainer
 
 if TYPE_CHECKING:
@@ -92,9 +93,9 @@ def add_adapter(model: PreTrainedModel, section: Training, plan: Plan) -> Any:
         lora_alpha=section.lora.lora_alpha,
         lora_dropout=section.lora.lora_dropout,
         bias=section.lora.bias,
-        target_modules=sorted(section.lora.target_modules),
         use_gradient_checkpointing="unsloth" if plan.gradient_checkpointing else False,
         random_state=section.seed,
+        **adapted_by(section.lora, model),
     )
     adapted.peft_config[ADAPTER].auto_mapping = None  # as peft itself writes it for a model that it knows
     return adapted

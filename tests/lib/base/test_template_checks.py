@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from stages.lib.base.template_checks import refuse_endless_answers, refuse_untrained_tokens
+from stages.lib.base.template_checks import refuse_another_text, refuse_endless_answers, refuse_untrained_tokens
 from stages.lib.every_stage.errors import UserError
+from stages.lib.models.chat_template import ChatTemplate
 from stages.lib.models.loading import load_16bit, load_tokenizer
 
 
@@ -19,8 +20,21 @@ def model(tiny_base):
 
 
 def test_the_template_as_shipped_passes(model, tokenizer):
+    refuse_another_text(tokenizer, rows_template(tokenizer))
     refuse_endless_answers(tokenizer, ["<|im_end|>"])
     refuse_untrained_tokens(model, tokenizer)
+
+
+def rows_template(tokenizer):
+    return ChatTemplate(tokenizer.chat_template, tokenizer.special_tokens_map, "chat_template.jinja")
+
+
+@pytest.mark.parametrize("form", ["{{{{ namespace }}}}{}", "{}{{{{ namespace if not add_generation_prompt }}}}"])
+def test_a_template_that_data_stages_render_otherwise_than_training_is_refused(tokenizer, form):
+    """It writes the name of a class of the library that renders it."""
+    tokenizer.chat_template = form.format(tokenizer.chat_template)
+    with pytest.raises(UserError, match=r"data stages render .*PublicNamespace.* needed one text"):
+        refuse_another_text(tokenizer, rows_template(tokenizer))
 
 
 @pytest.mark.parametrize(

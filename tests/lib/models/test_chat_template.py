@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import trl
 from conftest import ROOT
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.models import chat, chat_template
 from stages.lib.models.chat import encode, encode_prompt
 from stages.lib.models.chat_template import ALTERED, REFUSED, UNLIKE_PROMPT, ChatTemplate, Unfit, folded
 from stages.lib.models.loading import load_tokenizer
+from stages.lib.models.template_renderer import compiled
 from tests.templates import FORGETFUL, GEMMA_2, MISTRAL_1, MISTRAL_3, write_tokenizer
 
 PUBLISHED = {f"trl-{path.stem}": path for path in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja")}
@@ -67,6 +69,46 @@ def test_the_text_is_that_of_the_tokenizer(tmp_path: Path, name: str) -> None:
         for options in ({}, {"add_generation_prompt": True}):
             wanted = outcome(tokenizer.apply_chat_template, messages, tokenize=False, **options)
             assert outcome(template.render, messages, **options) == wanted
+
+
+SANDBOXED = [
+    "{% set n = namespace(a=1) %}{% set n.a = n.a + 1 %}{{ n.a }}",
+    "{% set n = namespace({'a': 1}, self=2) %}{{ n.a }}{{ n.self }}",
+    "{% set n = namespace(_a=1) %}",
+    "{% set n = namespace() %}{% set n._a = 1 %}",
+    "{% set n = namespace() %}{% set n.__class__ = 1 %}",
+    "{{ dict(a=1) }}{{ dict({'a': 1}, b=2) | tojson }}{{ dict.fromkeys(['a', 'b'], 1) }}",
+    "{{ dict.mro() }}",
+    "{{ dict.__class__ }}",
+    "{{ ''.__class__ }}",
+    "{{ messages.append(1) }}",
+    "{{ messages[0].update(role='x') }}",
+    "{{ messages[0].pop('role') }}",
+    "{{ raise_exception('Never') }}",
+    "{{ strftime_now('%Y') }}",
+    "{{ tools is none }}{{ documents is none }}{{ absent is defined }}{{ bos_token }}",
+    "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}{{ 'ㄱ' | tojson(ensure_ascii=true) }}",
+    "{{ {'b': 1, 'a': '<'} | tojson(separators=(',', ':'), sort_keys=true) }}",
+    "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
+    "{% set a = 1 %}{% generation %}{% set a = 2 %}{{ a }}{% endgeneration %}{{ a }}",
+    "{% macro m(a) %}{% generation %}{{ a }}\n  {%- endgeneration %}{% endmacro %}{{ m(1) }}",
+    "{% generation %}{{ messages[0].content }}",
+    "{{ range(10 ** 6) }}",
+    "  {% if true %}\n  a\n  {% endif %}\n b",
+    "{{ lipsum.__globals__ }}",
+    "{{ '{0.__class__}'.format(1) }}",
+]
+
+
+@pytest.mark.parametrize("text", SANDBOXED)
+def test_the_sandbox_is_that_of_transformers(text: str) -> None:
+    """What a foreign template can do, set and reach, in this text or another."""
+    variables: dict[str, Any] = {"messages": [USER, ASSISTANT], "add_generation_prompt": False, "bos_token": "<bos>"}
+    ours = outcome(lambda _: compiled(text).render(tools=None, documents=None, **variables), None)
+    assert ours == outcome(
+        lambda messages: render_jinja_template([messages], chat_template=text, bos_token="<bos>")[0][0],
+        [USER, ASSISTANT],
+    )
 
 
 def test_of_the_published_templates_most_can_be_trained() -> None:
@@ -213,11 +255,11 @@ def test_a_chat_says_what_the_template_says(tmp_path: Path) -> None:
             refused()
 
 
-def test_no_torch_is_loaded_for_it(tmp_path: Path) -> None:
+def test_neither_torch_nor_transformers_is_loaded_for_it(tmp_path: Path) -> None:
     write_tokenizer(tmp_path, GEMMA_2)
     code = (
         "import sys; from pathlib import Path; from stages.lib.models.chat_template import ChatTemplate; "
-        f"ChatTemplate.of(Path({str(tmp_path)!r})); print('torch' in sys.modules)"
+        f"ChatTemplate.of(Path({str(tmp_path)!r})); print({{'torch', 'transformers'}}.intersection(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "set()"

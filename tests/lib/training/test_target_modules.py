@@ -1,5 +1,6 @@
 """all-linear on tiny random models of families whose layers are named and made otherwise."""
 
+import copy
 from dataclasses import asdict
 
 import pytest
@@ -8,6 +9,7 @@ from conftest import tiny_training
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import read_lineage, write_lineage
 from stages.lib.models.loading import refuse_unknown_modules
+from stages.lib.models.shape import layers_of
 from stages.lib.schema.training import Lora, Sft
 from stages.lib.training.target_modules import all_linear, fused_experts, with_target_modules
 from stages.lib.training.trainer import lora_config
@@ -25,12 +27,12 @@ def build(name, **changes):
     return getattr(transformers, f"{name}{kind}")(config)
 
 
-def adapted(model, names):
+def adapted(model, names, num_layers=-1):
     """The whole names of the layers that peft adds adapters to."""
     from peft import get_peft_model
 
-    section = Sft(**tiny_training(lora=Lora(r=2, lora_alpha=4, lora_dropout=0.0, target_modules=names)))
-    model = get_peft_model(model, lora_config(section))
+    lora = Lora(r=2, lora_alpha=4, lora_dropout=0.0, target_modules=names, num_layers=num_layers)
+    model = get_peft_model(model, lora_config(Sft(**tiny_training(lora=lora)), model))
     return {name.split(".lora_A")[0].removeprefix("base_model.model.") for name, _ in model.named_parameters()
             if "lora_A" in name}  # fmt: skip
 
@@ -75,6 +77,23 @@ def test_what_reads_images_is_left_out():
     assert all("language_model" in name for name in names if name.endswith(("q_proj", "k_proj", "v_proj")))
     refuse_unknown_modules(model, names)
     assert all("language_model" in layer for layer in adapted(model, names))
+
+
+@pytest.mark.parametrize("name", ["Llama", "GPT2", "Gemma3"])
+def test_the_last_layers_alone_are_adapted(name):
+    gpt2 = {"vocab_size": 64, "n_embd": 32, "n_layer": 3, "n_head": 4}
+    changes = {"Llama": {**SMALL, **HEADS, "num_hidden_layers": 3}, "GPT2": gpt2}
+    model = build(name, **changes[name]) if name in changes else build_gemma3()
+    names = all_linear(model)
+    every = adapted(copy.deepcopy(model), names)
+    count = len(layers_of(model))
+    for num_layers in range(1, count + 1):
+        lists = {"Llama": "layers", "GPT2": "h", "Gemma3": "layers"}
+        tuned = tuple(f".{lists[name]}.{index}." for index in range(count - num_layers, count))
+        expected = {layer for layer in every if any(part in layer for part in tuned)}
+        assert adapted(copy.deepcopy(model), names, num_layers) == expected
+    with pytest.raises(UserError, match=rf"found {count + 1}, but the model has {count} layers"):
+        adapted(model, names, count + 1)
 
 
 def test_fused_experts_are_counted_and_left_as_they_are():
