@@ -15,7 +15,7 @@ from stages.evaluate import evaluate
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.every_stage.errors import UserError
-from stages.lib.every_stage.lineage import OFF, write_lineage
+from stages.lib.every_stage.lineage import OFF, read_lineage, write_lineage
 from stages.lib.every_stage.records import read_jsonl, write_jsonl
 from stages.lib.models.chat import encode
 from stages.lib.models.chat_template import UNFIT
@@ -154,6 +154,7 @@ def test_a_model_that_takes_no_system_message_goes_through_the_whole_chain(
         "{%- if messages[0]['role'] == 'system' %}{{- raise_exception('System role not supported') }}{%- endif %}\n"
     )
     (BASE / "chat_template.jinja").write_text(refusal + template, encoding="utf-8")
+    write_lineage(BASE, read_lineage(BASE))
     prepare_chats(
         [chat("What is a tide?", "A rise.", "And a wave?", "A push.", system="Be brief."), chat("Why so?", "So.")],
         [chat("Which one is held out of training here?", "This.", system="Be kind.")],
