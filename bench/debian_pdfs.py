@@ -6,13 +6,13 @@ Prints  word F1 of the installation guide's 151 pages against its HTML twin, wha
 Exit status 1 if the F1 outside of listings is below 0.94
 
 A word is a run of letters and digits, counted as often as it stands there; F1 is of the two bags of words. Nothing is
-mended first: chapter titles at the top of pages, page numbers in the table of contents and words that the typesetter
+fixed first: chapter titles at the top of pages, page numbers in the table of contents and words that the typesetter
 broke at a line's end count against the extraction.
 
 The guide's typesetter printed each Korean syllable of a listing as b''지b'', which anyone sees who opens page 100. So
 two figures: of everything, in which the page's own misprints count as errors of reading; and outside of listings,
 which is what reading is judged by. A line of the PDF is of a listing if it holds that misprint, or if, spaces aside,
-it stands in a <pre> of the HTML and nowhere else there.
+it is in a <pre> of the HTML and nowhere else there.
 """
 
 import argparse

@@ -53,7 +53,7 @@ def run_point(place: Path, point: Point, steps: int) -> dict[str, Any]:
     from stages import sft
 
     on_gpu = torch.cuda.is_available()
-    write_data(place, [2 * point["length"]] * (2 * point["batch"]), [64] * 8)  # cut at the point's length
+    write_data(place, [2 * point["length"]] * (2 * point["batch"]), [64] * 8)  # truncated at the point's length
     row = {"stage": "sft", "common": {"max_length": point["length"], "batch_size": point["batch"]}}
     lora = {"r": point["rank"], "lora_alpha": 2 * point["rank"], "lora_dropout": 0.0}
     section = section_of(row, {"quantization": "none", "optim": "adamw_torch_fused", "lora": lora}, steps)

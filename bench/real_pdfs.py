@@ -78,7 +78,7 @@ SAMPLED = {"ca-warn.pdf", "background-checks.pdf"}
 """Tables of hundreds of cells of which ten are labelled: precision can't be told."""
 TRUTH = Path(__file__).with_name("pdf_truth.jsonl")
 REPOSITORY = Path(__file__).parents[1]
-ALIKE = 0.75
+SIMILAR = 0.75
 """Share of a label's trigrams that a row's question has."""
 LENGTH = 0.1
 """Share by which a long answer's count of letters may differ: footnotes and page headers."""
@@ -187,12 +187,12 @@ def earlier_rows(folder: Path, commit: str) -> list[Row]:
 
 
 def matched(rows: list[Row], truth: list[Row]) -> dict[int, int]:
-    """The label's number by the row's: those that ask alike and answer the same, the most alike first."""
+    """The label's number by the row's: those that ask and answer the same, the most similar first."""
     pairs = [
-        (alike, -row_number, -number)
+        (similarity, -row_number, -number)
         for number, label in enumerate(truth)
         for row_number, row in enumerate(rows)
-        if answers(row["answer"], label) and (alike := likeness(row["question"], label["question"])) >= ALIKE
+        if answers(row["answer"], label) and (similarity := likeness(row["question"], label["question"])) >= SIMILAR
     ]
     found: dict[int, int] = {}
     for _, row_number, number in sorted(pairs, reverse=True):

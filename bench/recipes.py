@@ -2,7 +2,7 @@
 
 A variant is a name and what it sets beyond params.yaml (bench/recipes.yaml). Each runs the stages themselves, from the
 data to the scores, in a copy of the repository; a base, and an SFT model of one seed, are made once for all variants
-that share them. The table has the mean over seeds of each figure, and between which values it lay.
+that share them. The table has the mean over seeds of each figure, and between which values it was.
 
 Run     python -m bench.recipes [VARIANT ...] [--seeds 3] [--side-by-side 10] [--place FOLDER] [--out results.jsonl]
         On one GPU small models run side by side; on a CPU take --side-by-side 1.

@@ -7,7 +7,7 @@ Run     python -m bench.several [ROW …] [--processes 2] [--sharing ddp|fsdp] [
                                 [--shape TinyLlama-1.1B] [--warm-up 25] [--steps 20] [--out results.json]
                                 [--keep FOLDER] [--profile]
         ROW is one of sft-512, sft-512-large, dpo, dpo-large, stage (all unless given)
-On a CPU: --shape tiny --warm-up 2 --steps 4. Models that are spread: sft-512 dpo --shape Llama-3-8B --sharing fsdp
+On a CPU: --shape tiny --warm-up 2 --steps 4. Models that are sharded: sft-512 dpo --shape Llama-3-8B --sharing fsdp
 --warm-up 5 --steps 10, once with --weights none, once with --weights nf4.
 """
 

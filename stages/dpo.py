@@ -23,6 +23,7 @@ from stages.lib.training.plan import Plan
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import pair_lengths, preference_rows
 from stages.lib.training.trainer import trainer_arguments
+from stages.lib.training.trl_trainer import tokenised_dpo_trainer
 
 BASE = Path("models/sft-merged")
 PREFERENCES = Path("data/prepared/preferences")
@@ -71,11 +72,7 @@ def dpo(section: Dpo, root: Path) -> dict[str, Any]:
 def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int]]], folder: Path) -> Any:
     """trl's trainer on pairs that are tokenised already. The reference is the model with the new adapter off."""
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
-
-    class TokenisedDPOTrainer(DPOTrainer):
-        def _prepare_dataset(self, dataset: Any, *_: object) -> Any:
-            return dataset
+    from trl import DPOConfig
 
     section = tuning.section
     arguments = DPOConfig(
@@ -90,7 +87,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
         router_aux_loss_coef=0.0,  # balances experts while they are trained; an adapter's are frozen
     )
     dataset = Dataset.from_list(pairs)
-    trainer = TokenisedDPOTrainer(
+    trainer = tokenised_dpo_trainer()(
         **tuning.model_and_adapter(plan),
         args=arguments,
         train_dataset=dataset,

@@ -6,6 +6,8 @@ Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals
 Run     python -m stages.evaluate
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +17,7 @@ from stages.lib.evaluation.bertscore import add_bert_scores, bertscore_signature
 from stages.lib.evaluation.figures import differences, figures_of, known_facts, values_alone, warnings_of
 from stages.lib.evaluation.generation import decoding
 from stages.lib.evaluation.metric_checks import refuse_broken_metrics, refuse_other_templates
+from stages.lib.evaluation.scored_rows import Record
 from stages.lib.evaluation.scoring import CONTROL, asked_of, room_for_answers, score_models, told_of
 from stages.lib.evaluation.text_scores import signatures
 from stages.lib.every_stage.entry import run
@@ -53,7 +56,7 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         "control": ULTRACHAT / "evaluation.jsonl",
         "preferences": PREFERENCES / "evaluation.jsonl",
     }
-    records = {name: list(read_jsonl(path)) for name, path in sets.items()}
+    records: dict[str, list[Record]] = {name: list(read_jsonl(path)) for name, path in sets.items()}
     records |= by_name(records.pop("control"))
     questions = [record for _, record in asked_of(records)]
     if not (asked := [*questions, *(record for _, record in told_of(records))]):
@@ -107,7 +110,7 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
     return {**describe(), **facts, "threads": threads, "rows": sum(len(held) for held in rows.values())}
 
 
-def by_name(chats: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def by_name(chats: list[Record]) -> dict[str, list[Record]]:
     """Control chats by the set that each is of: control_en, control_ko."""
     names = dict.fromkeys(chat["set"] for chat in chats)
     return {f"{CONTROL}{name}": [chat for chat in chats if chat["set"] == name] for name in names}

@@ -7,19 +7,22 @@ Run     python -m stages.judge judge.backend=openai judge.endpoint=http://… ju
 backend=none, the default, asks nobody.
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any
 
 from stages.lib.asking.answer_models import cache_home, make_ask
 from stages.lib.data.jsonl_reader import Rejected
-from stages.lib.evaluation.verdicts import ask_both_orders, judged, warnings_of
+from stages.lib.evaluation.scored_rows import ScoredRow
+from stages.lib.evaluation.verdicts import Verdict, ask_both_orders, by_models, judged, warnings_of
 from stages.lib.every_stage.entry import run
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import shown
 from stages.lib.every_stage.publish import published
 from stages.lib.every_stage.records import read_jsonl, share_of, write_json, write_jsonl
-from stages.lib.preferences.votes import Vote, by_models, read_votes
+from stages.lib.preferences.votes import Vote, read_votes
 from stages.lib.schema.choices import JudgeBackend
 from stages.lib.schema.evaluation import Judge
 
@@ -31,7 +34,7 @@ VERDICTS = Path("metrics/verdicts.jsonl")
 
 
 def judge(section: Judge, root: Path) -> dict[str, Any]:
-    verdicts: list[dict[str, Any]] = []
+    verdicts: list[Verdict] = []
     figures: dict[str, Any] = {}
     if section.backend is not JudgeBackend.none:
         verdicts = ask_all(section, answers_by_model(PREDICTIONS))
@@ -60,10 +63,10 @@ def people(section: Judge, votes: list[Vote | Rejected]) -> dict[str, Any]:
     return {":".join(pair): judged(pair, verdicts, *options) for pair, verdicts in pairs.items()}
 
 
-def ask_all(section: Judge, answers: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+def ask_all(section: Judge, answers: dict[str, dict[str, ScoredRow]]) -> list[Verdict]:
     """Both orders of every pair of models on every question."""
     ask = make_ask(section, cache_home(), "judge")
-    verdicts: list[dict[str, Any]] = []
+    verdicts: list[Verdict] = []
     for pair in section.pairs:
         left, right = pair.split(":")
         if missing := {left, right} - set(answers):
@@ -74,9 +77,9 @@ def ask_all(section: Judge, answers: dict[str, dict[str, dict[str, Any]]]) -> li
     return verdicts
 
 
-def answers_by_model(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+def answers_by_model(path: Path) -> dict[str, dict[str, ScoredRow]]:
     """Rows with an answer: model, then row id."""
-    answers: dict[str, dict[str, dict[str, Any]]] = {}
+    answers: dict[str, dict[str, ScoredRow]] = {}
     for row in read_jsonl(path):
         if "prediction" in row:
             answers.setdefault(row["model"], {})[row["id"]] = row

@@ -1,4 +1,4 @@
-"""Questions and answers from your PDFs and files, checked, without doubles, split by fact; raw text, if asked for.
+"""Questions and answers from your PDFs and files, checked, without duplicates, split by fact; raw text, if asked for.
 
 Reads   rows of instruction and output in any shape and format of stages/lib/data, with fact_id and key where known;
         PDFs; with raw_text text files and rows of text, too; what people decided about them (data/raw/pdf_qa/review);
@@ -31,7 +31,7 @@ from stages.lib.every_stage.records import write_jsonl
 from stages.lib.models.chat_template import UNFIT
 from stages.lib.pdf_qa.pdf_questions import PdfReport, by_document, pdf_rows, summary
 from stages.lib.pdf_qa.qa_files import questions_and_pdfs, readings_of, text_files, unread_files
-from stages.lib.pdf_qa.qa_gates import beware, drop_doubles, refuse_leaks, steps_of, store_clear_rows
+from stages.lib.pdf_qa.qa_gates import caveats, drop_duplicates, refuse_leaks, steps_of, store_clear_rows
 from stages.lib.pdf_qa.qa_rows import UNCLEAR, UNREADABLE, USUAL
 from stages.lib.pdf_qa.qa_store import QuestionStore
 from stages.lib.pdf_qa.rating import Rate, make_rate
@@ -50,7 +50,7 @@ FUNNEL = Path("metrics/data_pdf_qa_funnel.csv")
 TOKENS = Path("metrics/data_pdf_qa_tokens.csv")
 
 NOTHING_LEFT = (
-    "Mend these rows or add others. Of a PDF only headings that ask, FAQs, tables and articles become questions, and "
+    "Fix these rows or add others. Of a PDF only headings that ask, FAQs, tables and articles become questions, and "
     "prose doesn't, unless prepare_pdf_qa.generate.backend is a model; prepare_pdf_qa.raw_text=true trains on prose as "
     "it is"
 )
@@ -89,7 +89,7 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
                 texts.add_files(plain, readings)
                 sources += [source_of(path, readings[path], 0) for path in plain]
             told_apart = store.tell_files_apart()
-            between_facts = drop_doubles(store, section.conflicts, out)
+            between_facts = drop_duplicates(store, section.conflicts, out)
             for dropped in store.dropped():
                 ledger.reject(dropped)
             store.split(section.held_out_facts, section.held_out_wordings)
@@ -112,7 +112,7 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             write_jsonl(out / "pages.jsonl", pdf_report.pages)
             histogram = token_histogram(store.token_counts(), section.max_tokens)
             more = text_card(report, texts.ledger) if texts else []
-            card = data_card("Questions and answers", report, ledger, histogram, beware(report, section), more)
+            card = data_card("Questions and answers", report, ledger, histogram, caveats(report, section), more)
             metrics = (root / METRIC, root / FUNNEL, root / TOKENS)
             bars = text_funnel(texts.ledger) if texts else []
             write_reports(out, metrics, report, ledger, histogram, card, bars)

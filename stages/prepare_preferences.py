@@ -40,13 +40,13 @@ METRIC = Path("metrics/data_preferences.json")
 FUNNEL = Path("metrics/data_preferences_funnel.csv")
 TOKENS = Path("metrics/data_preferences_tokens.csv")
 
-BEWARE = [
+CAVEATS = [
     "Lengths are those of the prompt and the longer answer; DPO drops pairs beyond its max_length and counts them."
 ]
 STEPS = {
     "chosen by the filter": (*FILTERED, *UNUSED),
     "sound": DEFECTIVE,
-    "no doubles": ("duplicate_prompt", "duplicate_vote"),
+    "no duplicates": ("duplicate_prompt", "duplicate_vote"),
 }
 
 
@@ -69,7 +69,7 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
                 held_out = share_of(letters(pair.question)) < section.held_out_pairs
                 splits["evaluation" if held_out else "train"].append(pair.record())
                 lengths.append(max(rendered.tokens))
-                ledger.mended.update(pair.mended)
+                ledger.fixed.update(pair.fixed)
             refuse_leaks(leaks, "pairs")
             ledger.refuse_many(DEFECTIVE, section.max_reject_rate, "prepare_preferences.max_reject_rate")
             counts = {split: {"rows": write_jsonl(out / f"{split}.jsonl", part)} for split, part in splits.items()}
@@ -79,7 +79,7 @@ def prepare_preferences(section: PreparePreferences, root: Path) -> dict[str, An
             balance = ledger.balance(sum(part["rows"] for part in counts.values()))
             report = {**balance, "splits": counts, "sources": sources(section, reading, ledger.read, len(votes))}
             histogram = token_histogram(lengths, 0)
-            card = data_card("Preference pairs", report, ledger, histogram, BEWARE)
+            card = data_card("Preference pairs", report, ledger, histogram, CAVEATS)
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
     print(headline(OUT, report))
     return {"in": report["in"], "kept": report["kept"], "splits": counts}

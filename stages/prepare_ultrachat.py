@@ -63,13 +63,13 @@ def prepare_ultrachat(section: PrepareUltrachat, root: Path) -> dict[str, Any]:
             balance = ledger.balance(sum(part["rows"] for part in splits.values()))
             report = {**balance, "splits": splits, "sources": sources}
             histogram = token_histogram(lengths, section.max_tokens)
-            card = data_card("Conversations", report, ledger, histogram, beware(section))
+            card = data_card("Conversations", report, ledger, histogram, caveats(section))
             write_reports(out, (root / METRIC, root / FUNNEL, root / TOKENS), report, ledger, histogram, card)
     print(headline(OUT, report))
     return {"in": report["in"], "kept": report["kept"], "splits": splits}
 
 
-def beware(section: PrepareUltrachat) -> list[str]:
+def caveats(section: PrepareUltrachat) -> list[str]:
     """What a reader of the card should know."""
     notes = []
     if any("ultrachat" in rows.id for rows in section.train.values()):
@@ -77,7 +77,7 @@ def beware(section: PrepareUltrachat) -> list[str]:
             "UltraChat is text that ChatGPT wrote, under an MIT licence card; its answers were checked by nobody."
         )
     if not section.max_tokens:
-        notes.append("Long conversations are whole here; SFT cuts them at its own max_length.")
+        notes.append("Long conversations are whole here; SFT truncates them at its own max_length.")
     return notes
 
 

@@ -88,7 +88,7 @@ def training_values(tried: Tried) -> dict[str, Any]:
 
 
 def take(step: str, work: Callable[[Path], Any], help: str) -> str:
-    """Take one `step` in the working directory, in silence; its name.
+    """Take one `step` in the working directory, without its output; its name.
 
     Raises UserError saying why it can't be taken, and what may `help`.
     """

@@ -69,7 +69,7 @@ def report(section: Report, root: Path) -> dict[str, Any]:
     return {}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Any:
     """What another stage wrote."""
     return json.loads(path.read_text(encoding="utf-8"))
 

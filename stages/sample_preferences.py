@@ -17,6 +17,7 @@ from stages.lib.data.near_duplicates import KnownQuestions
 from stages.lib.evaluation.batches import explain_full_memory, fitting_batches
 from stages.lib.evaluation.generation import sample_answers
 from stages.lib.evaluation.sampled_pairs import Pairs, asked_by, balance, pairs_of, verifiable, wordings_of
+from stages.lib.evaluation.scored_rows import Record
 from stages.lib.evaluation.scoring import room_for_answers
 from stages.lib.every_stage.entry import run
 from stages.lib.every_stage.errors import UserError
@@ -63,7 +64,7 @@ def sample_preferences(section: SamplePreferences, root: Path) -> dict[str, Any]
             "batch_tokens": batch.generated, "max_new_tokens": room, "pairs": len(pairs.records)}  # fmt: skip
 
 
-def known_questions(section: SamplePreferences) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def known_questions(section: SamplePreferences) -> tuple[list[Record], dict[str, int]]:
     """The rows whose questions are asked, and how many of all are asked or left out, by why.
 
     Raises UserError naming those that an evaluation set of PDF questions asks, and where none is left.
@@ -92,9 +93,9 @@ def known_questions(section: SamplePreferences) -> tuple[list[dict[str, Any]], d
     return chosen, {**counts, "other_wordings": len(records) - len(chosen), "asked": len(chosen)}
 
 
-def rows_of(sources: list[AskedOf]) -> list[dict[str, Any]]:
+def rows_of(sources: list[AskedOf]) -> list[Record]:
     """The trained rows of questions, and those of pairs, each with its chosen answer."""
-    rows = list(read_jsonl(PDF_QA / "train.jsonl")) if AskedOf.pdf_qa in sources else []
+    rows: list[Record] = list(read_jsonl(PDF_QA / "train.jsonl")) if AskedOf.pdf_qa in sources else []
     if AskedOf.preferences in sources:
         pairs = {pair["prompt"][-1]["content"]: pair for pair in read_jsonl(PREFERENCES / "train.jsonl")}
         rows += [asked_by(pair) for pair in pairs.values()]
@@ -110,7 +111,7 @@ def held_out_questions(path: Path) -> KnownQuestions:
 
 
 def card(section: SamplePreferences, pairs: Pairs, questions: dict[str, int]) -> str:
-    """The data card: what was asked, what was answered, what became pairs, what to beware of."""
+    """The data card: what was asked, what was answered, what became pairs, caveats."""
     return "\n\n".join([
         "# Preference pairs from the model's own answers",
         "Written by the stage from what it drew and counted; nothing here was typed by hand.",
@@ -122,7 +123,7 @@ def card(section: SamplePreferences, pairs: Pairs, questions: dict[str, int]) ->
         "## Answers", table(("verdict", "answers"), sorted(pairs.answers.items())),
         "## Pairs", table(("rejected because", "pairs"), pairs.reasons().items()),
         "Rejected answers that make no pair:", table(("why", "answers"), sorted(pairs.left_out.items())),
-        "## Beware",
+        "## Caveats",
         "- Verdicts are by key facts and by phrases that refuse (`stages/lib/evaluation`): an answer that holds the "
         "key facts and something false besides counts as right. `samples.jsonl` has every answer with its verdict.",
     ]) + "\n"  # fmt: skip

@@ -8,8 +8,10 @@ Writes  models/sft: adapter (or the whole model for method=full), tokenizer, lin
 Run     python -m stages.sft
 """
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.entry import run
 from stages.lib.every_stage.publish import published
@@ -31,6 +33,9 @@ from stages.lib.training.plan import Plan
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.token_rows import supervised_rows
 from stages.lib.training.trainer import trainer_arguments
+
+if TYPE_CHECKING:
+    from stages.lib.models.chat import TokenRow
 
 BASE = Path("models/base")
 PROBE = Path("metrics/probe_base.json")  # that it is there says that this base can be trained
@@ -81,7 +86,7 @@ def sft(section: Sft, root: Path) -> dict[str, Any]:
     return tuning.facts(plan, rows=len(rows), tokens_per_epoch=sum(lengths))
 
 
-def make_trainer(tuning: TrainingRun, plan: Plan, rows: list[dict[str, Any]], folder: Path) -> Any:
+def make_trainer(tuning: TrainingRun, plan: Plan, rows: list[TokenRow], folder: Path) -> Any:
     """trl's trainer on rows that are tokenised already, so that it neither tokenises nor drops any.
 
     Where the base is kept, rows have `held` too.
@@ -91,7 +96,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, rows: list[dict[str, Any]], fo
 
     arguments = SFTConfig(
         **trainer_arguments(tuning.name, tuning.section, plan, tuning.dtype, folder),
-        max_length=None,  # rows are cut already
+        max_length=None,  # rows are truncated already
         padding_free=plan.padding_free,
         router_aux_loss_coef=0.0 if tuning.section.method is Method.lora else None,  # frozen experts stay balanced
         pad_to_multiple_of=plan.pad_to_multiple_of,
@@ -100,7 +105,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, rows: list[dict[str, Any]], fo
     )
     weight = tuning.section.keep_base.weight
     columns = ["input_ids", "labels", "held"] if weight else ["input_ids", "labels"]
-    dataset = Dataset.from_list([{column: row[column] for column in columns} for row in rows])
+    dataset = Dataset.from_list([{column: value for column, value in row.items() if column in columns} for row in rows])
     if tuning.section.engine is Engine.trl:
         dataset = dataset.with_format("numpy")  # batches of Python's numbers take five times as long: a GPU waits
     trainer = (holding_trainer(weight) if weight else SFTTrainer)(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WINDOW = 64
 VOCABULARY = 600
-SPREAD = 0.2
+DEVIATION = 0.2
 """Standard deviation of the weights, and of biases and attention sinks, which a new model has at zero."""
 
 COMMON = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -35,7 +35,7 @@ SHAPE: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
-    "initializer_range": SPREAD,
+    "initializer_range": DEVIATION,
 }
 
 
@@ -249,7 +249,7 @@ FAMILIES = {
             "num_key_value_heads": None,
             "intermediate_size": None,
             "initializer_range": None,
-            "init_std": SPREAD,
+            "init_std": DEVIATION,
             "ffn_dim": 128,
             "word_embed_proj_dim": 64,
             "dropout": 0.0,
@@ -323,7 +323,7 @@ def fill_what_is_zero(model: "PreTrainedModel") -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("bias", "sinks", "temperature")):
-                parameter.normal_(0, SPREAD)
+                parameter.normal_(0, DEVIATION)
             if name.endswith("A_log"):
                 parameter.fill_(-2)
         head = model.get_output_embeddings()
@@ -348,7 +348,7 @@ def with_eyes(text: dict[str, Any]) -> "PretrainedConfig":
         boi_token_index=3,
         eoi_token_index=4,
         image_token_index=5,
-        initializer_range=SPREAD,
+        initializer_range=DEVIATION,
         eos_token_id=text["eos_token_id"],
     )
 

@@ -2,7 +2,7 @@
 
 What is true of the real ones and can surprise a pipeline is true of these: how the tokenizer splits, begins and pads,
 which tokens are special, how config.json was spelled when it was uploaded, how many heads share a key, at which
-frequencies positions turn, that the head is no copy of the embeddings, in how many files and bits the weights lie,
+frequencies positions turn, that the head is no copy of the embeddings, in how many files and bits the weights are,
 and on which token the repository's own generation_config.json stops.
 """
 

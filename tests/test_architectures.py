@@ -41,7 +41,7 @@ class Architecture:
     """What is particular to a model."""
 
     choices: dict[str, str]
-    begins: int  # with how many tokens of beginning a text begins
+    begins: int  # with how many BOS tokens a text begins
     stop: str  # ends every answer in the template
     stops: list[str]  # all that end generation
     pad: str
@@ -180,7 +180,7 @@ def test_the_base_is_what_the_hub_had(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize("model", ["base", "sft-merged", "dpo-merged", "orpo-merged"])
-def test_every_model_loads_strictly_stops_and_pads_alike(chain: Chain, model: str) -> None:
+def test_every_model_loads_strictly_and_stops_and_pads_the_same(chain: Chain, model: str) -> None:
     tokenizer = chain.tokenizer(model)
     loaded = load_strictly(chain.directory / "models" / model, "auto")
     wanted = set(tokenizer.convert_tokens_to_ids(chain.architecture.stops))

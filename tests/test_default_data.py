@@ -12,7 +12,7 @@ from stages.lib.data.near_duplicates import similarity
 from stages.lib.evaluation.text_scores import refusal
 from stages.lib.every_stage.records import read_jsonl
 
-ALIKE = 0.7
+SIMILAR = 0.7
 """Jaccard similarity of character trigrams from which a held-out wording is nearly a trained one."""
 DEFECTS = {"wrong_number", "other_fact", "evasive", "rambling", "wrong_language", "made_up", "refused"}
 
@@ -53,7 +53,7 @@ def test_no_held_out_wording_is_nearly_a_trained_one(prepared: Path) -> None:
         trained[row["fact_id"]].append(row["messages"][0]["content"])
     for row in rows(prepared, "pdf_qa/seen"):
         asked = row["messages"][0]["content"]
-        assert all(similarity(asked, other) < ALIKE for other in trained[row["fact_id"]]), asked
+        assert all(similarity(asked, other) < SIMILAR for other in trained[row["fact_id"]]), asked
     refused = [row["messages"][0]["content"] for row in rows(prepared, "pdf_qa/train") if not row["answerable"]]
     for asked in questions(rows(prepared, "pdf_qa/unanswerable")):
         assert all(similarity(asked, other) < 0.5 for other in refused), asked
@@ -78,7 +78,7 @@ def test_a_refusal_says_what_is_not_in_the_guide() -> None:
 
 def test_pairs_ask_in_words_of_their_own_and_about_no_held_out_fact(prepared: Path, pairs: dict[str, Any]) -> None:
     asked = [row["instruction"] for row in raw("pdf_qa/office-guide")]
-    assert [(one, other) for one in pairs for other in asked if similarity(one, other) >= ALIKE] == []
+    assert [(one, other) for one in pairs for other in asked if similarity(one, other) >= SIMILAR] == []
     held_out = {row["fact_id"] for name in ("unseen", "unanswerable") for row in rows(prepared, f"pdf_qa/{name}")}
     assert not held_out & {row["fact_id"] for row in pairs.values()}
 

@@ -185,3 +185,17 @@ def test_every_gate_names_a_test():
     rows = [row for row in rows if not row.startswith(("| what would", "| ---"))]
     assert len(rows) > 30
     assert all(re.search(r"\]\(\.\./tests/\S+\) `test_\w+` ?[|;]", row) for row in rows)
+
+
+MAPPED = re.compile(r"^  (\w+\.py)  +(\S.*)$")
+"""A line of the map: a file and what it is for."""
+
+
+def test_the_map_has_every_module_of_the_libraries():
+    found = []
+    for block in re.findall(r"^```\n(.*?)^```", text_of(ROOT / "docs/architecture.md"), re.DOTALL | re.MULTILINE):
+        folder, *lines = block.splitlines()
+        assert all(MAPPED.match(line) for line in lines), block
+        found += [folder.split()[0] + line.split()[0] for line in lines]
+    modules = [path for name in ("stages/lib", "tools/lib") for path in (ROOT / name).rglob("*.py")]
+    assert sorted(found) == sorted(named(path) for path in modules if path.stem != "__init__")

@@ -1,4 +1,4 @@
-"""A workspace may lie below folders called anything; tests/tools/test_sweep.py sweeps and promotes in one."""
+"""A workspace may be below folders called anything; tests/tools/test_sweep.py sweeps and promotes in one."""
 
 import pytest
 from conftest import Project

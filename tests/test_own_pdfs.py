@@ -291,7 +291,7 @@ def test_a_response_that_is_no_json_is_counted(workspace: Path) -> None:
 
 
 def as_a_thinking_model(prompt: str) -> str:
-    """Two wordings of one question about a page's window, after some thinking, and a second pair that is cut off."""
+    """Two wordings of one question about a page's window, after some thinking, and a second pair that is truncated."""
     number = prompt.split("번 창구는 무슨")[0][-1]
     questions = [f"{number}번 창구에서는 무엇을 접수하나요?", f"여권을 접수하는 곳이 {number}번 창구인가요?"]
     pair = {"kind": "fact", "questions": questions, "answer": f"{number}번 창구는 여권을 접수합니다."}

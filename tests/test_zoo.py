@@ -249,8 +249,8 @@ def test_what_reads_images_is_left_out(chain: Chain) -> None:
 
 def test_a_system_message_is_folded_where_the_template_takes_none(chain: Chain) -> None:
     path = chain.directory / "data/prepared/preferences/data_report.json"
-    mended = json.loads(path.read_text(encoding="utf-8"))["mended"]
-    assert (FOLDED in mended) == (FAMILIES[chain.family].dialect in (GEMMA2, MISTRAL))
+    fixed = json.loads(path.read_text(encoding="utf-8"))["fixed"]
+    assert (FOLDED in fixed) == (FAMILIES[chain.family].dialect in (GEMMA2, MISTRAL))
 
 
 def test_the_chain_ends_in_a_report(chain: Chain) -> None:
@@ -298,7 +298,7 @@ def lay_out(place: Path) -> None:
 
 
 def run_stage(name: str, root: Path = Path(), **changes: Any) -> dict[str, Any]:
-    """A stage on its section of params.lock.yaml, in this process; what it writes lies below `root`."""
+    """A stage on its section of params.lock.yaml, in this process; what it writes is below `root`."""
     section = OmegaConf.merge(locked_section(name), changes)
     return getattr(importlib.import_module(f"stages.{name}"), name)(OmegaConf.to_object(section), root)
 
@@ -343,7 +343,7 @@ def heard(model: Any, arguments: tuple[Any, ...], named: dict[str, Any], output:
 
 
 def spans(ids: "Tensor", named: dict[str, Any], row: int) -> list[tuple[int, int]]:
-    """Where the rows of a batch's line begin and end: several laid end to end, or one that is padded."""
+    """Where the rows of a batch's line begin and end: several packed, or one that is padded."""
     if named.get("attention_mask") is not None:
         there = named["attention_mask"][row].nonzero()[:, 0].tolist()
         return [(there[0], there[-1] + 1)]

@@ -52,7 +52,7 @@ def serve(given: argparse.Namespace) -> None:
         from tools.lib.local_page import listening
         from tools.lib.local_page import serve as serve_page
     except ModuleNotFoundError as error:
-        raise UserError(f"found no package {error.name}, needed it: pip install -e '.[chat]'") from None
+        raise UserError(f"{error.name} is not installed, and this needs it: pip install -e '.[chat]'") from None
     temperature = TEMPERATURE if given.temperature is None else given.temperature
     sampling = Sampling(temperature, given.top_p, given.max_new_tokens)
     directories = {name: model_directory(name) for name in given.models or available_models()}

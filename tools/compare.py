@@ -5,6 +5,8 @@ Reads   params.lock.yaml and metrics/eval_detail.json of both commits from Git, 
 Run     python -m tools.compare REV_A [REV_B] [--model dpo] [--all]        REV_B left out: the working tree
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import subprocess
@@ -16,6 +18,7 @@ import yaml
 
 from stages.lib.configuration import flatten
 from stages.lib.evaluation.figures import differences, figures_of, rows_by_figure
+from stages.lib.evaluation.scored_rows import ScoredRow
 from stages.lib.evaluation.statistics import mcnemar
 from stages.lib.every_stage.entry import exit_on_user_error
 from stages.lib.every_stage.errors import UserError
@@ -39,9 +42,9 @@ class Run:
     name: str
     params: dict[str, Any]
     detail: dict[str, Any]
-    rows: list[dict[str, Any]]
+    rows: list[ScoredRow]
 
-    def of(self, model: str) -> list[dict[str, Any]]:
+    def of(self, model: str) -> list[ScoredRow]:
         """The rows of one model. Raises UserError if it was not scored."""
         rows = [row for row in self.rows if row["model"] == model]
         if not rows:
@@ -139,7 +142,7 @@ def comparison(before: Run, after: Run, model: str, everything: bool = False) ->
 
 
 def table(
-    old: list[dict[str, Any]], new: list[dict[str, Any]], settings: dict[str, Any], everything: bool, same_tokens: bool
+    old: list[ScoredRow], new: list[ScoredRow], settings: dict[str, int], everything: bool, same_tokens: bool
 ) -> str:
     """Figures of both sides, their difference, and McNemar's test where rows are right or wrong."""
     options = {"resamples": settings["resamples"], "seed": settings["seed"]}
@@ -163,13 +166,13 @@ def table(
     return "\n".join(lines)
 
 
-def paired(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def paired(old: list[ScoredRow], new: list[ScoredRow]) -> list[tuple[ScoredRow, ScoredRow]]:
     """Rows of the same id."""
     by_id = {(row["split"], row["id"]): row for row in new}
     return [(row, by_id[row["split"], row["id"]]) for row in old if (row["split"], row["id"]) in by_id]
 
 
-def changed_answers(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> str:
+def changed_answers(old: list[ScoredRow], new: list[ScoredRow]) -> str:
     """Answers that became right, that became wrong, and how many merely read otherwise."""
     pairs = [(a, b) for a, b in paired(old, new) if a.get("prediction") != b.get("prediction")]
     parts = []

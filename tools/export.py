@@ -42,7 +42,7 @@ def export(model: str, gguf: Path | None) -> Path:
     if gguf and not gguf.is_file():
         raise UserError(f"{gguf}: no such file; needed the model as GGUF: docs/serving.md says how to make it")
     out = OUT / model / "Modelfile"
-    weights = os.path.relpath(gguf or directory, out.parent)  # Ollama looks from where the Modelfile lies
+    weights = os.path.relpath(gguf or directory, out.parent)  # Ollama looks from where the Modelfile is
     with published(out) as path:
         path.write_text(modelfile(directory, weights, TEMPERATURES[model]), encoding="utf-8")
     return out

@@ -49,7 +49,7 @@ def serve(given: argparse.Namespace) -> None:
         from tools.lib.review_app import ReviewPage, review_application
     except ModuleNotFoundError as error:
         raise UserError(
-            f"found no package {error.name}, needed it: pip install -e '.[chat]', or --terminal without it"
+            f"{error.name} is not installed, and this needs it: pip install -e '.[chat]', or --terminal without it"
         ) from None
     desk = ReviewDesk()
     section = OmegaConf.to_object(locked_section("prepare_pdf_qa"))

@@ -13,7 +13,7 @@ from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import shown
 from stages.lib.family import NAMES, STARTED_FROM, TUNED
 from stages.lib.reports.evidence import shown_in
-from stages.lib.reports.numbers import MARKS, figure, marked
+from stages.lib.reports.numbers import MARKS, Detail, figure, marked
 from stages.lib.reports.verdict import idle_steps, in_words
 
 DETAIL = Path("metrics/eval_detail.json")
@@ -23,7 +23,7 @@ STAGES = ["prepare_base", "prepare_ultrachat", "prepare_pdf_qa", "prepare_prefer
 STAGES += ["sample_preferences", "dpo", "merge_dpo", "orpo", "merge_orpo", "evaluate", "judge", "benchmark", "report"]
 
 
-def scores_text(detail: dict) -> str:
+def scores_text(detail: Detail) -> str:
     """The figures of each model with 95 % intervals, and the demo question before and after."""
     models = [name for name in NAMES if name in detail["models"]]
     compared = [f"{TUNED} - {models[0]}", f"{TUNED} - {STARTED_FROM[TUNED]}"]
@@ -38,7 +38,7 @@ def scores_text(detail: dict) -> str:
     lines += [f"  {model:5} {' '.join(answers[model].split())[:110]}" for model in models]
     lines += ["", in_words(detail, "ko"), in_words(detail, "en"), MARKS]
     lines += [text for step in idle_steps(detail) for text in (step.ko, step.en)]
-    lines += ["", *(f"Beware: {line}" for line in detail["warnings"]), "More: metrics/eval_report.html"]
+    lines += ["", *(f"Caveat: {line}" for line in detail["warnings"]), "More: metrics/eval_report.html"]
     return "\n".join(lines)
 
 

@@ -54,7 +54,7 @@ FILES = {"path", "files", "pdfs"}
 
 
 def refuse_unheard(words: list[str], schema: type[Config] = Config) -> None:
-    """Raise UserError, before Hydra reads anything, for what it would lose or take in silence: all problems at once.
+    """Raise UserError, before Hydra reads anything, for what it would lose or take silently: all problems at once.
 
     These are files of conf/ that aren't UTF-8, keys that stand twice in one of them, and keys that `schema` doesn't
     know, in conf/ or among the `words` of the command line, whether they are written with a + or not.
@@ -129,7 +129,7 @@ def register(
     """Put `schema` and params.yaml into Hydra's ConfigStore, where conf/config.yaml's defaults list finds them.
 
     `hydra` are more of Hydra's own settings. Its launchers hand the ConfigStore to the processes they start, so what
-    stands in it holds there too.
+    is in it holds there too.
     """
     store = ConfigStore.instance()
     store.store(name="schema", node=schema)
@@ -200,7 +200,7 @@ def typed_sections(config: DictConfig, only: str = "") -> dict[str, Any]:
 def refuse_unwatched(sections: dict[str, Any]) -> None:
     """Raise UserError for every file that a data section names where DVC doesn't look.
 
-    An edit there would change nothing: `dvc repro` would go on with what the stage made of the old content.
+    An edit there would change nothing: `dvc repro` would keep what the stage made of the old content.
     """
     problems = []
     for key, value in flatten(sections).items():
@@ -218,7 +218,7 @@ def refuse_unwatched(sections: dict[str, Any]) -> None:
 
 
 def overridden(config: DictConfig, choices: dict[str, str], knobs: dict[str, Any]) -> list[str]:
-    """One line for each knob of params.yaml that differs from what the groups say: none outlives them in silence."""
+    """One line for each knob of params.yaml that differs from what the groups say: none outlives them silently."""
     groups_alone = compose_config(choices, {})
     lines = []
     for key, value in flatten(knobs).items():

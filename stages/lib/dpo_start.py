@@ -26,7 +26,7 @@ def refuse_wrong_reference(section: Dpo, figures: dict[str, float], compiled: bo
     if section.precompute_ref_log_probs:
         limit = PRECOMPUTED_MARGIN_LIMIT
     plain = section.loss_type == [DpoLoss.sigmoid] and not section.loss_weights
-    if not abs(margin) <= limit or (plain and not abs(loss - math.log(2)) <= limit):  # not a number is refused too
+    if not abs(margin) <= limit or (plain and not abs(loss - math.log(2)) <= limit):  # NaN is refused too
         raise UserError(
             f"before the first step the reward margin is {margin:.4f} and the loss {loss:.4f}; needed 0 and ln 2 "
             f"({math.log(2):.4f}), since policy and reference are the same model then. Make the adapter start at zero "

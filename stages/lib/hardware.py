@@ -73,7 +73,7 @@ class Hardware:
     capability: tuple[int, int] = (0, 0)  # of an NVIDIA GPU
     compiler: bool = False  # torch.compile can build kernels for the GPU
     processes: int = 1  # that share a step, each with a device like this one
-    sharded: bool = False  # the weights are spread over them (FSDP)
+    sharded: bool = False  # the weights are sharded over them (FSDP)
 
 
 def find_hardware() -> Hardware:
@@ -112,7 +112,7 @@ def resolve_dtype(dtype: Dtype, hardware: Hardware | None = None) -> Any:
 
     auto is bfloat16 on GPUs of capability 8.0 and newer and on CPUs with bfloat16 instructions, float16 on older
     GPUs, float32 on other CPUs; `hardware` is this process's unless given. Raises UserError for float16 on a CPU,
-    where it would be ignored in silence.
+    where it would be ignored silently.
     """
     import torch
 

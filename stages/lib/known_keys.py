@@ -1,12 +1,14 @@
 """Keys that nothing reads are refused, wherever they are written, with the nearest one that there is.
 
-A key that is set in silence and read by nobody costs a run: `+sft.learningrate=1e-5` trains at the other rate.
+A key that is set silently and read by nobody costs a run: `+sft.learningrate=1e-5` trains at the other rate.
 """
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
-from typing import Any, get_args, get_origin
+from typing import get_args, get_origin
 
 from stages.lib.every_stage.errors import UserError
 
@@ -34,7 +36,7 @@ class KnownKeys:
         return f"{where}: nothing reads the key {name}; {self.nearest(name)}"
 
     def within_mapping(self, key: tuple[str, ...]) -> bool:
-        """Whether a key stands in a mapping whose keys are the user's own, such as names of files and columns."""
+        """Whether a key is in a mapping whose keys are the user's own, such as names of files and columns."""
         return any(".".join(key[:length]) in self.mappings for length in range(1, len(key)))
 
     def problems(self, keys: Iterable[tuple[tuple[str, ...], str]]) -> list[str]:
@@ -121,7 +123,7 @@ def keys_within(schema: type, outer: tuple[str, ...] = ()) -> Iterator[tuple[str
                 yield from keys_within(kind, (*outer, field.name))
 
 
-def keys_within_value(value: Any) -> Iterator[tuple[str, ...]]:
+def keys_within_value(value: object) -> Iterator[tuple[str, ...]]:
     """Yield the keys of a mapping and of those within it."""
     if isinstance(value, dict):
         for name, inner in value.items():

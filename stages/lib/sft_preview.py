@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from html import escape
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stages.lib.models.chat import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from stages.lib.models.chat import TokenRow
 
 SHOWN = 12
 
@@ -39,7 +41,7 @@ In rows whose marks are <mark class="held">blue</mark> nothing is learned: {coun
 model says there (<code>sft.keep_base</code>)."""
 
 
-def render_supervision(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> str:
+def render_supervision(rows: list[TokenRow], tokenizer: PreTrainedTokenizerBase) -> str:
     """An HTML page with the longest, the shortest and evenly spaced other rows of id, input_ids and labels.
 
     A row of raw text is among them if there is any. Rows may have `held` too: the tokens that are held to the base
@@ -63,7 +65,7 @@ def render_supervision(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenize
     )
 
 
-def render_row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
+def render_row(row: TokenRow, tokenizer: PreTrainedTokenizerBase) -> str:
     """One row: its text, special tokens included, with the supervised spans marked."""
     spans = []
     held = row.get("held", [IGNORED] * len(row["labels"]))

@@ -1,4 +1,4 @@
-"""YAML that people write, read so that nothing in it is lost: its encoding, its keys and the lines they stand in."""
+"""YAML that people write, read so that nothing in it is lost: its encoding, its keys and the lines they are in."""
 
 import codecs
 from collections.abc import Iterator
@@ -17,9 +17,8 @@ MOST_VALUES = 10_000
 def read_yaml(path: Path) -> tuple[Any, list[tuple[tuple[str, ...], int]]]:
     """The content of a YAML file, and the path and line of each key in it, outer ones first.
 
-    Raises UserError for a file that isn't there, isn't UTF-8 or isn't YAML, that has no end or more values than anyone
-    writes, and for a key that stands twice in one mapping, with both lines: YAML's readers keep the last value in
-    silence.
+    Raises UserError for a file that isn't there, isn't UTF-8 or isn't YAML, and for a key that stands twice in one
+    mapping, with both lines: YAML's readers silently keep the last value.
     """
     text = text_of(path)
     try:
@@ -43,7 +42,7 @@ def read_yaml(path: Path) -> tuple[Any, list[tuple[tuple[str, ...], int]]]:
     for key, line in keys:
         if key in seen:
             problems.append(
-                f"{path}:{line}: the key {'.'.join(key)} stands in line {seen[key]} already; needed it once, since one "
+                f"{path}:{line}: the key {'.'.join(key)} is in line {seen[key]} already; needed it once, since one "
                 "of the two is lost. Write both under one"
             )
         seen.setdefault(key, line)

@@ -31,13 +31,13 @@ def test_content_and_the_lines_of_its_keys(tmp_path: Path) -> None:
     [
         (
             "dpo:\n  beta: 0.1\nsft: {}\ndpo:\n  learning_rate: 1\n",
-            ["params.yaml:4: the key dpo stands in line 1 already"],
+            ["params.yaml:4: the key dpo is in line 1 already"],
         ),
-        ("dpo: {beta: 0.1,\n  beta: 0.2}\n", ["params.yaml:2: the key dpo.beta stands in line 1"]),
-        ("defaults:\n- {a: 1, a: 2}\n", ["params.yaml:2: the key defaults.[0].a stands in line 2"]),
+        ("dpo: {beta: 0.1,\n  beta: 0.2}\n", ["params.yaml:2: the key dpo.beta is in line 1"]),
+        ("defaults:\n- {a: 1, a: 2}\n", ["params.yaml:2: the key defaults.[0].a is in line 2"]),
         (
             "'a': 1\n\"a\": 2\nb: 1\nb: 2\nb: 3\n",
-            ["a stands in line 1", ":4: the key b", ":5: the key b stands in line 3"],
+            ["a is in line 1", ":4: the key b", ":5: the key b is in line 3"],
         ),
     ],
 )

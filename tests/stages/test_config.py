@@ -231,7 +231,7 @@ def test_a_key_that_stands_twice_is_refused_with_both_lines(place, name):
     code, output = run_config(place)
     number = (place / name).read_text(encoding="utf-8").count("\n")
     assert code == 1
-    assert f"{name}:{number}: the key {first[1]} stands in line {first[0]} already" in output
+    assert f"{name}:{number}: the key {first[1]} is in line {first[0]} already" in output
 
 
 @pytest.mark.parametrize("encoding", ["cp949", "utf-16"])
@@ -265,7 +265,7 @@ def test_a_refused_experiment_says_how_to_restore_and_leaves_nothing_else(tiny_m
     output = project.command("dvc", "exp", "run", fails=True)  # nothing was set
     assert "needed merge.probes" in output and "git restore" not in output
     project.write("conf/config.yaml", "probs: 1, ", "")
-    project.commit("mended")
+    project.commit("fixed")
     output = project.command("dvc", "exp", "run", "--temp", "--set-param", "dpo.beta=-1", fails=True)
     assert "dpo.beta: found -1" in output and "git restore" not in output
     assert project.command("git", "status", "--porcelain") == ""

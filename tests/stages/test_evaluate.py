@@ -166,7 +166,7 @@ def test_a_model_with_another_template_is_refused(three_models):
 
 
 def test_prompts_that_no_model_was_trained_on_are_refused(three_models):
-    """The same template for all three, whose prompt is not the beginning of prompt and answer."""
+    """The same template for all three, whose prompt is not a prefix of prompt + answer."""
     base = three_models / "models/base"
     shared = base.resolve()
     base.unlink()
@@ -178,7 +178,7 @@ def test_prompts_that_no_model_was_trained_on_are_refused(three_models):
         assert wrong != right
         template.write_text(wrong, encoding="utf-8")
         write_lineage(template.parent, read_lineage(template.parent))
-    with pytest.raises(UserError, match="not the beginning"):
+    with pytest.raises(UserError, match="not a prefix"):
         evaluate(section(), three_models)
     assert not (three_models / EVAL).exists()
 

@@ -1,4 +1,4 @@
-"""Merging: the merged model says what base and adapter say together, and a foreign base is refused."""
+"""Merging: the merged model says what base and adapter say together, and a different base is refused."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def test_dequantized_base_is_what_training_saw(place):
     assert (dequantized - wanted).abs().mean() < (original - wanted).abs().mean() / 4
 
 
-def test_refuses_a_foreign_base(place):
+def test_refuses_a_different_base(place):
     sft(Sft(**tiny_training(max_steps=1)), place)
     (place / "models/base").unlink()
     shutil.copytree(place.joinpath("data").resolve().parent / "models/base", place / "models/base")

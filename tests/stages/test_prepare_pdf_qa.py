@@ -107,7 +107,7 @@ def test_the_dirty_set_is_accounted_for(dirty: dict[str, Any]) -> None:
     assert sum(report["dropped"].values()) == actions["reject"] + actions["conflict"] == len(dirty["rejects"])
     assert sum(report["reported"].values()) == actions["report"]
     reasons = Counter(expected["reason"] for expected in EXPECTED["lines"].values())
-    assert report["mended"] == {name: reasons[name] for name in ("control_characters", "nfd", "zero_width")} | {
+    assert report["fixed"] == {name: reasons[name] for name in ("control_characters", "nfd", "zero_width")} | {
         "mojibake": 2
     }
 
@@ -214,7 +214,7 @@ def test_equal_fact_ids_of_two_files_are_two_facts_on_one_side(workspace: Path) 
     assert {fact.removeprefix("b.jsonl:") for fact in facts["unseen"] if fact.startswith("b")} == {
         fact for fact in facts["unseen"] if not fact.startswith("b")
     }
-    assert "20 fact_ids stand in more than one file" in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert "20 fact_ids are in more than one file" in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")
     alone = workspace / "alone"
     prepare_pdf_qa(settings_for(files[0]), alone)
     trained = [texts(row)["instruction"] for row in splits["train"]]

@@ -83,21 +83,21 @@ def test_each_defect_has_its_reason(workspace: Path, row: Any, reason: str) -> N
     assert reject["where"].endswith("train.jsonl:2") and reject["reason"] == reason
 
 
-def test_an_unanswered_tail_is_cut_and_counted(workspace: Path) -> None:
+def test_an_unanswered_tail_is_dropped_and_counted(workspace: Path) -> None:
     report = prepare(workspace, [chat("What is a tide?", "The sea's rise.", "And then?")])
     (row,) = read_jsonl(OUT / "train.jsonl")
     assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
-    assert report["mended"] == {"unanswered_tail": 1}
+    assert report["fixed"] == {"unanswered_tail": 1}
 
 
 @pytest.mark.parametrize("roles", ["uauaua", "suauaua"])
-def test_long_chats_are_cut_between_exchanges(workspace: Path, roles: str) -> None:
+def test_long_chats_are_truncated_between_exchanges(workspace: Path, roles: str) -> None:
     texts = [f"turn {n} " + "x" * 40 for n in range(len(roles))]
     report = prepare(workspace, [chat(*texts, roles=roles)], max_tokens=300)
     (row,) = read_jsonl(OUT / "train.jsonl")
     kept = len(roles) - 2
     assert [message["content"] for message in row["messages"]] == texts[:kept]
-    assert report["mended"] == {"cut_at_turn": 1}
+    assert report["fixed"] == {"cut_at_turn": 1}
 
 
 def test_a_missing_prompt_id_is_the_sha256_of_the_first_question(workspace: Path) -> None:

@@ -86,7 +86,7 @@ def test_effective_batch_does_not_depend_on_the_micro_batch(place):
     assert curves[0] == pytest.approx(curves[1], abs=2e-4)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(place):
+def test_a_loss_that_is_nan_stops_the_run(place):
     with pytest.raises(UserError, match=r"found a loss of nan in step 2, needed a finite number.*learning_rate"):
         sft(section(learning_rate=1e30), place)
     assert not (place / OUT).exists()
@@ -114,7 +114,7 @@ def test_the_log_has_means_over_its_steps_and_the_last_step(place):
         assert row["grad_norm"] == steps[-1]["grad_norm"]
 
 
-def test_a_gradient_that_is_no_number_stops_the_run(place, monkeypatch):
+def test_a_gradient_that_is_nan_stops_the_run(place, monkeypatch):
     """Its step spoils the weights; the loss would show it in the next one, and there is none after the last."""
 
     def spoil(trainer):

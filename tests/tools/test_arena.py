@@ -129,7 +129,7 @@ def test_equal_answers_are_a_tie_without_asking(models: list[ChatModel], tiny_mo
     assert isinstance(vote, Vote) and (vote.verdict, vote.by) == ("tie", "identical")
 
 
-def test_a_chat_is_streamed_and_cut_where_it_is_too_long(client: Any) -> None:
+def test_a_chat_is_streamed_and_truncated_where_it_is_too_long(client: Any) -> None:
     turns = [{"role": role, "content": "가" * 300} for _ in range(3) for role in ("user", "assistant")][:-1]
     told = lines(client.post("/api/chat", json={"model": "dpo", "messages": turns}))
     assert told[0] == {"dropped": 1} and told[-1]["end"] in ("stop", "limit")
@@ -230,7 +230,7 @@ def test_votes_of_many_processes_at_once_are_all_whole(tmp_path: Path, client: A
     assert len({vote.id for vote in votes if isinstance(vote, Vote)}) == 121
 
 
-def test_a_line_cut_off_by_a_crash_takes_no_other_with_it(tmp_path: Path, client: Any) -> None:
+def test_a_line_truncated_by_a_crash_takes_no_other_with_it(tmp_path: Path, client: Any) -> None:
     told = fought(client)
     (tmp_path / FILE).write_text('{"id": "half', encoding="utf-8")
     client.post("/api/vote", json={"battle": told[0]["battle"], "verdict": "first"})

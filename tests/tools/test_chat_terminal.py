@@ -84,7 +84,7 @@ def test_ctrl_c_at_the_prompt_says_how_to_end(model: ChatModel) -> None:
     assert KOREAN.how_to_end in shown and "dpo> " in shown
 
 
-def test_ctrl_c_stops_the_answer_and_the_talk_goes_on(model: ChatModel) -> None:
+def test_ctrl_c_stops_the_answer_and_the_talk_continues(model: ChatModel) -> None:
     shown: list[str] = []
 
     def say(text: str) -> None:

@@ -68,7 +68,7 @@ def test_the_modelfile_names_weights_stops_and_sampling(tiny_base: Path) -> None
     ]
 
 
-def test_the_modelfile_finds_the_weights_from_where_it_lies(
+def test_the_modelfile_finds_the_weights_from_where_it_is(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

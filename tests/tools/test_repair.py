@@ -20,7 +20,7 @@ def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShortChain:
     return chain
 
 
-def test_a_lock_cut_short_anywhere_stops_dvc_once(chain):
+def test_a_lock_truncated_anywhere_stops_dvc_once(chain):
     """Killed while it writes dvc.lock, in place: it may end anywhere."""
     lock = chain.directory / "dvc.lock"
     whole = lock.read_bytes()

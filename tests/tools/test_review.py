@@ -105,7 +105,7 @@ def test_what_can_t_be_decided_is_said_and_nothing_is_kept(workspace: Path) -> N
     broken = next(row for row in desk.rows.values() if row.reason == "invalid_json")
     long = next(row for row in desk.rows.values() if row.reason == "too_long_tokens")
     for attempt, said in (
-        (lambda: desk.decide(broken, "reject"), "faq.jsonl:4.*mend the file"),
+        (lambda: desk.decide(broken, "reject"), "faq.jsonl:4.*fix the file"),
         (lambda: desk.decide(long, "accept"), "too_long_tokens: .*can't overrule"),
         (lambda: desk.decide(long, "edit", "질문은 무엇인가요?", "\u200b "), "found no text"),
         (lambda: desk.find("none"), "load the page again"),

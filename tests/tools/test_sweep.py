@@ -81,7 +81,7 @@ def test_a_point_that_fails_is_listed_with_its_reason_and_stops_no_other(chain):
 
 
 @pytest.mark.parametrize("whole_group", [False, True])
-def test_a_killed_sweep_goes_on_where_it_stopped(chain, whole_group):
+def test_a_killed_sweep_resumes_where_it_stopped(chain, whole_group):
     """SIGKILL of the sweep alone leaves a point at work, which is waited for; of the whole group, one to run again."""
     command = [sys.executable, "-m", "tools.sweep", "--multirun", "sft.lora.r=2,4,6"]
     running = subprocess.Popen(
@@ -206,7 +206,7 @@ def test_a_killed_worker_of_the_queue_holds_up_no_sweep(chain):
     assert statuses(chain) == {"done": 2}
 
 
-def test_a_killed_worker_of_joblib_is_one_sentence_and_the_same_command_goes_on(chain):
+def test_a_killed_worker_of_joblib_is_one_sentence_and_the_same_command_resumes(chain):
     command = [sys.executable, "-m", "tools.sweep", "--multirun", "sft.lora.r=4,5,6", *JOBLIB]
     pipe = subprocess.PIPE
     running = subprocess.Popen(

@@ -12,7 +12,7 @@ from stages.lib.every_stage.errors import UserError
 def append(record: BaseModel, path: Path, name: str) -> None:
     """Append one record as a line of JSON, on disk when this returns.
 
-    A line that was cut off, as by a full disk or a crash, is ended first: it must not swallow this one. Raises
+    A line that was truncated, as by a full disk or a crash, is ended first: it must not swallow this one. Raises
     UserError, which calls the record `name`, if the file can't be written; then it is as it was.
     """
     line = record.model_dump_json().encode() + b"\n"
@@ -35,6 +35,6 @@ def append(record: BaseModel, path: Path, name: str) -> None:
             os.close(descriptor)
     except OSError as error:
         raise UserError(
-            f"{path}: the {name} can't be written: {error.strerror or error}. Free space or mend its permissions, then "
+            f"{path}: the {name} can't be written: {error.strerror or error}. Free space or fix its permissions, then "
             "try again"
         ) from error

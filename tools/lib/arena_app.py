@@ -28,9 +28,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from stages.lib.data.comparison import hash_of, letters
-from stages.lib.evaluation.verdicts import IDENTICAL, judged
+from stages.lib.evaluation.verdicts import IDENTICAL, by_models, judged
 from stages.lib.every_stage.errors import UserError
-from stages.lib.preferences.votes import FILE, Vote, by_models, read_votes
+from stages.lib.preferences.votes import FILE, Vote, read_votes
 from tools.lib.append_only import append
 from tools.lib.chat_models import TEMPERATURES, ChatModel, Piece, Sampling, TooLong
 from tools.lib.local_page import LocalPage, application, body

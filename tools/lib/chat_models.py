@@ -1,10 +1,12 @@
 """The chain's models to talk to: which there are, and their answers piece by piece."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import OFF, read_lineage, refuse_damaged, weights_sha256
@@ -12,6 +14,9 @@ from stages.lib.hardware import resolve_dtype, set_up_cpu
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 from stages.lib.models.loading import load_strictly, load_tokenizer
 from stages.lib.schema.choices import Dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MODELS = {
     "base": Path("models/base"),
@@ -75,7 +80,7 @@ def available_models() -> list[str]:
 
 
 def model_directory(name: str) -> Path:
-    """Where a model lies. Raises UserError naming those that there are."""
+    """Where a model is. Raises UserError naming those that there are."""
     if name not in (found := available_models()):
         raise UserError(
             f"{name}: no such model here; found {', '.join(found) or 'none'}. `dvc repro` or `dvc pull` makes base, "
@@ -176,7 +181,7 @@ class ChatModel:
         return prompt[common:], cache
 
 
-def draw(logits: Any, sampling: Sampling) -> int:
+def draw(logits: Tensor, sampling: Sampling) -> int:
     """One token from the logits (1, vocabulary) of the next."""
     from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 

@@ -4,12 +4,15 @@ A page of another site can send requests here from a visitor's browser, and can 
 rebinding): the browser then takes this server for that site's.
 """
 
+from __future__ import annotations
+
 import ipaddress
 import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST = 2**20
@@ -32,11 +35,11 @@ class TooLarge(Exception):
 class Doorkeeper:
     """Middleware that turns away what it must: 400 for another name, 403 for another site's page, 413 for too much."""
 
-    def __init__(self, app: "ASGIApp", names: list[str]) -> None:
+    def __init__(self, app: ASGIApp, names: list[str]) -> None:
         self.app = app
         self.names = {name.lower() for name in names}
 
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         from starlette.responses import JSONResponse
@@ -55,7 +58,7 @@ class Doorkeeper:
 
         read = 0
 
-        async def counted() -> "Message":
+        async def counted() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
@@ -83,7 +86,7 @@ def is_address(name: str) -> bool:
     return True
 
 
-def too_large(request: Any, error: Exception) -> Any:
+def too_large(request: Request, error: Exception) -> Any:
     """413, for a body that turned out too large while it came."""
     from starlette.responses import JSONResponse
 

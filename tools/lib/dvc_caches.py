@@ -55,6 +55,6 @@ def name_cache_in_ascii() -> None:
 
 
 def site_cache() -> Path:
-    """Where DVC's own cache lies: not below the repository, whose folders may be called what DVC can't write down."""
+    """Where DVC's own cache is: not below the repository, whose folders may be called what DVC can't write down."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser().absolute() / "graft/dvc"

@@ -9,17 +9,17 @@ from pathlib import Path
 
 def try_lock(path: Path) -> int | None:
     """Lock the file `path` (made if missing) and return its descriptor, or None if another process holds it."""
-    return _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lock_by(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def wait_lock(path: Path) -> int:
     """Lock the file `path` (made if missing), waiting for whoever holds it, and return its descriptor."""
-    descriptor = _lock(path, fcntl.LOCK_EX)
+    descriptor = lock_by(path, fcntl.LOCK_EX)
     assert descriptor is not None
     return descriptor
 
 
-def _lock(path: Path, operation: int) -> int | None:
+def lock_by(path: Path, operation: int) -> int | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:

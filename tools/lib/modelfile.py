@@ -54,7 +54,7 @@ def go_template(tokenizer: PreTrainedTokenizerBase) -> str:
 
     A template that puts a constant text before and after each turn, by its role, is taken from what it renders; that
     it is of this kind is tried on a conversation. What stands before all turns is left to the runtime, which puts the
-    beginning-of-text token there itself. Raises UserError for any other template.
+    BOS token there itself. Raises UserError for any other template.
     """
 
     def rendered(messages: Messages, **options: bool) -> str:

@@ -40,7 +40,7 @@ class Picture:
 
 
 class PagePictures:
-    """The pages of the PDFs that the stage reads (`pdfs`), or that lie in its folder, by the names that rows give."""
+    """The pages of the PDFs that the stage reads (`pdfs`), or that are in its folder, by the names that rows give."""
 
     def __init__(self, pdfs: Iterable[str], limits: PdfLimits, folder: Path = RAW) -> None:
         self.limits = limits

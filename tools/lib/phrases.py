@@ -41,7 +41,7 @@ ENGLISH = Phrases(
     how_to_end="To end, type exit or press Ctrl-D.",
     dropped="[the conversation is long: its oldest turns, {turns} of them, are left out]",
     too_long="[the message is too long: {tokens} tokens, this model takes {room}. Shorten it and send it again.]",
-    limit="[cut at {tokens} tokens; --max-new-tokens allows more]",
+    limit="[truncated at {tokens} tokens; --max-new-tokens allows more]",
     goodbye="Goodbye.",
 )
 

@@ -5,13 +5,18 @@ in the picture, and how far a point to the right and a point upward go there, as
 line says why not: {"refused": "damaged", "detail": "…"}.
 """
 
+from __future__ import annotations
+
 import ctypes
 import io
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.pdf_qa.pdf_child import limit_itself
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfPage
 
 LONGEST = 1600
 """Pixels of a picture's longer side; a page may claim to be metres wide."""
@@ -49,7 +54,7 @@ def drawn(path: str, number: int) -> tuple[dict[str, Any], bytes]:
     return {"at": [list(origin), *steps]}, buffer.getvalue()
 
 
-def place(page: Any, x: float, y: float) -> tuple[float, float]:
+def place(page: PdfPage, x: float, y: float) -> tuple[float, float]:
     """Where a point of the page is in its picture, from the upper left corner; a rotated page is drawn rotated."""
     from pypdfium2 import raw
 

@@ -9,6 +9,8 @@ stash the workspace's changes and reset it to begin with: points that begin toge
 a process killed in between leaves the workspace's changes in a stash.
 """
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import json
@@ -23,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -32,6 +34,9 @@ from stages.lib.every_stage.publish import published, remove
 from stages.lib.every_stage.records import write_json
 from tools.lib.gpus import one_gpu
 from tools.lib.locks import locked, try_lock, wait_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 POINTS = Path("multirun/points")
 """A folder for each point, by its digest: point.json (what became of it and what it cost), dvc.log, its lock."""
@@ -70,7 +75,7 @@ class Point:
         return [word for override in self.overrides for word in ("--set-param", f"++{override.lstrip('+')}")]
 
 
-def digest_of(content: Any) -> str:
+def digest_of(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
@@ -112,8 +117,19 @@ def input_paths() -> list[str]:
 
     made = {path for key in ("outs", "metrics", "plots") for path in paths(key, list(stages))}
     needed = paths("deps", [name for name in stages if name != "config"])
-    # A dependency may also lie inside what a stage makes, as models/base/lineage.json does.
+    # A dependency may also be inside what a stage makes, as models/base/lineage.json does.
     return sorted(path for path in needed if not made & {path, *map(str, Path(path).parents)})
+
+
+def is_input(path: Path) -> bool:
+    """Whether a file in an input folder counts: Python writes bytecode beside code while it runs."""
+    return path.parent.name != "__pycache__"
+
+
+def untracked_inputs() -> list[str]:
+    """The input files that Git doesn't have, those that it ignores too."""
+    listed = git("ls-files", "--others", "-z", "--", *input_paths()).split("\0")
+    return [path for path in listed if path and is_input(Path(path))]
 
 
 def fingerprint() -> str:
@@ -124,7 +140,7 @@ def fingerprint() -> str:
         if not path.exists():
             raise UserError(f"{name}: no such file or folder; dvc.yaml names it as an input. Restore it")
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-        for file in files:
+        for file in filter(is_input, files):
             with file.open("rb") as stream:
                 content.append([str(file), hashlib.file_digest(stream, "sha256").hexdigest()])
     return digest_of(content)
@@ -241,7 +257,7 @@ def refuse_changed_inputs(point: Point) -> None:
         )
 
 
-def refuse_other_parameters(point: Point, found: dict[str, Any]) -> None:
+def refuse_other_parameters(point: Point, found: Mapping[str, object]) -> None:
     """Raise UserError if the experiment's params.lock.yaml, `found`, has other values than were asked for."""
     asked = json.loads(json.dumps(point.sections))
     differing = sorted(name for name in asked if found.get(name) != asked[name])
@@ -288,8 +304,7 @@ def clone(name: str) -> Iterator[Path]:
         value = subprocess.run(["git", "config", key], capture_output=True, text=True).stdout.strip()
         git("config", key, value or "graft", directory=directory)
     changed = git("diff", "--name-only", "--no-renames", "-z", "HEAD").split("\0")
-    untracked = git("ls-files", "--others", "-z", "--", *input_paths()).split("\0")
-    for path in filter(None, [*changed, *untracked]):
+    for path in filter(None, [*changed, *untracked_inputs()]):
         if Path(path).is_symlink() or Path(path).is_file():
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
             remove(directory / path)
@@ -367,7 +382,7 @@ def stage_costs(directory: Path) -> dict[str, dict[str, Any]]:
     return costs
 
 
-def record(point: Point, status: str, **facts: Any) -> dict[str, Any]:
+def record(point: Point, status: str, **facts: object) -> dict[str, Any]:
     """What became of a point, written to its point.json; for a point that ran before, with what it cost then."""
     path = point.place / "point.json"
     before = json.loads(path.read_text(encoding="utf-8")) if status == "kept" and path.is_file() else {}

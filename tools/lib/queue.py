@@ -23,12 +23,12 @@ from tools.lib.points import (
     experiments,
     failure,
     git,
-    input_paths,
     prepare_data,
     record,
     refuse_changed_inputs,
     refuse_other_parameters,
     stage_costs,
+    untracked_inputs,
 )
 
 POLL_SECONDS = 2.0
@@ -54,8 +54,7 @@ def queue_point(point: Point) -> dict[str, Any]:
         if (state := states().get(point.name)) not in UNFINISHED:
             if state:
                 dvc("queue", "remove", point.name)
-            untracked = git("ls-files", "--others", "-z", "--", *input_paths()).split("\0")
-            copied = [word for path in filter(None, untracked) for word in ("--copy-paths", path)]
+            copied = [word for path in untracked_inputs() for word in ("--copy-paths", path)]
             dvc("exp", "run", "--queue", "--name", point.name, *point.parameters(), *copied)
     return record(point, "queued") | {"sections": point.sections}
 

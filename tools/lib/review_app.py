@@ -88,7 +88,7 @@ class ReviewPage:
         return self.answer(self.desk.row_of(undone))
 
     def answer(self, row: Row | None) -> Response:
-        """How a row, and all of them, stand now. Equal rows stand alike."""
+        """How a row, and all of them, stand now. Equal rows have the same state."""
         same = [one for one in self.desk.rows.values()
                 if row and (one.question, one.answer) == (row.question, row.answer)]  # fmt: skip
         states = {one.key: self.desk.state(one) for one in same}

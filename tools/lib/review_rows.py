@@ -121,11 +121,11 @@ class ReviewDesk:
         text.
         """
         if not row.readable:
-            raise UserError(f"{row.where}: {row.reason}: found no question with an answer to decide on; mend the file")
+            raise UserError(f"{row.where}: {row.reason}: found no question with an answer to decide on; fix the file")
         if decision == "edit" and (question, answer) == (row.question, row.answer):
             decision = "accept"
         if decision == "accept" and not row.acceptable:
-            raise UserError(f"{row.reason}: {row.detail}. Accepting can't overrule this; edit the row or mend the file")
+            raise UserError(f"{row.reason}: {row.detail}. Accepting can't overrule this; edit the row or fix the file")
         more = {"new_question": question, "new_answer": answer} if decision == "edit" else {}
         line: dict[str, Any] = {"id": uuid.uuid4().hex, "decision": decision, "time": now()}
         line |= {"row": row.id, "question": row.question, "answer": row.answer, **more}

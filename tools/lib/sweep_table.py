@@ -1,15 +1,21 @@
 """The points of a sweep side by side: what each scored and what it cost, in the terminal, as CSV and as plots."""
 
+from __future__ import annotations
+
 import csv
 import json
 import math
 import struct
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
+from stages.lib.reports.numbers import Detail
 from tools.lib.points import experiments, git
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DETAIL = "metrics/eval_detail.json"
 TRAINED = ["models/sft", "models/dpo"]
@@ -39,7 +45,7 @@ COLUMNS = [
 ]
 
 
-def cell(detail: dict[str, Any], metric: str) -> dict[str, float] | None:
+def cell(detail: Detail, metric: str) -> dict[str, float] | None:
     """A figure with its interval by its dotted name, such as dpo.seen.key_exact."""
     found: Any = detail["models"]
     for name in metric.split("."):
@@ -47,13 +53,13 @@ def cell(detail: dict[str, Any], metric: str) -> dict[str, float] | None:
     return found if isinstance(found, dict) and "value" in found else None
 
 
-def names_of(detail: dict[str, Any]) -> set[str]:
+def names_of(detail: Detail) -> set[str]:
     """The dotted names of all figures."""
     models = detail["models"]
     return {f"{model}.{split}.{name}" for model in models for split in models[model] for name in models[model][split]}
 
 
-def detail_of(commit: str) -> dict[str, Any]:
+def detail_of(commit: str) -> Detail:
     return json.loads(git("show", f"{commit}:{DETAIL}"))
 
 
@@ -237,7 +243,7 @@ def draw(place: Path, rows: list[dict[str, Any]], metric: str) -> list[Path]:
     return written
 
 
-def save(figure: Any, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Save and close a figure; without a date, so equal figures have equal bytes."""
     import matplotlib.pyplot as plt
 

@@ -1,5 +1,7 @@
 """Is what was loaded a language model that can be tuned? Asked of weights and tokenizer once they are in memory."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +12,8 @@ from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import on_one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from transformers import PreTrainedModel
 
 SHOWN = 4
@@ -22,12 +26,12 @@ SAMPLE = "Could you? Certainly, gladly: 417."
 """What any tokenizer gives back, but for case and spaces. Where files are missing, transformers may make up one."""
 
 
-def embedding_rows(model: "PreTrainedModel") -> int:
+def embedding_rows(model: PreTrainedModel) -> int:
     """How many tokens a model has embeddings for."""
     return model.get_input_embeddings().num_embeddings  # type: ignore[return-value]
 
 
-def refuse_misfits(name: str, found: dict[str, Any]) -> None:
+def refuse_misfits(name: str, found: Mapping[str, Iterable[object]]) -> None:
     """Raise UserError unless the weights are exactly those that config.json describes; `found` is transformers' own
     report. It would only warn, and give missing weights random values."""
     problems = {}
@@ -44,7 +48,7 @@ def refuse_misfits(name: str, found: dict[str, Any]) -> None:
         )
 
 
-def refuse_broken_numbers(name: str, model: "PreTrainedModel") -> None:
+def refuse_broken_numbers(name: str, model: PreTrainedModel) -> None:
     """Raise UserError for weights that are NaN or infinite."""
     broken = [key for key, parameter in model.named_parameters() if not parameter.detach().float().sum().isfinite()]
     if broken:
@@ -54,7 +58,7 @@ def refuse_broken_numbers(name: str, model: "PreTrainedModel") -> None:
         )
 
 
-def refuse_what_sees_ahead(name: str, model: "PreTrainedModel", ids: list[int]) -> None:
+def refuse_what_sees_ahead(name: str, model: PreTrainedModel, ids: list[int]) -> None:
     """Raise UserError for a model in which a token's logits depend on later tokens: encoders, diffusion models.
 
     `ids` are a few tokens; the last one is replaced, and the first. Trained to continue text, such a model copies what
@@ -129,7 +133,7 @@ def without_tokens(directory: Path, tokens: set[str], out: Path) -> Path:
     return out
 
 
-def pruned(content: Any, tokens: set[str]) -> Any:
+def pruned(content: object, tokens: set[str]) -> Any:
     """JSON without the strings and token descriptions that stand for `tokens`."""
     if isinstance(content, dict):
         kept = {key: pruned(value, tokens) for key, value in content.items() if key not in tokens}
@@ -139,6 +143,6 @@ def pruned(content: Any, tokens: set[str]) -> Any:
     return content
 
 
-def stands_for(value: Any, tokens: set[str]) -> bool:
+def stands_for(value: object, tokens: set[str]) -> bool:
     """Whether a JSON value is one of `tokens` or describes it, as {"content": …}."""
     return (value in tokens) if isinstance(value, str) else isinstance(value, dict) and value.get("content") in tokens

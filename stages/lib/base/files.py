@@ -75,7 +75,7 @@ def read_object(name: str, path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(
-            f"{name}: {path.name} is not JSON: {error}. It was cut short or edited; download it anew"
+            f"{name}: {path.name} is not JSON: {error}. It was truncated or edited; download it anew"
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"{name}: {path.name} holds a {type(content).__name__}, needed an object. Download it anew")
@@ -160,7 +160,7 @@ def refuse_broken_weights(name: str, directory: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise UserError(
-                f"{name}: {path.name} is damaged or cut short ({error}); needed it whole. Download it anew"
+                f"{name}: {path.name} is damaged or truncated ({error}); needed it whole. Download it anew"
             ) from None
 
 

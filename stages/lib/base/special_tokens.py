@@ -109,4 +109,4 @@ def set_special_tokens(
     stops = [vocabulary[token] for token in stop_tokens]
     model.config.pad_token_id, model.config.eos_token_id = vocabulary[pad_token], stops[0]
     model.generation_config.pad_token_id, model.generation_config.eos_token_id = vocabulary[pad_token], stops
-    model.config._name_or_path = ""  # a local path would change the hash from machine to machine
+    model.config.name_or_path = ""  # a local path would change the hash from machine to machine

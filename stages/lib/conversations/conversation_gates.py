@@ -1,4 +1,4 @@
-"""The gates of conversations in order: one by one, doubles, length, and what evaluation asks too."""
+"""The gates of conversations in order: one by one, duplicates, length, and what evaluation asks too."""
 
 from array import array
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ STEPS = {
     "well formed": MALFORMED,
     "rendered": UNFIT,
     "short enough": ("too_long_tokens",),
-    "no doubles": ("duplicate_prompt_id", "duplicate_prompt"),
+    "no duplicates": ("duplicate_prompt_id", "duplicate_prompt"),
     "not in evaluation": ("in_evaluation",),
 }
 """The funnel's steps, and the reasons that each drops rows for."""
@@ -67,7 +67,7 @@ def short_enough(
     lengths: "array[int]",
     ledger: Ledger,
 ) -> Iterator[Conversation]:
-    """Yield the conversations cut to whole exchanges within `max_tokens` (0: uncut), and note their lengths."""
+    """Yield the conversations truncated to whole exchanges within `max_tokens` (0: uncut), and note their lengths."""
     for found in rows:
         row, (messages,), (tokens,) = found.row, found.conversations, found.tokens
         whole = len(messages)
@@ -82,7 +82,7 @@ def short_enough(
             detail = f"the first exchange is longer than {max_tokens} tokens (prepare_ultrachat.max_tokens)"
             ledger.reject(Rejected(row.where, "too_long_tokens", detail, row.id))
             continue
-        ledger.mended.update([*row.mended, *["cut_at_turn"] * (len(messages) < whole)])
+        ledger.fixed.update([*row.fixed, *["cut_at_turn"] * (len(messages) < whole)])
         lengths.append(tokens)
         row.messages = messages
         yield row

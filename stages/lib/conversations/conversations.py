@@ -6,11 +6,13 @@ prompt and prompt_id may be missing: the first question and its SHA-256 stand in
 shapes that chats are read in.
 """
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from stages.lib.data.characters import mend
+from stages.lib.data.characters import fix
 from stages.lib.data.columns import Reading, Unfit
 from stages.lib.data.jsonl_reader import Line, Rejected, as_text
 from stages.lib.data.shapes import as_chat
@@ -38,7 +40,7 @@ class Conversation:
     where: str
     id: str
     messages: Messages
-    mended: list[str]
+    fixed: list[str]
     question: str
     """The first thing the user says, as it came: comparisons leave a folded system message out."""
 
@@ -56,7 +58,7 @@ class Conversation:
 
 
 def admit_conversation(line: Line, reading: Reading) -> Conversation | Rejected:
-    """Check one value. A last turn without an answer is cut off and the conversation kept."""
+    """Check one value. A last turn without an answer is dropped and the conversation kept."""
     try:
         return conversation(line, reading)
     except Unfit as unfit:
@@ -74,7 +76,7 @@ def conversation(line: Line, reading: Reading) -> Conversation:
     refuse_malformed(messages)
     first = next(message["content"] for message in messages if message["role"] == "user")
     prompt = row.get("prompt")
-    if isinstance(prompt, str) and mend(prompt).text != first:
+    if isinstance(prompt, str) and fix(prompt).text != first:
         raise Unfit("prompt_differs", f"prompt is {prompt[:40]!r}, the first question {first[:40]!r}")
     identity = row.get("prompt_id")
     if not isinstance(identity, str | int | None):
@@ -84,8 +86,8 @@ def conversation(line: Line, reading: Reading) -> Conversation:
     return Conversation(line.where, str(identity), messages, sorted(done), first)
 
 
-def read_messages(values: Any) -> tuple[Messages, set[str]]:
-    """Roles and mended contents, and what was mended. Raises Unfit for a wrong type or text that can't be read."""
+def read_messages(values: object) -> tuple[Messages, set[str]]:
+    """Roles and fixed contents, and what was fixed. Raises Unfit for a wrong type or text that can't be read."""
     if not isinstance(values, list):
         raise Unfit("wrong_type", f"'messages' is a {type(values).__name__}, needed a list")
     messages: Messages = []
@@ -97,11 +99,11 @@ def read_messages(values: Any) -> tuple[Messages, set[str]]:
             raise Unfit(
                 "unknown_role", f"message {number} has the role {value.get('role')!r}, needed one of {sorted(ROLES)}"
             )
-        mended = mend(value["content"])
-        if mended.unreadable:
-            raise Unfit("mojibake", f"message {number}: {mended.unreadable}")
-        done |= set(mended.done)
-        messages.append({"role": value["role"], "content": mended.text})
+        fixed = fix(value["content"])
+        if fixed.unreadable:
+            raise Unfit("mojibake", f"message {number}: {fixed.unreadable}")
+        done |= set(fixed.done)
+        messages.append({"role": value["role"], "content": fixed.text})
     return messages, done
 
 
@@ -124,6 +126,6 @@ def refuse_malformed(messages: Messages) -> None:
 def without_last_exchange(messages: Messages) -> Messages:
     """The conversation without its last question and answer; empty if there is no other one.
 
-    Nothing smaller is ever cut off: a part of an answer teaches the model not to stop.
+    Nothing smaller is ever dropped: a part of an answer teaches the model not to stop.
     """
     return messages[:-2] if len(messages) > 3 else []

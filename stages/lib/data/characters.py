@@ -1,4 +1,4 @@
-"""Text mended character by character: mojibake undone, composed, without characters that nobody sees."""
+"""Text fixed character by character: mojibake undone, composed, without characters that nobody sees."""
 
 import re
 import unicodedata
@@ -18,10 +18,10 @@ INVISIBLE = re.compile(
 
 
 @dataclass
-class Mended:
-    """A text after mending, and what was done: `mojibake`, `control_characters`, `zero_width`, `nfd`.
+class Fixed:
+    """A text after fixing, and what was done: `mojibake`, `control_characters`, `zero_width`, `nfd`.
 
-    `unreadable` names why the text can't be mended; empty if it can.
+    `unreadable` names why the text can't be fixed; empty if it can.
     """
 
     text: str
@@ -29,20 +29,20 @@ class Mended:
     unreadable: str = ""
 
 
-def mend(text: str) -> Mended:
+def fix(text: str) -> Fixed:
     """Undo mojibake, then remove control and zero-width characters (newlines and tabs stay), then compose (NFC).
 
     The order matters: UTF-8 read as latin-1 holds control characters that are half a letter.
     """
     if text.isascii() and not CONTROL.search(text):
-        return Mended(text.strip())
+        return Fixed(text.strip())
     done = []
     repaired = undo_mojibake(text)
     if repaired != text:
         text = repaired
         done.append("mojibake")
     elif unreadable := name_mojibake(text):
-        return Mended(text, done, unreadable)
+        return Fixed(text, done, unreadable)
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     visible = CONTROL.sub("", lines)
     if visible != lines:
@@ -53,7 +53,7 @@ def mend(text: str) -> Mended:
     composed = unicodedata.normalize("NFC", joined)
     if composed != joined:
         done.append("nfd")
-    return Mended(composed.strip(), done)
+    return Fixed(composed.strip(), done)
 
 
 def undo_mojibake(text: str) -> str:

@@ -3,12 +3,17 @@
 columns: {faq.csv: {문의: question, 회신: answer, 분류: ignore}}
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.schema.choices import Column
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NAMES: dict[Column, tuple[str, ...]] = {
     Column.question: ("instruction", "question", "prompt", "query", "질문", "물음", "문의"),
@@ -77,7 +82,7 @@ class Reading:
     passed_over: set[str] = field(default_factory=set)
     plans: dict[tuple[Any, ...], tuple[dict[Column, str], list[str]]] = field(default_factory=dict)
 
-    def plan(self, row: dict[str, Any], wanted: tuple[Column, ...]) -> tuple[dict[Column, str], list[str]]:
+    def plan(self, row: dict[str, object], wanted: tuple[Column, ...]) -> tuple[dict[Column, str], list[str]]:
         """The column of each field wanted that the row has, and the columns that are left; the same for equal keys."""
         keys = (id(wanted), *row)  # `wanted` is one of a few constants
         if keys not in self.plans:
@@ -93,7 +98,7 @@ class Reading:
             self.plans[keys] = found, left
         return self.plans[keys]
 
-    def refuse_unread(self, row: dict[str, Any], left: list[str], about: frozenset[str], said: list[str]) -> None:
+    def refuse_unread(self, row: Mapping[str, object], left: list[str], about: frozenset[str], said: list[str]) -> None:
         """Raise Unfit for a column that holds something which nothing reads.
 
         `about` are names of columns about the row; Alpaca's `text`, which repeats all of `said`, is no loss.
@@ -132,14 +137,14 @@ def named_columns(columns: dict[str, str]) -> dict[str, Column]:
     return {column: Column(name) for column, name in columns.items()}
 
 
-def blank(value: Any) -> bool:
+def blank(value: object) -> bool:
     """Whether a value says nothing."""
     return value is None or value is False or (isinstance(value, str | list | dict) and not value) or (
         isinstance(value, str) and not value.strip()
     )  # fmt: skip
 
 
-def cell_value(name: Column, value: Any) -> Any:
+def cell_value(name: Column, value: object) -> Any:
     """A table's text cell as the value that its field holds: a number, a truth, a list; left as it is if it isn't."""
     if not isinstance(value, str):
         return value
@@ -161,7 +166,7 @@ def cell_value(name: Column, value: Any) -> Any:
     return value
 
 
-def content_text(value: Any) -> Any:
+def content_text(value: object) -> Any:
     """The text of a message's content: a list of text parts is joined. Raises Unfit for a part that is none.
 
     [{"type": "text", "text": "여권은 어디서 받나요?"}]

@@ -1,5 +1,7 @@
 """What a data stage leaves for people and plots: data_report.json, DATA_CARD.md, a metric, a funnel, a histogram."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,7 +30,7 @@ def token_histogram(lengths: Iterable[int], max_tokens: int) -> dict[int, int]:
 def headline(out: Path, report: dict[str, Any]) -> str:
     """One line for whoever watches the stage, and one for each file whose columns have other names than ours."""
     dropped = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items())
-    folded = report["mended"].get(FOLDED)
+    folded = report["fixed"].get(FOLDED)
     told = f"; {folded} folded: a system message in front of the first question" if folded else ""
     read_as = "".join(f"{line}\n" for line in columns_read(report))
     return shown(
@@ -67,7 +69,7 @@ def write_reports(
         write_csv(path, "tokens,rows", histogram.items())
 
 
-def write_csv(path: Path, header: str, rows: Iterable[tuple[Any, int]]) -> None:
+def write_csv(path: Path, header: str, rows: Iterable[tuple[object, int]]) -> None:
     """Write two columns whose values hold no comma."""
     path.write_text("\n".join([header, *(f"{name},{count}" for name, count in rows)]) + "\n", encoding="utf-8")
 
@@ -80,7 +82,7 @@ def data_card(
     notes: list[str],
     more: Iterable[str] = (),
 ) -> str:
-    """A data card in Markdown: where the rows come from, what was done to them, what is left, what to beware of.
+    """A data card in Markdown: where the rows come from, what was done to them, what is left, caveats.
 
     `more` are parts that stand before the caveats.
     """
@@ -96,20 +98,20 @@ def data_card(
     parts += [table(("step", "rows left"), ledger.funnel())]
     if report["dropped"]:
         parts += [f"Dropped, each listed in `{REJECTS}`:", table(("reason", "rows"), report["dropped"].items())]
-    if report["mended"]:
-        parts += ["Mended and kept:", table(("what", "rows"), report["mended"].items())]
+    if report["fixed"]:
+        parts += ["Fixed and kept:", table(("what", "rows"), report["fixed"].items())]
     if report["reported"]:
         parts += ["Kept, but look at them:", table(("what", "rows"), report["reported"].items())]
     parts += ["## Splits", table(("split", "rows"), [
         (name, f"{split['rows']}{parts_of(split)}") for name, split in report["splits"].items()
     ])]  # fmt: skip
     parts += ["## Length", table(("up to tokens", "rows"), histogram.items()), *more]
-    if folded := report["mended"].get(FOLDED):
+    if folded := report["fixed"].get(FOLDED):
         notes = [*notes, f"The base model's chat template takes no system message: {folded} rows have it in front of "
                          "their first question, with an empty line between. `system_messages: refuse` rejects such "
                          "rows instead."]  # fmt: skip
     if notes:
-        parts += ["## Beware", "\n".join(f"- {sentence_in_markdown(note)}" for note in notes)]
+        parts += ["## Caveats", "\n".join(f"- {sentence_in_markdown(note)}" for note in notes)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -126,7 +128,7 @@ def parts_of(split: dict[str, Any]) -> str:
     return f" ({sets})" if sets else ""
 
 
-def table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+def table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
     """A Markdown table."""
     rule = "| " + " | ".join(["---"] * len(header)) + " |"
     head, *body = ["| " + " | ".join(in_markdown(str(cell)) for cell in line) + " |" for line in [header, *rows]]

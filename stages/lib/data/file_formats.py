@@ -8,6 +8,8 @@ Parquet and Arrow, as `datasets` and pandas write them                          
 Excel's sheets, each with a header row (needs openpyxl, the extra `xlsx`)             .xlsx
 """
 
+from __future__ import annotations
+
 import csv
 import json
 from collections.abc import Iterable, Iterator
@@ -321,7 +323,7 @@ def sheet_rows(where: str, sheet: Any) -> Iterator[Line | Rejected]:
             header = names_of(Path(where), cells)
 
 
-def cell_text(value: Any) -> str:
+def cell_text(value: object) -> str:
     """What a cell of a sheet shows, but for its number format."""
     if value is None:
         return ""

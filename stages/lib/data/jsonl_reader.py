@@ -3,6 +3,8 @@
 {"instruction": "여권과로 거는 전화번호는?", "output": "여권과 전화번호는 099-731-5913입니다.", "fact_id": "phone"}
 """
 
+from __future__ import annotations
+
 import codecs
 import gzip
 import io
@@ -89,8 +91,8 @@ def parse(where: str, text: str) -> Line | Rejected:
     return Line(where, value)
 
 
-def refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object as a dictionary. Raises DuplicateKey where json would keep the last value in silence."""
+def refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, Any]:
+    """A JSON object as a dictionary. Raises DuplicateKey where json would silently keep the last value."""
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
@@ -179,6 +181,6 @@ def first_undecodable(path: Path, encoding: str) -> tuple[int, int, int]:
     raise AssertionError(f"{path} is valid UTF-8")
 
 
-def as_text(value: Any) -> str:
+def as_text(value: object) -> str:
     """A row as one line of text, for rejects.jsonl."""
     return json.dumps(value, ensure_ascii=False, default=str)

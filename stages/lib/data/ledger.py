@@ -1,4 +1,4 @@
-"""The account of a data stage: every row read is kept or stands in rejects.jsonl under one reason.
+"""The account of a data stage: every row read is kept or is in rejects.jsonl under one reason.
 
 rejects.jsonl: {"where": "faq.jsonl:12", "reason": "duplicate_key", "detail": "['output'] stands …", "text": "{…"}
 A question that could be read has its `row` there too, whole, so that people can look at it (python -m tools.review).
@@ -16,7 +16,7 @@ from stages.lib.every_stage.errors import UserError
 
 REJECTS = "rejects.jsonl"
 FOLDED = "folded"
-"""The count, among what was mended, of system messages put in front of the first question."""
+"""The count, among what was fixed, of system messages put in front of the first question."""
 SHOWN = 5
 """Rejects that a message shows."""
 TEXT_KEPT = 2000
@@ -24,7 +24,7 @@ TEXT_KEPT = 2000
 
 
 class Ledger:
-    """Counts rows read, dropped by reason, mended and reported, and writes each reject as it comes.
+    """Counts rows read, dropped by reason, fixed and reported, and writes each reject as it comes.
 
     `steps` are the stage's gates in order, each with the reasons it drops for: the funnel's bars. A reason of no step
     raises KeyError, so that no plot hides one. `rejects` is the name of the file of rejects in `directory`.
@@ -35,7 +35,7 @@ class Ledger:
         self.step_of = {reason: step for step, reasons in steps.items() for reason in reasons}
         self.read = 0
         self.dropped: Counter[str] = Counter()
-        self.mended: Counter[str] = Counter()
+        self.fixed: Counter[str] = Counter()
         self.reported: Counter[str] = Counter()
         self.overruled: list[str] = []  # what a person had accepted (row["review"]) and a gate stopped all the same
         self.first: list[tuple[str, str]] = []  # the first rejects of each reason: reason, and what is told of it
@@ -89,7 +89,7 @@ class Ledger:
             "in": self.read,
             "kept": kept,
             "dropped": dict(sorted(self.dropped.items())),
-            "mended": dict(sorted(self.mended.items())),
+            "fixed": dict(sorted(self.fixed.items())),
             "reported": dict(sorted(self.reported.items())),
         }
 

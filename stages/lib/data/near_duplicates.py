@@ -22,7 +22,7 @@ SEED = 1997
 SIGNED = 500
 """Characters of a question that its signature is made of: more would only cost time."""
 COMPARED = 16
-"""Earlier questions that one is compared with, the newest: n that are alike cost 16 n comparisons, not n * n."""
+"""Earlier questions that one is compared with, the newest: n near duplicates cost 16 n comparisons, not n * n."""
 
 NEGATIONS = re.compile(
     r"않|없|못|아니|아닌|말고|말아|금지|불가|제외|외에|(?<!\S)안(?!\S)|n't\b|\b(?:not|no|never|without|except)\b"

@@ -22,10 +22,10 @@ BATCH = 500
 
 
 class Row(Protocol):
-    """An admitted row: where it stood, what was mended in it, and the conversations that training makes of it."""
+    """An admitted row: where it stood, what was fixed in it, and the conversations that training makes of it."""
 
     where: str
-    mended: list[str]
+    fixed: list[str]
 
     def conversations(self) -> list[Messages]: ...
 
@@ -73,7 +73,7 @@ class RowRenderer:
                     ledger.reject(unfit_row(row, unfit))
                     continue
                 if len(conversations[0]) < len(row.conversations()[0]):
-                    row.mended.append(FOLDED)
+                    row.fixed.append(FOLDED)
                 fit.append((row, conversations, texts))
             counts = iter(self.counted([text for _, _, texts in fit for text in texts]))
             for row, conversations, texts in fit:

@@ -8,9 +8,11 @@ pairs        instruction, input, chosen, rejected; trl's prompt, chosen, rejecte
              without a prompt; UltraFeedback with scores, or with its completions; HH's dialogues as one text
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.data.columns import (
     ABOUT_PAIRS,
@@ -24,6 +26,9 @@ from stages.lib.data.columns import (
 )
 from stages.lib.data.jsonl_reader import Line, Rejected
 from stages.lib.schema.choices import Column
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 QUESTION = (Column.question, Column.input, Column.answer, Column.id, Column.fact_id, Column.key, Column.answerable,
             Column.source)  # fmt: skip
@@ -130,7 +135,7 @@ def asked_in_chat(line: Line, plan: dict[Column, str], left: list[str], reading:
             "answerable": None, "source": None}  # fmt: skip
 
 
-def answer_text(value: Any, row: dict[str, Any]) -> Any:
+def answer_text(value: object, row: Mapping[str, object]) -> Any:
     """The text of an answer, of SQuAD's in any of its forms the first. Raises Unfit where there is none."""
     if isinstance(value, dict) and "text" in value:
         value = value["text"]
@@ -174,7 +179,7 @@ def as_chat(line: Line, reading: Reading) -> dict[str, Any]:
     return {"messages": messages, "prompt": prompt, "prompt_id": values.get(Column.prompt_id)}
 
 
-def exchange(values: dict[Column, Any], plan: dict[Column, str], reading: Reading) -> list[Message]:
+def exchange(values: dict[Column, object], plan: dict[Column, str], reading: Reading) -> list[Message]:
     """The messages of a row that holds one question and one answer, after the earlier ones of its history."""
     asked, answered = values.get(Column.question), values[Column.answer]
     if isinstance(asked, list) and isinstance(answered, list):  # trl's prompt and completion as messages
@@ -185,7 +190,7 @@ def exchange(values: dict[Column, Any], plan: dict[Column, str], reading: Readin
     return [*messages, {"role": "user", "content": question}, {"role": "assistant", "content": content_text(answered)}]
 
 
-def past(history: Any) -> list[Message]:
+def past(history: object) -> list[Message]:
     """Earlier turns, given as pairs of question and answer, as messages. Raises Unfit for another form."""
     pairs, messages = history or [], list[Message]()
     if not isinstance(pairs, list | tuple) or any(
@@ -197,7 +202,7 @@ def past(history: Any) -> list[Message]:
     return messages
 
 
-def turns(values: Any, column: str, reading: Reading) -> list[Message]:
+def turns(values: object, column: str, reading: Reading) -> list[Message]:
     """Messages as {"role", "content"}, roles in OpenAI's names. Raises Unfit for what isn't a list of messages."""
     if not isinstance(values, list):
         raise Unfit("wrong_type", f"{column!r} is a {type(values).__name__}, needed a list")
@@ -263,7 +268,7 @@ def as_pair(line: Line, reading: Reading) -> dict[str, Any]:
 
 
 def from_messages(
-    answers: list[Any], values: dict[Column, Any], plan: dict[Column, str], reading: Reading
+    answers: list[object], values: dict[Column, object], plan: dict[Column, str], reading: Reading
 ) -> dict[str, Any]:
     """Fields of a pair whose prompt or answers are messages. Raises Unfit unless only the last answer differs."""
     sides = []
@@ -315,7 +320,9 @@ def without_prompt(chosen: str, rejected: str, keys: list[str]) -> list[Any]:
         shared += 1
     ends = [found.end() for found in re.finditer(r"[?？]\s+|\n+", chosen[:shared])]
     if not ends or not chosen[: ends[-1]].strip():
-        raise Unfit("missing_field", f"found keys {keys}, needed a prompt, or two dialogues that begin alike")
+        raise Unfit(
+            "missing_field", f"found keys {keys}, needed a prompt, or two dialogues that begin with the same text"
+        )
     prompt = {"role": "user", "content": chosen[: ends[-1]].strip()}
     return [[prompt, {"role": "assistant", "content": text[ends[-1] :]}] for text in (chosen, rejected)]
 
@@ -348,7 +355,7 @@ def from_completions(row: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def with_input(question: Any, context: Any) -> Any:
+def with_input(question: object, context: object) -> Any:
     """A question with what it is about below it; a question that is no text is left for the type check."""
     if isinstance(question, str) and isinstance(context, str) and context.strip():
         return f"{question.rstrip()}\n\n{context.strip()}"

@@ -8,18 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.lib.evaluation.scored_rows import ScoredRow
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import weights_sha256
 from stages.lib.hardware import device
 from stages.lib.models.loading import LOCAL, load_tokenizer, no_code_of_its_own
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 32
 
 
-def add_bert_scores(directory: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
+def add_bert_scores(directory: Path, rows: dict[str, list[ScoredRow]]) -> None:
     """Add BERTScore to every answered row, one model's answers after another's."""
     for held in rows.values():
         answered = [row for row in held if "prediction" in row]
@@ -76,7 +78,7 @@ def vectors(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: l
     return result
 
 
-def f1(wanted: Any, found: Any) -> float:
+def f1(wanted: Tensor, found: Tensor) -> float:
     """Harmonic mean of how well each token of one side is matched by the other's."""
     similarity = wanted @ found.T
     recall, precision = similarity.max(1).values.mean().item(), similarity.max(0).values.mean().item()

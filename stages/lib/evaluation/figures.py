@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from stages.lib.evaluation.scored_rows import ScoredRow as Row
 from stages.lib.evaluation.statistics import bootstrap_interval, paired_difference, unchanged, wilson_interval
 
-Row = dict[str, Any]
 Figures = dict[str, dict[str, dict[str, float]]]
 """Split, figure, then value, low, high, n and groups."""
 
@@ -28,10 +28,10 @@ class Ratio:
 
     above: str
     below: str
-    transform: Callable[[Any], Any]
+    transform: Callable[[np.ndarray], np.ndarray]
 
 
-def bits(nats: Any) -> Any:
+def bits(nats: np.ndarray) -> np.ndarray:
     """Bits of nats."""
     return nats / math.log(2)
 
@@ -102,7 +102,7 @@ def groups(rows: list[Row]) -> list[Hashable]:
     return [row["fact_id"] for row in rows]
 
 
-def transform(name: str) -> Callable[[Any], Any]:
+def transform(name: str) -> Callable[[np.ndarray], np.ndarray]:
     """From a ratio of sums to the figure."""
     return LIKELIHOOD[name].transform if name in LIKELIHOOD else unchanged
 
@@ -129,7 +129,7 @@ def warnings_of(figures: dict[str, Figures]) -> list[str]:
             )
         stops = after.get(split, {}).get("stop_rate")
         if stops and stops["value"] < 0.9:
-            lines.append(f"{split}: {1 - stops['value']:.0%} of {tuned}'s answers were cut at max_new_tokens")
+            lines.append(f"{split}: {1 - stops['value']:.0%} of {tuned}'s answers were truncated at max_new_tokens")
     for split in sorted(name for name in after if name.startswith("control_")):
         old, new = (side.get(split, {}).get("perplexity") for side in (before, after))
         if old and new and new["value"] > 1.5 * old["value"]:

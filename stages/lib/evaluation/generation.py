@@ -172,7 +172,7 @@ def generate_by_transformers(
     class Drawn(LogitsProcessor):
         """Leaves the drawn token alone to be chosen."""
 
-        def __call__(self, input_ids: Any, scores: Any) -> Any:
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
             assert draws
             step = input_ids.shape[1] - ids.shape[1]
             tokens = draws.tokens(scores, list(range(len(scores))), step)
@@ -215,7 +215,7 @@ def generate_continuously(
 ) -> list[Answer]:
     """Greedy answers to `prompts`, in their order, by transformers' continuous batching: no row waits for another.
 
-    Its cache lies in pages for `batch_tokens` tokens (see batches.py); left to itself it takes nearly all free memory.
+    Its cache is in pages for `batch_tokens` tokens (see batches.py); left to itself it takes nearly all free memory.
     Raises UserError where an answer is missing: transformers logs that, and returns the others.
     """
     from transformers import ContinuousBatchingConfig, GenerationConfig

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stages.lib.evaluation.key_facts import key_exact, key_of, key_recall
+from stages.lib.evaluation.scored_rows import Record
 from stages.lib.evaluation.text_scores import OVERLAP, refusal, repetition
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import file_sha256
@@ -28,7 +29,7 @@ DIFFERENT = [
 
 
 def refuse_broken_metrics(
-    records: list[dict[str, Any]], overlap: Overlap = OVERLAP, says_refusal: Callable[[str], float] = refusal
+    records: list[Record], overlap: Overlap = OVERLAP, says_refusal: Callable[[str], float] = refusal
 ) -> None:
     """Raise UserError naming every metric that gives a text of known score another one.
 
@@ -66,12 +67,12 @@ def refuse_broken_metrics(
     if problems:
         raise UserError(
             f"{len(problems)} metric self-tests failed, no score is written: {'; '.join(problems[:5])}. "
-            "Mend the metric (stages/lib/evaluation/text_scores.py) or the row it names"
+            "Fix the metric (stages/lib/evaluation/text_scores.py) or the row it names"
         )
 
 
 def refuse_blurred_prompts(tokenizer: PreTrainedTokenizerBase, conversations: list[list[dict[str, str]]]) -> None:
-    """Raise UserError for a prompt that begins with two tokens of beginning, or isn't the beginning of its whole.
+    """Raise UserError for a prompt that begins with two BOS tokens, or isn't a prefix of prompt + answer.
 
     Both score a model on texts that it was never trained on. `conversations` end with the reference answer.
     """

@@ -15,11 +15,12 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stages.lib.data.comparison import letters
 from stages.lib.evaluation.generation import Answer
 from stages.lib.evaluation.key_facts import key_exact, key_of, plain
+from stages.lib.evaluation.scored_rows import Record
 from stages.lib.evaluation.text_scores import refusal
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.records import share_of
@@ -27,8 +28,6 @@ from stages.lib.models.chat import encode_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Record = dict[str, Any]
 
 
 class Verdict(Enum):
@@ -38,7 +37,7 @@ class Verdict(Enum):
     wrong_fact = "wrong_fact"
     made_up = "made_up"  # an answer to what can't be answered
     refused = "refused"  # no answer to what can be
-    unstopped = "unstopped"  # cut at the most tokens: nobody knows what would have followed
+    unstopped = "unstopped"  # truncated at the most tokens: nobody knows what would have followed
     empty = "empty"
     unfit = "unfit"  # the chat template can't hold it as it is
 
@@ -87,7 +86,7 @@ class Pairs:
     """The pairs of a run, and what became of all questions and answers."""
 
     records: list[Record] = field(default_factory=list)
-    samples: list[Record] = field(default_factory=list)  # every answer with its verdict
+    samples: list[dict[str, str]] = field(default_factory=list)  # every answer with its verdict
     answers: Counter[str] = field(default_factory=Counter)  # by verdict
     without_wrong: int = 0  # questions, none of whose answers can be rejected
     left_out: Counter[str] = field(default_factory=Counter)  # rejected answers that make no pair, by why

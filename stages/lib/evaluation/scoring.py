@@ -11,6 +11,7 @@ from stages.lib.evaluation.generation import Answer, generate_answers, generate_
 from stages.lib.evaluation.key_facts import key_exact, key_of, key_recall
 from stages.lib.evaluation.likelihood import answer_log_probs
 from stages.lib.evaluation.metric_checks import refuse_blurred_prompts
+from stages.lib.evaluation.scored_rows import Record, ScoredRow
 from stages.lib.evaluation.text_scores import OVERLAP, refusal, repetition
 from stages.lib.hardware import find_hardware
 from stages.lib.models.loading import load_16bit, load_tokenizer
@@ -19,8 +20,6 @@ from stages.lib.schema.evaluation import Evaluate
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Record = dict[str, Any]
 
 ANSWERED = ("seen", "unseen", "unanswerable")
 """Sets whose questions are answered."""
@@ -34,13 +33,13 @@ CONTROL = "control_"
 
 def score_models(
     models: dict[str, Path], records: dict[str, list[Record]], question: str, section: Evaluate, dtype: torch.dtype
-) -> tuple[dict[str, list[Record]], dict[str, str], dict[str, Any]]:
+) -> tuple[dict[str, list[ScoredRow]], dict[str, str], dict[str, Any]]:
     """Scored rows, and the answer to the demo question, of the model in each directory, by its name.
 
     `records` are the rows of each set. The third is for the run record: seconds of computing, and how large batches
     were. Raises UserError if a prompt is not what a model was trained on, or a batch doesn't fit into the GPU's memory.
     """
-    rows: dict[str, list[Record]] = {}
+    rows: dict[str, list[ScoredRow]] = {}
     demo: dict[str, str] = {}
     compute_seconds = 0.0
     batch: BatchTokens | None = None
@@ -67,7 +66,7 @@ def score_model(
     question: str,
     section: Evaluate,
     batch: BatchTokens,
-) -> tuple[list[Record], str]:
+) -> tuple[list[ScoredRow], str]:
     """Scored rows of every set, and the answer to the demo question. All answers are generated together."""
     asked, told = asked_of(records), told_of(records)
     prompts = [record["messages"][:-1] for _, record in asked]
@@ -76,7 +75,7 @@ def score_model(
         *answers, demo = generate_continuously(model, tokenizer, prompts, section.max_new_tokens, batch.generated)
     else:
         *answers, demo = generate_answers(model, tokenizer, prompts, section.max_new_tokens, batch.generated)
-    rows: list[Record] = [
+    rows: list[ScoredRow] = [
         {
             "id": record["id"],
             "fact_id": record.get("fact_id", record["id"]),
@@ -157,7 +156,7 @@ def likelihoods(
 
 def preferences(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, pairs: list[Record], batch: BatchTokens
-) -> list[Record]:
+) -> list[ScoredRow]:
     """A row for each held-out pair: does the model find the better answer likelier, and by how many nats in sum?"""
     sides = [
         [*pair["prompt"], {"role": "assistant", "content": pair[side]}]

@@ -10,7 +10,7 @@ Z = 1.959964
 """The standard normal's 97.5th percentile."""
 
 
-def unchanged(ratio: Any) -> Any:
+def unchanged(ratio: np.ndarray) -> np.ndarray:
     """The transform of a mean."""
     return ratio
 
@@ -21,7 +21,7 @@ def bootstrap_interval(
     groups: Sequence[Hashable],
     resamples: int,
     seed: int,
-    transform: Callable[[Any], Any] = unchanged,
+    transform: Callable[[np.ndarray], np.ndarray] = unchanged,
 ) -> dict[str, float]:
     """A ratio of sums with a 95 % percentile bootstrap interval over groups.
 
@@ -64,7 +64,7 @@ def paired_difference(
     groups: Sequence[Hashable],
     resamples: int,
     seed: int,
-    transform: Callable[[Any], Any] = unchanged,
+    transform: Callable[[np.ndarray], np.ndarray] = unchanged,
 ) -> dict[str, float]:
     """The figure of `after` less that of `before` on the same rows, with a 95 % paired bootstrap interval.
 
@@ -107,11 +107,11 @@ def draw_groups(groups: Sequence[Hashable], resamples: int, seed: int) -> Any:
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
 
 
-def summary(value: Any, samples: Any, rows: int, groups: int) -> dict[str, float]:
+def summary(value: np.ndarray, samples: np.ndarray, rows: int, groups: int) -> dict[str, float]:
     """A figure as it is written."""
     low, high = np.percentile(samples, [2.5, 97.5])
     return {
-        "value": rounded(value),
+        "value": rounded(float(value)),
         "low": rounded(low),
         "high": rounded(high),
         "n": rows,
@@ -119,6 +119,6 @@ def summary(value: Any, samples: Any, rows: int, groups: int) -> dict[str, float
     }
 
 
-def rounded(value: Any) -> float:
+def rounded(value: float) -> float:
     """At most four decimals and six digits: what lies beyond changes with the order of additions in a batch."""
     return float(f"{round(float(value), 4):.6g}")

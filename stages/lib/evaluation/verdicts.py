@@ -6,12 +6,26 @@ verdict is first, second, tie or unreadable. People's votes have the same shape.
 """
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypedDict
 
+from stages.lib.evaluation.scored_rows import ScoredRow
 from stages.lib.evaluation.statistics import bootstrap_interval, wilson_interval
+from stages.lib.preferences.votes import Vote
 
-Row = dict[str, Any]
+
+class Verdict(TypedDict):
+    """One comparison of two models' answers to a question, as verdicts.jsonl has it."""
+
+    id: str
+    fact_id: str
+    first: str  # models
+    second: str
+    first_characters: int  # of their answers
+    second_characters: int
+    verdict: str  # first, second, tie, both_bad or unreadable
+    by: str
+
 
 PROMPT = """\
 You compare two answers to one question. Say which is better: right by the reference if there is one, to the point,
@@ -40,12 +54,14 @@ BIASED = 0.7
 """A share from which on a judge's leaning to a position or to length is reported; 0.5 is none."""
 
 
-def ask_both_orders(pair: tuple[str, str], left: Row, right: Row, ask: Callable[[str], str], by: str) -> list[Row]:
+def ask_both_orders(
+    pair: tuple[str, str], left: ScoredRow, right: ScoredRow, ask: Callable[[str], str], by: str
+) -> list[Verdict]:
     """Two verdicts on one question: each answer stands first once. `left` and `right` are rows of predictions.jsonl.
 
     Equal answers are a tie without asking.
     """
-    verdicts = []
+    verdicts: list[Verdict] = []
     equal = left["prediction"] == right["prediction"]
     for first, second, names in ((left, right, pair), (right, left, pair[::-1])):
         prompt = PROMPT.format(
@@ -75,13 +91,13 @@ def read_verdict(response: str) -> str:
     return VERDICTS[marks[-1]] if marks and len(set(marks)) == 1 else "unreadable"
 
 
-def judged(pair: tuple[str, str], verdicts: list[Row], resamples: int, seed: int) -> dict[str, Any]:
+def judged(pair: tuple[str, str], verdicts: list[Verdict], resamples: int, seed: int) -> dict[str, Any]:
     """Figures of one pair of models: does the first of them win?
 
     A win needs both orders; verdicts that contradict each other are a tie and counted as inconsistent; a question
     with an unreadable verdict counts for parse_error_rate alone.
     """
-    questions: dict[str, list[Row]] = {}
+    questions: dict[str, list[Verdict]] = {}
     for row in verdicts:
         if {row["first"], row["second"]} == set(pair):
             questions.setdefault(row["id"], []).append(row)
@@ -89,7 +105,7 @@ def judged(pair: tuple[str, str], verdicts: list[Row], resamples: int, seed: int
     readable = {name: rows for name, rows in questions.items() if all(r["verdict"] != "unreadable" for r in rows)}
     preferred = {name: [winner(row) for row in rows] for name, rows in readable.items()}
     points = {name: outcome(pair, names) for name, names in preferred.items()}
-    alike = {name: point for name, point in points.items() if of_like_length(readable[name][0])}
+    like_length = {name: point for name, point in points.items() if of_like_length(readable[name][0])}
     decisive = [row for row in asked if row["verdict"] in ("first", "second")]
     uneven = [row for row in decisive if row["first_characters"] != row["second_characters"]]
     facts = {name: rows[0]["fact_id"] for name, rows in questions.items()}
@@ -103,7 +119,7 @@ def judged(pair: tuple[str, str], verdicts: list[Row], resamples: int, seed: int
         """Wins and half the ties."""
         return mean(list(points.values()), list(points))
 
-    def share(rows: list[Row], held: Callable[[Row], bool]) -> dict[str, float] | None:
+    def share(rows: list[Verdict], held: Callable[[Verdict], bool]) -> dict[str, float] | None:
         """The share of verdicts for which something held; None of none."""
         return wilson_interval([float(held(row)) for row in rows], [facts[row["id"]] for row in rows]) if rows else None
 
@@ -112,7 +128,7 @@ def judged(pair: tuple[str, str], verdicts: list[Row], resamples: int, seed: int
         "tie": sum(point == 0.5 for point in points.values()),
         "loss": sum(point == 0 for point in points.values()),
         "win_rate": rate(points),
-        "win_rate_like_length": rate(alike),
+        "win_rate_like_length": rate(like_length),
         "inconsistent_rate": rate(
             {
                 name: float(len(set(preferred[name])) > 1)
@@ -128,12 +144,12 @@ def judged(pair: tuple[str, str], verdicts: list[Row], resamples: int, seed: int
     }
 
 
-def winner(row: Row) -> str:
+def winner(row: Verdict) -> str:
     """The model that a verdict prefers, or "tie"."""
-    return row[row["verdict"]] if row["verdict"] in ("first", "second") else row["verdict"]
+    return {"first": row["first"], "second": row["second"]}.get(row["verdict"], row["verdict"])
 
 
-def longer(row: Row) -> str:
+def longer(row: Verdict) -> str:
     """The model whose answer has more characters."""
     return row["first"] if row["first_characters"] > row["second_characters"] else row["second"]
 
@@ -143,7 +159,7 @@ def outcome(pair: tuple[str, str], names: list[str]) -> float:
     return 1.0 if set(names) == {pair[0]} else 0.0 if set(names) == {pair[1]} else 0.5
 
 
-def of_like_length(row: Row) -> bool:
+def of_like_length(row: Verdict) -> bool:
     """Whether neither answer is much longer than the other."""
     short, long = sorted([row["first_characters"], row["second_characters"]])
     return long <= LIKE_LENGTH * short
@@ -163,13 +179,13 @@ def warnings_of(pair: tuple[str, str], figures: dict[str, Any]) -> list[str]:
         )
     if inconsistent is not None and inconsistent > 0.3:
         lines.append(f"judge, {name}: contradicts itself on {inconsistent:.0%} when the order changes")
-    overall, alike = figures["win_rate"], figures["win_rate_like_length"]
+    overall, like_length = figures["win_rate"], figures["win_rate_like_length"]
     if (
         longer_rate is not None
         and longer_rate > BIASED
-        and not (alike and abs(alike["value"] - overall["value"]) <= 0.1)
+        and not (like_length and abs(like_length["value"] - overall["value"]) <= 0.1)
     ):
-        among = f"{alike['value']:.2f} (n {alike['n']})" if alike else "unknown: there are none"
+        among = f"{like_length['value']:.2f} (n {like_length['n']})" if like_length else "unknown: there are none"
         lines.append(
             f"judge, {name}: prefers the longer answer in {longer_rate:.0%} of its decisions; win rate "
             f"{overall['value']:.2f}, among answers of like length {among}"
@@ -177,3 +193,22 @@ def warnings_of(pair: tuple[str, str], figures: dict[str, Any]) -> list[str]:
     if unreadable:
         lines.append(f"judge, {name}: {unreadable:.0%} of its answers hold no verdict")
     return lines
+
+
+def by_models(votes: Iterable[Vote], current: set[str]) -> dict[tuple[str, str], list[Verdict]]:
+    """Votes as a judge's verdicts, by the pair of models they compare.
+
+    A name is no version: models whose weights are not among `current` are told apart by them, as in dpo@13eb9e7. Of a
+    pair the one that was tuned further is first.
+    """
+    order = ("orpo", "dpo", "sft", "base")
+    pairs: dict[tuple[str, str], list[Verdict]] = {}
+    for vote in votes:
+        row: Any = vote.model_dump()
+        for side in ("first", "second"):
+            digest = row[f"{side}_weights_sha256"]
+            if digest not in current:
+                row[side] = f"{row[side]}@{digest[:7]}"
+        one, other = sorted((row["first"], row["second"]), key=lambda name: (order.index(name.split("@")[0]), name))
+        pairs.setdefault((one, other), []).append(row)
+    return dict(sorted(pairs.items()))

@@ -1,4 +1,4 @@
-"""What a user can cause and mend."""
+"""What a user can cause and fix."""
 
 
 class UserError(Exception):

@@ -4,6 +4,8 @@
  "arguments": {"learning_rate": 0.002, …}, "files": {"adapter_model.safetensors": "77…", …}, "lineage_sha256": "e0…"}
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import shlex
@@ -11,10 +13,15 @@ from dataclasses import asdict
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.records import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from _typeshed import DataclassInstance
 
 FILE = "lineage.json"
 
@@ -57,10 +64,10 @@ def weights_sha256(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def arguments_of(section: Any) -> dict[str, Any]:
+def arguments_of(section: DataclassInstance) -> dict[str, Any]:
     """A stage's section as plain values, for its lineage."""
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> Any:
         if isinstance(value, list):
             return [plain(item) for item in value]
         return value.value if isinstance(value, Enum) else value
@@ -68,7 +75,7 @@ def arguments_of(section: Any) -> dict[str, Any]:
     return asdict(section, dict_factory=lambda pairs: {key: plain(value) for key, value in pairs})
 
 
-def write_lineage(directory: Path, content: dict[str, Any]) -> None:
+def write_lineage(directory: Path, content: Mapping[str, object]) -> None:
     """Write lineage.json, after all other files of the directory, with their SHA-256 and its own."""
     if content != OFF:
         files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / FILE)
@@ -77,7 +84,7 @@ def write_lineage(directory: Path, content: dict[str, Any]) -> None:
     write_json(directory / FILE, content)
 
 
-def digest_of(lineage: dict[str, Any]) -> str:
+def digest_of(lineage: Mapping[str, object]) -> str:
     """SHA-256 of a lineage's content, its own digest aside."""
     content = {key: value for key, value in lineage.items() if key != "lineage_sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -96,7 +103,7 @@ def read_lineage(directory: Path) -> dict[str, Any]:
         lineage = None
     if lineage != OFF and (not isinstance(lineage, dict) or lineage.get("lineage_sha256") != digest_of(lineage)):
         raise UserError(
-            f"{path}: its content isn't what was written: needed its own checksum. {mend(directory, [FILE])}"
+            f"{path}: its content isn't what was written: needed its own checksum. {how_to_restore(directory, [FILE])}"
         )
     return lineage
 
@@ -110,15 +117,15 @@ def refuse_damaged(directory: Path) -> dict[str, Any]:
     written = lineage.get("files", {})
     found = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()} - {FILE}
     damaged = [name for name in written if name not in found or file_sha256(directory / name) != written[name]]
-    foreign = sorted(found - set(written))
-    if damaged or foreign:
+    unexpected = sorted(found - set(written))
+    if damaged or unexpected:
         what = [f"{name} isn't what its stage wrote: needed the SHA-256 in {FILE}" for name in damaged]
-        what += [f"{name} was not written by its stage" for name in foreign]
-        raise UserError(f"{directory}: {'; '.join(what)}. {mend(directory, damaged)}")
+        what += [f"{name} was not written by its stage" for name in unexpected]
+        raise UserError(f"{directory}: {'; '.join(what)}. {how_to_restore(directory, damaged)}")
     return lineage
 
 
-def mend(directory: Path, damaged: list[str]) -> str:
+def how_to_restore(directory: Path, damaged: list[str]) -> str:
     """What to do about a damaged directory. DVC trusts the read-only files of its cache, which may be the same ones."""
     paths = [directory / name for name in damaged if (directory / name).is_file()]
     same = " -o ".join(f"-samefile {shlex.quote(str(path))}" for path in paths)

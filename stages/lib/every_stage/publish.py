@@ -12,7 +12,7 @@ from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.started import process, refuse_changes
 
 PRIVATE = 0o700
-"""Mode of folders outside the repository: what lies there was made of data that may be private."""
+"""Mode of folders outside the repository: what is there was made of data that may be private."""
 
 done: list[Path] = []
 """What this process has published so far."""
@@ -114,7 +114,7 @@ UNWRITABLE = {
 
 def unwritable(target: Path, reason: str | None) -> str:
     return (
-        f"{target}: can't be written: {reason}. Free space or mend its permissions, then run again; "
+        f"{target}: can't be written: {reason}. Free space or fix its permissions, then run again; "
         f"{what_was_published()}"
     )
 

@@ -3,17 +3,22 @@
 {"id": "parking-fee-2", "fact_id": "parking-fee", "messages": [{"role": "user", "content": "…"}, …], …}
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON Lines file in order; blank lines are passed over.
+
+def read_jsonl(path: Path) -> Iterator[Any]:
+    """Yield the objects of a JSON Lines file in order, of the type that the reader knows; blank lines are passed over.
 
     Raises UserError naming file and line for a missing file, bytes that aren't UTF-8, a line that isn't JSON or
     isn't an object.
@@ -37,7 +42,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def write_jsonl(path: Path, records: Iterable[dict[str, Any]], append: bool = False) -> int:
+def write_jsonl(path: Path, records: Iterable[Mapping[str, object]], append: bool = False) -> int:
     """Write records one a line, after those of the file if `append`, and return how many there were."""
     count = 0
     with path.open("a" if append else "w", encoding="utf-8") as file:
@@ -47,7 +52,7 @@ def write_jsonl(path: Path, records: Iterable[dict[str, Any]], append: bool = Fa
     return count
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write JSON with sorted keys, so that equal content has equal bytes, and ASCII alone.
 
     DVC refuses metrics whose first 512 bytes are mostly others, as Hangul is, for a binary file.

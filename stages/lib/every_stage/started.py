@@ -5,16 +5,21 @@ the result was made of, and the next `dvc repro` would pass the stage over. DVC 
 again, while its stage lived on.
 """
 
+from __future__ import annotations
+
 import ctypes
 import hashlib
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from stages.lib.every_stage.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PIPELINE = Path("dvc.yaml")
 LOCK = Path("params.lock.yaml")
@@ -69,7 +74,7 @@ def refuse_changes() -> None:
         if any(changes):
             raise UserError(
                 f"changed while the stage ran: {'; '.join(filter(None, changes))}. DVC would record that as what this "
-                "result was made of. Put it back or keep it, then run `dvc repro` again; training goes on from its "
+                "result was made of. Put it back or keep it, then run `dvc repro` again; training resumes from its "
                 "checkpoint if it is put back"
             )
 
@@ -107,13 +112,13 @@ def identity(file: Path) -> list[Any]:
     return [known.st_size, known.st_mtime_ns, known.st_ino]
 
 
-def difference(path: str, before: list[Any] | None, now: list[Any] | None) -> str:
+def difference(path: str, before: list[object] | None, now: list[object] | None) -> str:
     if before == now:
         return ""
     return f"{path} was {'removed' if now is None else 'added' if before is None else 'edited or replaced'}"
 
 
-def changed_values(before: Any, now: Any) -> str:
+def changed_values(before: Mapping[str, object] | None, now: Mapping[str, object] | None) -> str:
     """The values of params.lock.yaml that differ, in words; "" if none does."""
     if before == now:
         return ""

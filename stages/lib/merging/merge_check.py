@@ -20,7 +20,7 @@ def compare(
     probes: list[Messages],
     max_tokens: int,
 ) -> dict[str, float]:
-    """How far `merged` is from `unmerged` at the assistant's tokens of `probes`, each cut at `max_tokens` tokens.
+    """How far `merged` is from `unmerged` at the assistant's tokens of `probes`, each truncated at `max_tokens` tokens.
 
     Returns the perplexity of both, the mean Kullback-Leibler divergence of the merged from the unmerged model's
     distribution in nats a token, sum p (log p - log q), and how often both find the same token most likely.
@@ -58,7 +58,7 @@ def compare(
 
 def refuse_a_ruined_merge(name: str, figures: dict[str, float], max_kl: float) -> None:
     """Raise UserError if the merged model is further than `max_kl` nats a token from what was trained."""
-    if not figures["kl"] <= max_kl:  # not a number is refused too
+    if not figures["kl"] <= max_kl:  # NaN is refused too
         raise UserError(
             f"the merged model is {figures['kl']} nats a token away from the adapter on the weights it was "
             f"trained on; needed at most {name.replace('-', '_')}.max_kl={max_kl}. Perplexity on "

@@ -1,1 +1,1 @@
-"""Model directories: fetched, loaded, merged, and spoken to in their own template."""
+"""Model directories: loaded, measured, and spoken to in their own template."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat_template import SECONDS, Messages, time_limit, words_of
@@ -22,6 +22,27 @@ IGNORED = -100
 """The label that torch's cross entropy leaves out."""
 
 MARK = re.compile(r"{%-?\s*generation\s*-?%}")
+
+
+class Labelled(TypedDict):
+    """Tokens, and of equal length those of them that are learned, IGNORED elsewhere."""
+
+    input_ids: list[int]
+    labels: list[int]
+    raw: NotRequired[bool]  # of raw text, which ends in no stop token
+
+
+class Origin(TypedDict):
+    """Where a row of SFT is from."""
+
+    id: str
+    source: str  # the data set's name
+
+
+class TokenRow(Origin, Labelled):
+    """A row of SFT as tokens."""
+
+    held: NotRequired[list[int]]  # the tokens that are held to the base, IGNORED elsewhere (keep_base.py)
 
 
 @dataclass
@@ -59,7 +80,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Encoded:
     """Render and tokenise a whole conversation.
 
     Raises UserError for a conversation that the template refuses, and, where the template marks no answers, if the
-    prompt of the last one isn't the beginning of prompt and answer.
+    prompt of the last one isn't a prefix of prompt + answer.
     """
     if MARK.search(tokenizer.chat_template):
         rendered = apply_template(
@@ -101,7 +122,7 @@ def answer_span(
     prompt = render(tokenizer, messages[:place], add_generation_prompt=True)
     if not text.startswith(prompt):
         if last:
-            raise UserError(not_the_beginning(messages[place]["content"]))
+            raise UserError(not_a_prefix(messages[place]["content"]))
         return None
     end = len(text) if last else common_beginning(text, render(tokenizer, messages[: place + 1]))
     stop = text.rfind(tokenizer.eos_token, len(prompt), end)
@@ -133,15 +154,15 @@ def tokenise(
         if first is None or final is None:
             continue
         if (characters := encoding.token_to_chars(first)) and characters.start < begin:
-            raise UserError(not_the_beginning(text[begin:end]))
+            raise UserError(not_a_prefix(text[begin:end]))
         inside[first : final + 1] = [True] * (final + 1 - first)
     return ids, inside
 
 
-def not_the_beginning(answer: str) -> str:
+def not_a_prefix(answer: str) -> str:
     """The message for a template or an answer that training would see in another context than generation."""
     return (
-        f"chat_template.jinja: the prompt's tokens are not the beginning of prompt and answer for {answer[:40]!r}; "
+        f"chat_template.jinja: the prompt's tokens are not a prefix of prompt + answer for {answer[:40]!r}; "
         "needed a generation prompt that an answer is written behind as it is, and that ends on a token boundary, such "
         "as a newline. Choose or write a file of conf/chat_template"
     )
@@ -160,13 +181,13 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> lis
 def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: Messages, answer: str) -> tuple[list[int], list[int]]:
     """Token ids of a prompt and of the answer to it, which ends with its stop token.
 
-    Raises UserError if the prompt alone isn't tokenised as the beginning of prompt and answer: training would then
+    Raises UserError if the prompt alone isn't tokenised as a prefix of prompt + answer: training would then
     see another context than generation does.
     """
     prompt_ids = encode_prompt(tokenizer, prompt)
     whole = encode(tokenizer, [*prompt, {"role": "assistant", "content": answer}])
     if whole.input_ids[: len(prompt_ids)] != prompt_ids:
-        raise UserError(not_the_beginning(answer))
+        raise UserError(not_a_prefix(answer))
     return prompt_ids, whole.input_ids[len(prompt_ids) : last_true(whole.by_assistant) + 1]
 
 
@@ -176,7 +197,7 @@ def stop_ids(model_or_generation_config: Any) -> set[int]:
     return set(eos) if isinstance(eos, list) else {eos}
 
 
-def refuse_unlearnable(rows: list[dict[str, Any]], stops: set[int], loss_on: LossOn = LossOn.assistant) -> None:
+def refuse_unlearnable(rows: list[TokenRow], stops: set[int], loss_on: LossOn = LossOn.assistant) -> None:
     """Check the labels of every row before training.
 
     Each row is `id`, `input_ids`, `labels`, and `raw` if it is raw text. Raises UserError naming the first rows in
@@ -207,5 +228,5 @@ def refuse_unlearnable(rows: list[dict[str, Any]], stops: set[int], loss_on: Los
     if problems:
         raise UserError(
             f"{len(problems)} of {len(rows)} training rows can't be learned from: {'; '.join(problems[:3])}. "
-            "Mend the rows, chat_template.jinja's {% generation %} block or max_length"
+            "Fix the rows, chat_template.jinja's {% generation %} block or max_length"
         )

@@ -1,6 +1,6 @@
 """A model's chat template: the text that a conversation is to it, without a tokenizer and without torch.
 
-The text is that of tokenizer.apply_chat_template: template and special tokens of the same files, compiled alike
+The text is that of tokenizer.apply_chat_template: template and special tokens of the same files, compiled the same way
 (stages/lib/models/template_renderer.py). A template is foreign code: what it refuses, leaves out, takes too long for or
 changes from day to day is found here, before anything is trained on it.
 """
@@ -44,7 +44,7 @@ class Unfit(ValueError):
 class ChatTemplate:
     """A chat template and the special tokens that it may name.
 
-    `takes_system` says whether it writes what a system message says; others raise, or leave it out in silence. Raises
+    `takes_system` says whether it writes what a system message says; others raise, or leave it out silently. Raises
     UserError for a template that can't render a question and its answer, or that writes another text each time or day.
     """
 

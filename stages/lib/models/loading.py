@@ -52,7 +52,7 @@ def quiet_libraries() -> None:
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer with the chat template that lies in `directory`."""
+    """The tokenizer with the chat template that is in `directory`."""
     from transformers import AutoTokenizer
 
     with no_code_of_its_own(directory):
@@ -109,7 +109,7 @@ def load_for_training(directory: Path, section: Training, dtype: torch.dtype, sh
     """A model to train as `section` asks: frozen weights quantised and computing in `dtype`.
 
     Weights that are themselves trained (method=full) are kept in float32: in bfloat16 small updates round to nothing.
-    `sharded` says that they will be spread over several processes (FSDP).
+    `sharded` says that they will be sharded over several processes (FSDP).
     Raises UserError for lora.target_modules that the model doesn't have.
     """
     import torch
@@ -138,7 +138,7 @@ def refuse_unknown_modules(model: PreTrainedModel, names: list[str]) -> None:
 def load_quantized(directory: Path, quantization: Quantization, dtype: torch.dtype, sharded: bool = False) -> Any:
     """A model whose weights are quantised as asked, computing in `dtype`, on this process's GPU where it has one.
 
-    With `sharded` it is ready for FSDP, which spreads tensors of one floating type and takes them from there: 16-bit
+    With `sharded` it is ready for FSDP, which shards tensors of one floating type and takes them from there: 16-bit
     weights are left in the CPU's memory, of one process alone; 4-bit ones are kept in tensors of `dtype`.
     """
     import torch

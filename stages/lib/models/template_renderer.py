@@ -55,7 +55,7 @@ class GenerationTag(Extension):
 class Dictionaries:
     """`dict` for templates: it makes dictionaries, and has no attributes that lead to Python's own class."""
 
-    def __call__(self, *values: Any, **named: Any) -> dict[Any, Any]:
+    def __call__(self, *values: Any, **named: object) -> dict[Any, Any]:
         return dict(*values, **named)
 
     def fromkeys(self, *values: Any) -> dict[Any, Any]:
@@ -65,19 +65,19 @@ class Dictionaries:
 class PublicNamespace(Namespace):
     """`namespace` for templates, which keeps no name that begins with an underscore."""
 
-    def __init__(*args: Any, **named: Any) -> None:  # `self` may be a name of the template's
+    def __init__(*args: Any, **named: object) -> None:  # `self` may be a name of the template's
         self, *values = args
         attributes = dict(*values, **named)
         for name in attributes:
             refuse_private(name)
         Namespace.__init__(self, attributes)
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: object) -> None:
         refuse_private(name)
         super().__setitem__(name, value)
 
 
-def refuse_private(name: Any) -> None:
+def refuse_private(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise SecurityError(f"a namespace of a template can't keep {name!r}, which begins with an underscore")
 
@@ -93,10 +93,10 @@ def today(form: str) -> str:
 
 
 def to_json(
-    value: Any,
+    value: object,
     ensure_ascii: bool = False,
-    indent: Any = None,
-    separators: Any = None,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
     """The filter `tojson`, which unlike jinja2's own leaves < and & as they are."""

@@ -22,12 +22,12 @@ PREDICATE = re.compile(
     r"대내구듯당용임됨봄냄감옴줌짐움림남낌싶죵징염삼쥬슈애뭐때마재레]"
     r"|부탁|무엇|어디|언제|누구|얼마|왜|몇|만|로|추천|방법|좀)$"
 )
-"""How a Korean sentence or a wish may end, polite or plain; nouns that end alike pass, too."""
+"""How a Korean sentence or a wish may end, polite or plain; nouns with the same ending pass, too."""
 GRAMMAR = re.compile(
     r"([은는이가을를에의도와과로서고게지면해어아요다만랑한된난온린진친쁜픈큰운른본준던런킨할될갈올볼줄]"
     r"|하고|부터|까지|처럼|보다|한테|너무|다시|그|내|네|좀|더|안|못)$"
 )
-"""How a word ends that stands in a sentence: a particle, an ending, a verb before a noun (만난 사람)."""
+"""How a word ends that is in a sentence: a particle, an ending, a verb before a noun (만난 사람)."""
 AFTER_SENTENCE = re.compile(r"[\s.!~…;^,ㄱ-ㅣ)(\-]+$")
 CUT_OFF = re.compile(
     r"([,(\[:;·\-–]|(^|\s)\S+(면서|어서|아서|려서|해서|가서|와서|에서|이며|하며|하고|되고|이고|있고|없고|지만|는데|은데|므로|니까|거나|도록|하여|를)"

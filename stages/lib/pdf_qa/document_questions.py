@@ -1,6 +1,6 @@
 """Questions that a document asks and answers itself: FAQs, headings that ask, tables, articles, definitions.
 
-Deterministic and without a model. Each answer is made of words that stand in the document, and says where. Prose makes
+Deterministic and without a model. Each answer is made of words that are in the document, and says where. Prose makes
 no questions.
 """
 
@@ -120,7 +120,7 @@ def answered(blocks: list[Block], number: int, question: str) -> Iterator[Pair]:
     """Yield the pair of a question and all that follows it up to the next question, heading or article."""
     begun = ""
     if QUESTION_MARK.match(blocks[number].text) and not ASKS.search(question) and "?" in question:
-        question, _, begun = question.partition("?")  # the answer stands in the same lines
+        question, _, begun = question.partition("?")  # the answer is in the same lines
         question, begun = f"{question}?", ANSWER_MARK.sub("", begun.strip())
     parts = following(blocks, number)
     if QUESTION_MARK.match(blocks[number].text):  # what stands below an FAQ's answer is the page's

@@ -5,7 +5,7 @@ import re
 from stages.lib.data.comparison import trigrams
 
 LEAST_RECALL = 0.6
-"""Share of the answer's character trigrams that must stand in the source."""
+"""Share of the answer's character trigrams that must be in the source."""
 
 UNGROUNDED = ("ungrounded_number", "ungrounded_latin", "ungrounded_text")
 
@@ -13,7 +13,7 @@ UNGROUNDED = ("ungrounded_number", "ungrounded_latin", "ungrounded_text")
 def ungrounded(answer: str, source: str) -> tuple[str, str]:
     """The reason code of what the source doesn't say and what it was, or two empty strings.
 
-    Every number, date and Latin word of the answer must stand in the source, and so must most of its wording.
+    Every number, date and Latin word of the answer must be in the source, and so must most of its wording.
     """
     known = set(numbers(source))
     for number in numbers(answer):

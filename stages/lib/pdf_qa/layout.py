@@ -53,7 +53,7 @@ HANGUL = re.compile("[가-힣]")
 
 @dataclass
 class Block:
-    """A piece of a page: its kind (heading, text, item, article, table), its text, and where it stands in the page's.
+    """A piece of a page: its kind (heading, text, item, article, table), its text, and where it is in the page's.
 
     `level` ranks headings, the largest letters first. An article's `title` is apart from its text.
     """

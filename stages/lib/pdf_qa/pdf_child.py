@@ -4,14 +4,22 @@
 Its last line says how it ended: {"done": 10} or {"refused": "encrypted", "detail": "…"}.
 """
 
+from __future__ import annotations
+
 import json
 import resource
 import sys
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.pdf_qa.page_gate import UNUSABLE, page_problems
 from stages.lib.pdf_qa.text_lines import lines_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pdfplumber.table import Table
+    from pypdfium2 import PdfObject, PdfPage
 
 PASSWORD_NEEDED = 4  # FPDF_ERR_PASSWORD
 DEEPEST_FORM = 4
@@ -87,7 +95,7 @@ def extract(path: str, max_pages: int) -> dict[str, Any]:
     return {"done": len(document)}
 
 
-def drawn_lines(page: Any) -> tuple[Lines, Lines]:
+def drawn_lines(page: PdfPage) -> tuple[Lines, Lines]:
     """The lines drawn on a page: those across (y, from x, to x) and those down (x, from y, to y).
 
     Where there are very many, as in a drawing, the rest is left out.
@@ -107,7 +115,7 @@ def drawn_lines(page: Any) -> tuple[Lines, Lines]:
     return across, down
 
 
-def bounds(item: Any) -> tuple[float, float, float, float]:
+def bounds(item: PdfObject) -> tuple[float, float, float, float]:
     """A drawn thing's box on its page; within forms pdfium says where it is in the innermost."""
     box, form = item.get_bounds(), item.container
     while form is not None:
@@ -142,10 +150,10 @@ def open_sides(across: Lines, down: Lines) -> list[list[int]]:
         if len(rules) < FEWEST_RULES:
             continue
         left, right = min(rule[1] for rule in rules), max(rule[2] for rule in rules)
-        alike = all(rule[1] - left <= NEAR and right - rule[2] <= NEAR for rule in rules)
+        same = all(rule[1] - left <= NEAR and right - rule[2] <= NEAR for rule in rules)
         closed = any(abs(other - side) <= NEAR and low < top and high > bottom
                      for other, low, high in columns for side in (left, right))  # fmt: skip
-        if alike and not closed:
+        if same and not closed:
             boxes[left, bottom, right, top] = None
     ends = {bottom for _, bottom, _ in columns} - {y + off for y, _, _ in rows for off in range(-NEAR, NEAR + 1)}
     for end in ends:  # a table that the page's end cuts has no rule there
@@ -221,7 +229,7 @@ def frame(box: list[int], left: float, bottom: float) -> list[dict[str, Any]]:
     ]
 
 
-def spans_of(table: Any) -> list[list[int]]:
+def spans_of(table: Table) -> list[list[int]]:
     """The cells of a table that are more than one row or column wide: top, left, bottom, right, the last two beyond."""
     rows = table.rows
     tops = [min(cell[1] for cell in row.cells if cell) for row in rows]
@@ -259,7 +267,7 @@ def clean(text: str) -> str:
     )
 
 
-def say(line: dict[str, Any]) -> None:
+def say(line: Mapping[str, object]) -> None:
     """Write one JSON line."""
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()

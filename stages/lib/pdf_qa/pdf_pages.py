@@ -187,7 +187,7 @@ def edges(page: Page) -> set[int]:
 
 
 def without_continued_tables(pages: list[Page]) -> list[Page]:
-    """Take away, and note as the problem table_continued, a table that goes on from the page before without a header.
+    """Take away, and note as the problem table_continued, a table that continues the page before without a header.
 
     Its first row would be read as the header. It goes on if it begins the page, the table before ended its page, and
     both have as many columns.

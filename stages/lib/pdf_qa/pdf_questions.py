@@ -69,8 +69,8 @@ def pdf_rows(
         pages = read_pdf(path, section.limits)
     except PdfRefused as refused:
         if section.on_bad_pdf is OnBadPdf.stop:
-            raise PdfRefused(path, refused.reason, f"{refused.detail}. Mend or remove the file, or set "
-                             "prepare_pdf_qa.on_bad_pdf=skip to go on without it") from None  # fmt: skip
+            raise PdfRefused(path, refused.reason, f"{refused.detail}. Fix or remove the file, or set "
+                             "prepare_pdf_qa.on_bad_pdf=skip to continue without it") from None  # fmt: skip
         report.refused.append({"file": label, "reason": refused.reason, "detail": refused.detail})
         return
     if ends_early(path):

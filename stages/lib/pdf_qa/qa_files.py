@@ -1,4 +1,4 @@
-"""Which files questions and answers are read from, under which names, and which lie beside them unread."""
+"""Which files questions and answers are read from, under which names, and which are beside them unread."""
 
 import os
 from collections.abc import Iterator
@@ -90,7 +90,7 @@ def files_in(paths: list[str], endings: tuple[str, ...], setting: str) -> list[P
     """The files that `paths` name, and those with one of `endings` in and below the folders that they name, in order.
 
     Raises UserError for a path that isn't there, for a file of rows in a format that isn't read, and for links in a
-    folder that lead out of it: their text would stand in what is published, and who put them there need not be who may
+    folder that lead out of it: their text would be in what is published, and who put them there need not be who may
     read it.
     """
     files: list[Path] = []

@@ -1,4 +1,4 @@
-"""The gates of Q&A in order: rows one by one, then doubles and conflicts among all, then leaks between the splits."""
+"""The gates of Q&A in order: rows one by one, duplicates and conflicts among all, leaks between the splits."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ STEPS = {
     "not rejected by people": LEFT_OUT,
     "rendered": UNFIT,
     "short enough": ("too_long_tokens",),
-    "no doubles": ("exact_duplicate", "near_duplicate"),
+    "no duplicates": ("exact_duplicate", "near_duplicate"),
     "no conflicts": ("conflict",),
 }
 """The funnel's steps, and the reasons that each drops rows for."""
@@ -59,7 +59,7 @@ def store_clear_rows(
             detail = f"{tokens} tokens, at most {section.max_tokens} (prepare_pdf_qa.max_tokens)"
             ledger.reject(row.dropped("too_long_tokens", detail))
             continue
-        ledger.mended.update(row.mended)
+        ledger.fixed.update(row.fixed)
         ledger.reported.update(f"pii: {kind}" for kind in row.personal_data)
         store.add(row, tokens)
 
@@ -101,7 +101,7 @@ def read_again(dropped: Rejected, reading: Reading) -> Question | Rejected:
     return row
 
 
-def drop_doubles(store: QuestionStore, policy: Conflicts, out: Path) -> list[tuple[int, int]]:
+def drop_duplicates(store: QuestionStore, policy: Conflicts, out: Path) -> list[tuple[int, int]]:
     """Drop exact duplicates, rows in conflict by `policy`, and near-duplicates; list the conflicts.
 
     An answer that a person accepted is right, whatever others say; two such are a conflict as any other.
@@ -124,7 +124,7 @@ def drop_doubles(store: QuestionStore, policy: Conflicts, out: Path) -> list[tup
                 store.drop(row["n"], "conflict", f"one question, {len(group)} answers: {places}")
     if conflicts and policy is Conflicts.error:
         raise UserError(f"{len(conflicts)} rows answer one question differently: "
-                        f"{', '.join(row['where'] for row in conflicts[:6])}. Mend them, or choose "
+                        f"{', '.join(row['where'] for row in conflicts[:6])}. Fix them, or choose "
                         "prepare_pdf_qa.conflicts = drop_all, keep_first or keep_latest")  # fmt: skip
     write_jsonl(out / "conflicts.jsonl", ({k: v for k, v in row.items() if k != "n"} for row in conflicts))
     return store.drop_near_duplicates()
@@ -142,10 +142,10 @@ def refuse_leaks(store: QuestionStore, between_facts: list[tuple[int, int]]) -> 
             leaks.append(f"{place} ({split}: {question}) is nearly {other_place} ({other_split}: {other})")
     if leaks:
         raise UserError(f"{len(leaks)} evaluation questions are trained on: {'; '.join(leaks[:5])}. "
-                        "Remove the doubles or give them one fact_id")  # fmt: skip
+                        "Remove the duplicates or give them one fact_id")  # fmt: skip
 
 
-def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
+def caveats(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
     """What a reader of the card should know before trusting a score on this data."""
     notes = ["The licence of the sources is not known to this stage: ask whoever gave you the files."]
     notes += told(report.get("review", {}))
@@ -153,8 +153,8 @@ def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
     if too_long := report["dropped"].get("too_long_tokens"):
         notes.append(f"{too_long} of {report['in']} rows are longer than prepare_pdf_qa.max_tokens = "
                      f"{section.max_tokens} tokens of the base model and were dropped: SFT learns whole answers, since "
-                     "a cut one teaches not to stop. The limit follows sft.max_length; a model whose tokenizer knows "
-                     "the language needs fewer tokens.")  # fmt: skip
+                     "a truncated one teaches not to stop. The limit follows sft.max_length; a model whose tokenizer "
+                     "knows the language needs fewer tokens.")  # fmt: skip
     neither = f"it is neither a PDF nor rows in a format that is read ({', '.join(ENDINGS)})"
     notes += [
         f"{path} was not read: {'it leads to a folder elsewhere; copy it' if os.path.isdir(path) else neither}."
@@ -174,7 +174,7 @@ def beware(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
         notes.append("Personal data may be in the kept rows (counted above, by patterns: the count misses some and may "
                      "hold false ones). `prepare_pdf_qa.personal_data=drop` removes those rows.")  # fmt: skip
     if report["told_apart"]:
-        notes.append(f"{report['told_apart']} fact_ids stand in more than one file: each file's rows are facts of "
+        notes.append(f"{report['told_apart']} fact_ids are in more than one file: each file's rows are facts of "
                      "their own, named by file and fact_id. Put the rows of one fact into one file.")  # fmt: skip
     if section.held_out_wordings and report["splits"]["seen"]["rows"] == 0:
         notes.append("No fact has two wordings, so there is no `seen` split: only `unseen`, held-out facts, which "

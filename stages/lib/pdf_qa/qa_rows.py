@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stages.lib.data.characters import mend
+from stages.lib.data.characters import fix
 from stages.lib.data.columns import Reading, Unfit
 from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.jsonl_reader import Line, Rejected
@@ -59,7 +59,7 @@ class Question:
     key: list[str]
     answerable: bool
     source: dict[str, Any]
-    mended: list[str] = field(default_factory=list)
+    fixed: list[str] = field(default_factory=list)
     personal_data: list[str] = field(default_factory=list)
     review: str = ""  # accept or edit, if a person decided so
     gate: Rejected | None = None  # why it is dropped unless a person lets it in
@@ -95,7 +95,7 @@ class Question:
 
 
 def admit(line: Line, reading: Reading) -> Question | Rejected:
-    """A value of any shape with its texts mended, and with the gate that stops it, if one does; or why it is no row."""
+    """A value of any shape with its texts fixed, and with the gate that stops it, if one does; or why it is no row."""
     text = json.dumps(line.value, ensure_ascii=False, default=str)
     try:
         fields = Fields.model_validate(as_question(line, reading))
@@ -104,16 +104,16 @@ def admit(line: Line, reading: Reading) -> Question | Rejected:
         return Rejected(line.where, reason, detail, text)
     except ValidationError as error:
         return Rejected(line.where, "wrong_type", type_error(error, line, reading), text)
-    mended = {"question": mend(fields.instruction), "input": mend(fields.input), "answer": mend(fields.output)}
-    for name, result in mended.items():
+    fixed = {"question": fix(fields.instruction), "input": fix(fields.input), "answer": fix(fields.output)}
+    for name, result in fixed.items():
         if result.unreadable:
             return Rejected(line.where, "mojibake", f"{name}: {result.unreadable}", text)
         if not result.text and name != "input":
             return Rejected(line.where, "blank_field", f"the {name} holds no visible text", text)
-    question, answer = mended["question"].text, mended["answer"].text
+    question, answer = fixed["question"].text, fixed["answer"].text
     answerable = fields.answerable is not False
     reason, detail = unclear(question, answer, answerable)
-    question = with_input(question, mended["input"].text)
+    question = with_input(question, fixed["input"].text)
     path, _, number = line.where.rpartition(":")
     name = reading.label + path.removeprefix(reading.file)
     identity = str(fields.id) if fields.id is not None else f"{name}:{number}"
@@ -129,10 +129,10 @@ def admit(line: Line, reading: Reading) -> Question | Rejected:
         group=group,
         question=question,
         answer=answer,
-        key=[mend(part).text for part in fields.key or []],
+        key=[fix(part).text for part in fields.key or []],
         answerable=answerable,
         source=fields.source or {"file": name, "line": int(number)},
-        mended=sorted({step for result in mended.values() for step in result.done}),
+        fixed=sorted({step for result in fixed.values() for step in result.done}),
         personal_data=personal_data(question + "\n" + answer),
     )
     row.gate = row.dropped(reason, detail, text) if reason else None

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from stages.lib.data.characters import mend
+from stages.lib.data.characters import fix
 from stages.lib.data.comparison import letters
 from stages.lib.pdf_qa.clarity import personal_data
 from stages.lib.pdf_qa.layout import Block
@@ -44,7 +44,7 @@ class Paragraph:
     level: float = 0.0
     headings: list[str] = field(default_factory=list)
     joint: str = "\n\n"
-    mended: list[str] = field(default_factory=list)
+    fixed: list[str] = field(default_factory=list)
     personal_data: list[str] = field(default_factory=list)
 
     def whole(self) -> str:
@@ -106,16 +106,16 @@ def clean_paragraphs(
             headings = [above for above in headings if above.level > paragraph.level] + [paragraph]
             yield from map(heading_alone, alone)
             continue
-        mended = mend(paragraph.text)
-        reason, detail = unclean(paragraph, mended.text, mended.unreadable, special)
-        kinds = personal_data(mended.text)
+        fixed = fix(paragraph.text)
+        reason, detail = unclean(paragraph, fixed.text, fixed.unreadable, special)
+        kinds = personal_data(fixed.text)
         if not reason and drop_personal_data and kinds:
             reason, detail = "pii", ", ".join(kinds)
         if reason:
             yield Unclean(paragraph, reason, detail)
             continue
-        paragraph.text, paragraph.mended, paragraph.personal_data = mended.text, mended.done, kinds
-        paragraph.headings = [mend(heading.text).text for heading in headings]
+        paragraph.text, paragraph.fixed, paragraph.personal_data = fixed.text, fixed.done, kinds
+        paragraph.headings = [fix(heading.text).text for heading in headings]
         if not headings and before:
             goes_on = paragraph.kind == before.kind == "text" and not SENTENCE_END.search(before.text)
             listed = paragraph.kind == before.kind == "item"
@@ -133,7 +133,7 @@ def heading_alone(heading: Paragraph) -> Unclean:
 def unclean(paragraph: Paragraph, text: str, unreadable: str, special: Iterable[str]) -> tuple[str, str]:
     """The reason code of what keeps a paragraph from being learned and what was found, or two empty strings.
 
-    `text` is the paragraph's, mended, and `unreadable` why it can't be.
+    `text` is the paragraph's, fixed, and `unreadable` why it can't be.
     """
     if unreadable:
         return "mojibake", unreadable

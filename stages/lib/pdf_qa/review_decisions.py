@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from stages.lib.data.characters import mend
+from stages.lib.data.characters import fix
 from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.jsonl_reader import Rejected, read_lines
 from stages.lib.every_stage.foreign_text import on_one_line
@@ -51,13 +51,13 @@ class Decision(BaseModel):
 
     @model_validator(mode="after")
     def edited_texts(self) -> "Decision":
-        """An edit's texts are mended as any row's. Raises ValueError for an edit that leaves no text."""
+        """An edit's texts are fixed as any row's. Raises ValueError for an edit that leaves no text."""
         if self.decision == "edit":
             for name in ("new_question", "new_answer"):
-                mended = mend(getattr(self, name))
-                if mended.unreadable or not mended.text:
-                    raise ValueError(f"{name} {mended.unreadable or 'holds no visible text'}")
-                setattr(self, name, mended.text)
+                fixed = fix(getattr(self, name))
+                if fixed.unreadable or not fixed.text:
+                    raise ValueError(f"{name} {fixed.unreadable or 'holds no visible text'}")
+                setattr(self, name, fixed.text)
         return self
 
 
@@ -66,7 +66,7 @@ def content_of(question: str, answer: str) -> str:
     return hashlib.sha256(f"{question}\0{answer}".encode()).hexdigest()[:16]
 
 
-def alike(question: str, answer: str) -> tuple[int, int]:
+def words_of(question: str, answer: str) -> tuple[int, int]:
     """What rows have in common that ask and answer the same, spacing and punctuation aside."""
     return hash_of(letters(question)), hash_of(letters(answer))
 
@@ -118,8 +118,8 @@ class Review:
         self.decisions = in_force(self.decisions)
         self.by_content = {content_of(one.question, one.answer): one for one in self.decisions}
         self.rows = {one.row for one in self.decisions}
-        # what was rejected or corrected doesn't come in by a double that differs in a space
-        self.not_wanted = {alike(one.question, one.answer): one for one in self.by_content.values()
+        # what was rejected or corrected doesn't come in by a duplicate that differs in a space
+        self.not_wanted = {words_of(one.question, one.answer): one for one in self.by_content.values()
                            if one.decision in ("reject", "edit")}  # fmt: skip
 
     @classmethod
@@ -145,7 +145,7 @@ class Review:
                 verdict = Verdict("accept", question, answer)
             if one.decision != "edit":
                 break
-        if not verdict.decision and (other := self.not_wanted.get(alike(question, answer))):
+        if not verdict.decision and (other := self.not_wanted.get(words_of(question, answer))):
             word = "rejected" if other.decision == "reject" else "corrected"
             verdict = Verdict("reject", question, answer, f"says what {other.row} does, which was {word} in review")
         return verdict

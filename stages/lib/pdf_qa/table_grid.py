@@ -163,8 +163,8 @@ def without_outlines(rows: list[list[str]], spans: list[list[int]]) -> tuple[lis
 def split_row(row: list[str]) -> tuple[int, list[list[str]]]:
     """The column of a row's outline, and the rows that it makes of this one: one for each item."""
     lines = [cell.split("\n") for cell in row]
-    alike = len(row) > 1 and len(lines[0]) > 2 and all(len(cell) == len(lines[0]) for cell in lines)
-    if alike and not any(" " in line for cell in lines for line in cell):  # a list of words beside another
+    same = len(row) > 1 and len(lines[0]) > 2 and all(len(cell) == len(lines[0]) for cell in lines)
+    if same and not any(" " in line for cell in lines for line in cell):  # a list of words beside another
         return 0, [list(words) for words in zip(*lines, strict=True)]
     for column, text in enumerate(row[:-1]):
         named = items(text)
@@ -177,7 +177,7 @@ def split_row(row: list[str]) -> tuple[int, list[list[str]]]:
 
 
 def items(text: str) -> list[str]:
-    """The innermost items of an outline, each under the items that it stands in; empty if a text isn't one."""
+    """The innermost items of an outline, each under the items that it is in; empty if a text isn't one."""
     outline: list[tuple[int, list[str]]] = []
     for line in text.split("\n"):
         kind, found = next(
@@ -213,5 +213,5 @@ def has_header(grid: Grid, lines: list[TextLine], body: list[TextLine]) -> bool:
     first, others = grid.header[1], [row[1].text for row in grid.rows if len(row) > 1]
     words = [word for word in re.findall(r"\w+", first) if len(word) > 1]
     shared = [sum(word in other for word in words) for other in others]
-    alike = max(shared, default=0) > 1 or 2 * sum(count > 0 for count in shared) >= len(others)
-    return not (first.endswith((".", "다")) or len(first) > 25 or alike)
+    similar = max(shared, default=0) > 1 or 2 * sum(count > 0 for count in shared) >= len(others)
+    return not (first.endswith((".", "다")) or len(first) > 25 or similar)

@@ -1,4 +1,4 @@
-"""Tables of a page: those drawn with lines, as pdfplumber finds them, and those that only stand in columns.
+"""Tables of a page: those drawn with lines, as pdfplumber finds them, and those that are only in columns.
 
 A table knows its title: the caption over it (표 2, Table 8.12), if there is one.
 """

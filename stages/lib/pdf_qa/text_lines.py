@@ -4,11 +4,16 @@ pdfium's line breaks are the file's own; where it glues what stands below to a l
 the characters tell. A line keeps the space at its end: pdfium leaves one only where a word ends.
 """
 
+from __future__ import annotations
+
 import ctypes
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfTextPage, raw
 
 APART = 0.6
 """Of a character's height: what is higher or lower by more is another line."""
@@ -57,7 +62,7 @@ def plain_lines(text: str) -> list[TextLine]:
     return [TextLine(line) for line in text.split("\n")]
 
 
-def lines_of(textpage: Any) -> list[TextLine]:
+def lines_of(textpage: PdfTextPage) -> list[TextLine]:
     """The lines of a pypdfium2 text page, in the order of the file."""
     from pypdfium2 import raw
 
@@ -124,7 +129,7 @@ def lines_of(textpage: Any) -> list[TextLine]:
     return lines
 
 
-def font_size(page: Any, index: int) -> float:
+def font_size(page: raw.FPDF_TEXTPAGE, index: int) -> float:
     """The size of a character's font in points, as its matrix leaves it."""
     from pypdfium2 import raw
 
@@ -133,7 +138,7 @@ def font_size(page: Any, index: int) -> float:
     return round(raw.FPDFText_GetFontSize(page, index) * math.hypot(matrix.c, matrix.d), 2)
 
 
-def is_bold(page: Any, index: int) -> bool:
+def is_bold(page: raw.FPDF_TEXTPAGE, index: int) -> bool:
     """Whether a character is set in a heavy font, by its weight or by its font's name."""
     from pypdfium2 import raw
 

@@ -37,7 +37,7 @@ STEPS = {
 """The funnel's steps, and the reasons that each drops paragraphs for."""
 
 COPY = 40
-"""Letters from which on an equal paragraph is a copy; a short item (신분증 사본) may stand in many lists."""
+"""Letters from which on an equal paragraph is a copy; a short item (신분증 사본) may be in many lists."""
 BATCH = 500
 
 TABLE = """
@@ -104,7 +104,7 @@ class TextStore:
                 where, text = f"{path}:{found.paragraph.place}", found.paragraph.text
                 self.ledger.reject(Rejected(where, found.reason, found.detail, text))
                 continue
-            self.ledger.mended.update(found.mended)
+            self.ledger.fixed.update(found.fixed)
             self.ledger.reported.update(f"pii: {kind}" for kind in found.personal_data)
             batch.append(found)
             if len(batch) == BATCH:

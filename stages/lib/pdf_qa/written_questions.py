@@ -2,9 +2,11 @@
 
 [{"kind": "fact", "questions": ["여권은 며칠 만에 나오나요?", "여권은 언제 나오나요?"], "answer": "나흘 걸립니다."}]
 
-Models think first, put fences around JSON, wrap it into an object, or are cut off at their limit of tokens: what is
+Models think first, put fences around JSON, wrap it into an object, or are truncated at their limit of tokens: what is
 whole in a response is used, and what isn't is named.
 """
+
+from __future__ import annotations
 
 import json
 import re
@@ -91,7 +93,7 @@ def written_in(response: str) -> tuple[list[Written], list[str]]:
         else:
             complaints.append(f"found no question and answer as texts in {json.dumps(value, ensure_ascii=False)[:80]}")
     if "{" in rest:
-        complaints.append(f"it is cut off within {rest[rest.index('{') :][:60]!r}; raise max_new_tokens")
+        complaints.append(f"it is truncated within {rest[rest.index('{') :][:60]!r}; raise max_new_tokens")
     if not pairs and not complaints and not NOTHING.search(said):
         thinking = "it ends while it thinks; raise max_new_tokens" if UNFINISHED.search(response) else ""
         complaints.append(thinking or "found no JSON array of questions and answers")
@@ -105,7 +107,7 @@ def usable(response: str) -> bool:
 
 
 def without_thinking(response: str) -> str:
-    """A response without what the model thought before it, whether that is marked at both ends, at one, or cut off."""
+    """A response without what the model thought before it, marked at both ends, at one, or truncated."""
     return UNFINISHED.sub("", THOUGHT.sub("", THINKING.sub("", response)))
 
 

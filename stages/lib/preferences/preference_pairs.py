@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stages.lib.data.characters import mend
+from stages.lib.data.characters import fix
 from stages.lib.data.columns import Reading, Unfit
 from stages.lib.data.comparison import hash_of, letters
 from stages.lib.data.jsonl_reader import Line, Rejected, as_text
@@ -65,7 +65,7 @@ class Pair:
     question: str
     chosen: str
     rejected: str
-    mended: list[str]
+    fixed: list[str]
     history: list[dict[str, str]] = field(default_factory=list)  # questions and answers before the question
     vote: str = ""  # the vote that made the pair: people compare more than two answers to one question
     prompt: Messages = field(default_factory=list)  # all before the answer, in the form that the template takes
@@ -112,22 +112,22 @@ def admit_pair(line: Line, min_chosen_score: float, reading: Reading | None = No
         return Rejected(line.where, "wrong_type", detail, text)
     if reason := filtered(row, "chosen_score" in columns, min_chosen_score):
         return Rejected(line.where, reason, f"status {row.status}, chosen_score {row.chosen_score}", text)
-    mended = {
-        name: mend(value or "")
+    fixed = {
+        name: fix(value or "")
         for name, value in row.model_dump(include={"system", "input", "chosen", "rejected"}).items()
     }
-    mended |= {f"history {number}": mend(turn.content) for number, turn in enumerate(row.history)}
-    for name, result in mended.items():
+    fixed |= {f"history {number}": fix(turn.content) for number, turn in enumerate(row.history)}
+    for name, result in fixed.items():
         if result.unreadable:
             return Rejected(line.where, "mojibake", f"{name}: {result.unreadable}", text)
         if not result.text and name != "system":
             return Rejected(line.where, "blank_content", f"{name} holds no visible text", text)
-    system, question, chosen, rejected = (mended[name].text for name in ("system", "input", "chosen", "rejected"))
+    system, question, chosen, rejected = (fixed[name].text for name in ("system", "input", "chosen", "rejected"))
     if chosen == rejected:
         return Rejected(line.where, "equal_answers", "chosen and rejected are the same", text)
-    done = sorted({step for result in mended.values() for step in result.done})
+    done = sorted({step for result in fixed.values() for step in result.done})
     history = [
-        {"role": turn.role, "content": mended[f"history {number}"].text} for number, turn in enumerate(row.history)
+        {"role": turn.role, "content": fixed[f"history {number}"].text} for number, turn in enumerate(row.history)
     ]
     return Pair(line.where, system, question, chosen, rejected, done, history)
 

@@ -16,9 +16,9 @@ UNUSED = (*UNDECIDED.values(), "vote_conflicting", "vote_for_cut_answer", "vote_
 def voted_pairs(votes: list[Vote | Rejected], asked: KnownQuestions) -> Iterator[Pair | Rejected]:
     """Yield a preference pair for each vote that prefers one answer, and a reject for each other vote.
 
-    People who contradict each other on the same two answers teach nothing; who agree teach it once. A cut answer that
-    was preferred would be learned with a stop token in the middle of a sentence. Whoever votes can't know what is
-    asked in the evaluation, so such votes are left out rather than refused.
+    People who contradict each other on the same two answers teach nothing; who agree teach it once. A truncated answer
+    that was preferred would be learned with a stop token in the middle of a sentence. Whoever votes can't know what
+    is asked in the evaluation, so such votes are left out rather than refused.
     """
     preferred = defaultdict(set)
     for vote in votes:
@@ -54,5 +54,5 @@ def unused(vote: Vote, preferred: set[str], asked: KnownQuestions) -> tuple[str,
     if known := asked.find(vote.question):
         return "vote_on_evaluation_question", f"{vote.question[:60]} = {known}"
     if not (vote.first_stopped if vote.verdict == "first" else vote.second_stopped):
-        return "vote_for_cut_answer", f"cut at {vote.max_new_tokens} tokens; allow more in the arena"
+        return "vote_for_cut_answer", f"truncated at {vote.max_new_tokens} tokens; allow more in the arena"
     return "", ""

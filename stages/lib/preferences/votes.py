@@ -9,9 +9,8 @@ verdict is first, second, tie or both_bad; the first answer stood on the left. f
 however it is spaced. python -m tools.arena writes them.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -85,22 +84,3 @@ def typed(line: Line | Rejected) -> Vote | Rejected:
         return Rejected(line.where, reason, detail, as_text(line.value))
     vote.where = line.where
     return vote
-
-
-def by_models(votes: Iterable[Vote], current: set[str]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Votes as a judge's verdicts, by the pair of models they compare.
-
-    A name is no version: models whose weights are not among `current` are told apart by them, as in dpo@13eb9e7. Of a
-    pair the one that was tuned further is first.
-    """
-    order = ("orpo", "dpo", "sft", "base")
-    pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for vote in votes:
-        row = vote.model_dump()
-        for side in ("first", "second"):
-            digest = row[f"{side}_weights_sha256"]
-            if digest not in current:
-                row[side] = f"{row[side]}@{digest[:7]}"
-        one, other = sorted((row["first"], row["second"]), key=lambda name: (order.index(name.split("@")[0]), name))
-        pairs.setdefault((one, other), []).append(row)
-    return dict(sorted(pairs.items()))

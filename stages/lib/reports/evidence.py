@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.lib.every_stage.foreign_text import in_markdown
 from stages.lib.family import NAMES, STARTED_FROM, TUNED
-from stages.lib.reports.numbers import MARKS, counted, figure, marked
+from stages.lib.reports.numbers import MARKS, Detail, Sets, counted, figure, marked
 from stages.lib.reports.verdict import idle_steps, in_words
 
 Row = dict[str, Any]
@@ -43,7 +43,7 @@ SETS = {
 class Evidence:
     """All that a report is made of, as the stages before wrote it."""
 
-    detail: dict[str, Any]  # metrics/eval_detail.json
+    detail: Detail  # metrics/eval_detail.json
     predictions: list[Row]
     judge: dict[str, Any]
     benchmark: dict[str, Any]  # model -> task -> figure -> value, n, low, high
@@ -103,13 +103,13 @@ def kind_of(split: str) -> str:
     return next((kind for kind in SETS if split == kind or split.startswith(f"{kind}_")), split)
 
 
-def sets_in(figures: dict[str, Any]) -> list[str]:
+def sets_in(figures: Sets) -> list[str]:
     """The sets that a model was scored on, in the order of SETS."""
     order = list(SETS)
     return sorted(figures, key=lambda split: (order.index(kind_of(split)), split))
 
 
-def shown_in(figures: dict[str, Any]) -> list[tuple[str, str]]:
+def shown_in(figures: Sets) -> list[tuple[str, str]]:
     """Set and figure of each line of the short table, of those that a model was scored on."""
     sets = sets_in(figures)
     return [
@@ -147,7 +147,7 @@ def wrong_answers(evidence: Evidence) -> list[Row]:
 
 
 def lost_answers(evidence: Evidence, before: str, after: str) -> list[tuple[Row, Row]]:
-    """Facts that `before` states rightly and `after` doesn't: every regression, as pairs of rows."""
+    """Facts that `before` states correctly and `after` doesn't: every regression, as pairs of rows."""
     new = evidence.answers(after)
     return [
         (row, new[name])
@@ -184,7 +184,7 @@ def render(evidence: Evidence) -> str:
         MARKS,
     ]
     if evidence.warnings:
-        parts += ["## Beware", "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)]
+        parts += ["## Caveats", "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)]
     parts += ["## Before and after", in_markdown(detail["demo"]["question"]), demo]
     if evidence.judged:
         parts += ["## Judge", judge_table(evidence.judged)]

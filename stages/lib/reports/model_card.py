@@ -27,8 +27,8 @@ def model_card(section: Report, evidence: Evidence) -> str:
     rows = "\n".join(f"- {in_markdown(name)}: {digest}" for name, digest in evidence.detail["weights_sha256"].items())
     left = {name: count for name, steps in evidence.funnels.items() for _, count in steps[-1:]}
     made = "\n".join(f"- {in_markdown(name)}: {count} rows" for name, count in left.items())
-    beware = "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)
-    beware = beware or "Nothing was found; read the table all the same."
+    caveats = "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)
+    caveats = caveats or "Nothing was found; read the table all the same."
     wrong = wrong_answers(evidence)
     question = json.dumps(evidence.detail["demo"]["question"], ensure_ascii=False)  # a literal of Python too
     return f"""---
@@ -66,7 +66,7 @@ chat([{{"role": "user", "content": {question}}}], do_sample=False)
 
 ## Limits
 
-{beware}
+{caveats}
 
 Wrong answers on facts that it was trained on, the worst of {len(wrong)}:
 

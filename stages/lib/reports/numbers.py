@@ -1,6 +1,29 @@
 """Figures as people read them: a value with its interval, and whether a difference is for the better."""
 
+from typing import Any, TypedDict
+
 Cell = dict[str, float]
+Sets = dict[str, dict[str, Cell]]
+"""Set, figure, then what the figure is: value, low, high, n and groups."""
+
+
+class Detail(TypedDict):
+    """metrics/eval_detail.json, as evaluate writes it."""
+
+    models: dict[str, Sets]
+    differences: dict[str, Sets]  # to the base
+    steps: dict[str, Sets]  # to the model that each started from
+    facts: dict[str, dict[str, int]]
+    demo: dict[str, Any]
+    settings: dict[str, Any]
+    signatures: dict[str, str]
+    sets_sha256: dict[str, str]
+    weights_sha256: dict[str, str]
+    chat_template_sha256: str
+    tokenizer_sha256: str
+    versions: dict[str, str]
+    warnings: list[str]
+
 
 HIGHER = {"key_exact", "key_recall", "chrf", "bleu", "rouge_l", "korquad_exact", "korquad_f1", "bertscore",
           "stop_rate", "refusal_rate", "accuracy", "margin"}  # fmt: skip

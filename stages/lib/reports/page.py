@@ -111,7 +111,7 @@ def section(title: str, content: str) -> str:
 
 
 def headline(evidence: Evidence) -> str:
-    """Title, the four figures that matter, and what to beware of."""
+    """Title, the four figures that matter, and caveats."""
     models, detail = evidence.models, evidence.detail
     cards = []
     controls = [split for split in sets_in(detail["models"][models[0]]) if split.startswith("control_")]
@@ -135,7 +135,7 @@ def headline(evidence: Evidence) -> str:
         f"Greedy answers, at most {detail['settings']['max_new_tokens']} new tokens; 95 % intervals over facts, "
         "Wilson's of shares, else bootstrap; differences paired.</p>"
         f'<div class="cards">{"".join(cards)}</div>'
-        + (f'<h2>Beware</h2><div class="warn">{warned}</div>' if warned else "")
+        + (f'<h2>Caveats</h2><div class="warn">{warned}</div>' if warned else "")
     )
 
 
@@ -240,7 +240,7 @@ def worst(evidence: Evidence) -> str:
 
 
 def regression(evidence: Evidence, before: str, after: str) -> str:
-    """Every fact that one model states rightly and a later one doesn't."""
+    """Every fact that one model states correctly and a later one doesn't."""
     lost = lost_answers(evidence, before, after)
     shown = "".join(
         answer(old["prompt"], old["reference"], [(before, old["prediction"]), (after, new["prediction"])])

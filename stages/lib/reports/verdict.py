@@ -5,12 +5,9 @@ to the model that it started from has 0 outside. A step that earns nothing is na
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from stages.lib.family import STARTED_FROM, TUNED
-from stages.lib.reports.numbers import Cell, judgement, signed
-
-Detail = dict[str, Any]
+from stages.lib.reports.numbers import Cell, Detail, Sets, judgement, signed
 
 AS_BEFORE = 1.10
 """Perplexity of a control set, times the base's, up to which a model is said to speak as before."""
@@ -102,7 +99,7 @@ def steps(detail: Detail) -> list[tuple[str, str]]:
     return [(step, before) for step, before in STARTED_FROM.items() if step in detail["steps"]]
 
 
-def controls(figures: dict[str, Any]) -> list[str]:
+def controls(figures: Sets) -> list[str]:
     """Names of the control sets."""
     return sorted(split for split in figures if split.startswith("control_"))
 

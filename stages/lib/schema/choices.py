@@ -25,7 +25,7 @@ class PairSource(Enum):
 
 
 class SystemMessages(Enum):
-    """What becomes of a system message where the base model's chat template takes none, or leaves it out in silence."""
+    """What becomes of a system message where the base model's chat template takes none, or leaves it out silently."""
 
     fold = "fold"  # it goes in front of the first question, with an empty line between; counted as folded
     refuse = "refuse"  # the row is rejected

@@ -18,7 +18,7 @@ class Config:
     """The primary config: one section per stage, and what conf/config.yaml gives to several of them."""
 
     seed: int = 42
-    system_messages: SystemMessages = SystemMessages.fold  # of chats and pairs, training's and evaluation's alike
+    system_messages: SystemMessages = SystemMessages.fold  # of chats and pairs, training's and evaluation's
     prepare_base: PrepareBase = MISSING
     probe_base: ProbeBase = MISSING
     prepare_ultrachat: PrepareUltrachat = MISSING

@@ -137,7 +137,7 @@ class Rows:
 class PrepareUltrachat:
     train: dict[str, Rows] = MISSING  # by language, or any other name; what is trained on is all of them
     evaluation: dict[str, Rows] = MISSING  # by language, or any other name: each is scored by itself, as control_NAME
-    max_tokens: int = 0  # longer conversations lose whole last turns; 0: left to SFT, which cuts at its max_length
+    max_tokens: int = 0  # longer conversations lose whole last turns; 0: left to SFT, which truncates at its max_length
     system_messages: SystemMessages = MISSING
     overlap: Overlap = Overlap.error  # a training conversation whose first question is an evaluation one's
     max_reject_rate: float = 0.1  # share of rows that may be unfit before the stage fails
@@ -149,7 +149,7 @@ class PrepareUltrachat:
             for name in names:
                 key = f"prepare_ultrachat.{split}.{name}"
                 require(bool(SET_NAME.fullmatch(name)), key, name, "a name of small letters, digits and _, such as en")
-        require(self.max_tokens >= 0, "prepare_ultrachat.max_tokens", self.max_tokens, "0 (not cut here) or more")
+        require(self.max_tokens >= 0, "prepare_ultrachat.max_tokens", self.max_tokens, "0 (not truncated here) or more")
         require(0 <= self.max_reject_rate <= 1, "prepare_ultrachat.max_reject_rate", self.max_reject_rate, "0 to 1")
 
 

@@ -152,7 +152,7 @@ class Training:
             self.distributed is not Distributed.fsdp or self.quantization is not Quantization.int8,
             f"{section}.quantization",
             self.quantization.value,
-            f"none, nf4 or auto with {section}.distributed=fsdp: int8 weights can't be spread",
+            f"none, nf4 or auto with {section}.distributed=fsdp: int8 weights can't be sharded",
         )
 
     def check_unsloth(self, section: str) -> None:
@@ -217,7 +217,7 @@ class Sft(Training):
     keep_base: KeepBase = field(default_factory=KeepBase)
     loss_on: LossOn = LossOn.assistant  # the tokens that are learned
     overlong: Overlong = Overlong.cut_turns  # beyond max_length: whole last turns go, or the tail of the tokens
-    padding_free: Choice = Choice.auto  # rows end to end, where attention can keep them apart
+    padding_free: Choice = Choice.auto  # packed rows, where attention can keep them apart
 
     def __post_init__(self) -> None:
         self.check("sft")
@@ -232,7 +232,7 @@ class Sft(Training):
             self.overlong is Overlong.cut_turns or self.loss_on is LossOn.all,
             "sft.overlong",
             self.overlong.value,
-            "cut_turns, since a cut answer without its stop token teaches sft.loss_on=assistant not to stop",
+            "cut_turns, since a truncated answer without its stop token teaches sft.loss_on=assistant not to stop",
         )
 
     def check_keep_base(self) -> None:
@@ -245,7 +245,7 @@ class Sft(Training):
             self.distributed is not Distributed.fsdp,
             "sft.distributed",
             self.distributed.value,
-            f"none, ddp or auto, {above}: the base is not computed on weights that are spread over processes",
+            f"none, ddp or auto, {above}: the base is not computed on weights that are sharded over processes",
         )
         require(self.lora.bias == "none", "sft.lora.bias", self.lora.bias, f"none, {above}: {off}, and biases stay on")
         require(self.mix.ultrachat > 0, "sft.mix.ultrachat", self.mix.ultrachat, f"1 or more, {above}: chats are held")

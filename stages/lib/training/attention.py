@@ -43,7 +43,14 @@ def attend_without_mask(model: PreTrainedModel, plan: Plan, dtype: torch.dtype) 
     model.get_decoder().register_forward_pre_hook(drop_what_no_attention_reads, with_kwargs=True)
 
 
-def drop_what_no_attention_reads(module: Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def attention_of(model: PreTrainedModel) -> str:
+    """The name of the attention that a model computes by; transformers 5.23 has a public way to set it, none to ask."""
+    return model.config._attn_implementation
+
+
+def drop_what_no_attention_reads(
+    module: Module, arguments: tuple[object, ...], named: dict[str, object]
+) -> tuple[Any, dict[str, Any]]:
     """Leave out of a padding-free batch what differs at every step: torch.compile would compile anew for each."""
     unread = ("max_length_q", "max_length_k", "cu_seq_lens_k")
     return arguments, {name: value for name, value in named.items() if name not in unread}

@@ -1,6 +1,6 @@
-"""A crash costs minutes, not the run: checkpoints beside DVC's outs, from which training goes on to the same bytes.
+"""A crash costs minutes, not the run: checkpoints from which training resumes and ends in the same bytes.
 
-They lie in <cache>/graft/checkpoints/<stage>-<fingerprint>.<n>/, where <cache> is $XDG_CACHE_HOME or ~/.cache: DVC
+They are in <cache>/graft/checkpoints/<stage>-<fingerprint>.<n>/, where <cache> is $XDG_CACHE_HOME or ~/.cache: DVC
 removes a stage's outs before it runs it, and an experiment in a temporary folder throws that folder away. The
 fingerprint covers everything that the result depends on, so that a checkpoint of other data or code is never taken up.
 """
@@ -31,6 +31,8 @@ from stages.lib.training.processes import from_all, from_main, is_main
 from stages.lib.training.trl_trainer import TrlTrainer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 COMPLETE = "complete.json"
@@ -44,7 +46,7 @@ CODE = Path(__file__).parents[2]
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
 
 
-def fingerprint(content: dict[str, Any]) -> str:
+def fingerprint(content: Mapping[str, object]) -> str:
     """16 hexadecimal digits over `content` (plain values), Graft's own code and the versions of the libraries."""
     modules = sorted(CODE.rglob("*.py"))
     code = {str(path.relative_to(CODE)): hashlib.sha256(path.read_bytes()).hexdigest() for path in modules}
@@ -54,13 +56,13 @@ def fingerprint(content: dict[str, Any]) -> str:
 
 
 def checkpoint_home() -> Path:
-    """Where checkpoints of all runs lie, an absolute path."""
+    """Where checkpoints of all runs are, an absolute path."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser().absolute() / "graft" / "checkpoints"
 
 
 @contextmanager
-def checkpoint_folder(stage: str, content: dict[str, Any]) -> Iterator[Path]:
+def checkpoint_folder(stage: str, content: Mapping[str, object]) -> Iterator[Path]:
     """A folder for the checkpoints of this very run, held by this process alone; removed if the block ends well.
 
     A second run of the same at the same time gets the next folder, so that neither reads what the other writes.
@@ -194,7 +196,7 @@ def train_with_checkpoints(trainer: TrlTrainer, folder: Path, minutes: float) ->
     trainer.add_callback(Save())
     checkpoint = from_main(newest_complete(folder) if is_main() else None)
     if checkpoint:
-        print(f"goes on from {checkpoint.name} of an earlier run", flush=True)
+        print(f"resumes from {checkpoint.name} of an earlier run", flush=True)
     previous: dict[int, Any] = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with explain_disk_errors(folder):
@@ -208,7 +210,7 @@ def train_with_checkpoints(trainer: TrlTrainer, folder: Path, minutes: float) ->
         if is_main():
             print(
                 f"stopped by {signal.Signals(caught[0]).name} after step {trainer.state.global_step} of "
-                f"{trainer.state.max_steps}; nothing was published. `dvc repro` goes on from there",
+                f"{trainer.state.max_steps}; nothing was published. `dvc repro` resumes from there",
                 file=sys.stderr,
             )
         raise SystemExit(128 + caught[0])

@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
     from torch.nn import Module
     from transformers import PreTrainedModel
 
+    from stages.lib.training.trl_trainer import Batch
+
 BUCKET = 512
-"""Tokens to whose multiple rows laid end to end are filled up, so that few shapes have to be recorded."""
+"""Tokens to whose multiple packed rows are filled up, so that few shapes have to be recorded."""
 
 MOST_SHAPES = 8
 """Shapes that are recorded; others are computed as ever. Each keeps the adapter's gradients in a place of its own."""
 
 
-def replay_decoder(model: PreTrainedModel, decoder: Any, dtype: torch.dtype) -> None:
+def replay_decoder(model: PreTrainedModel, decoder: Module, dtype: torch.dtype) -> None:
     """Let `decoder`, that of `model` with its adapter, be replayed from now on; it computes in `dtype`.
 
     Only for passes whose gradients are used up before the next one with gradients begins: a replay writes its
@@ -44,7 +47,9 @@ def replay_decoder(model: PreTrainedModel, decoder: Any, dtype: torch.dtype) -> 
             super().__init__()
             self.decoder = decoder  # for its parameters
 
-        def forward(self, input_ids: Any, position_ids: Any = None, cu_seq_lens_q: Any = None) -> Any:
+        def forward(
+            self, input_ids: Tensor, position_ids: Tensor | None = None, cu_seq_lens_q: Tensor | None = None
+        ) -> Any:
             named = {} if position_ids is None else {"position_ids": position_ids, "cu_seq_lens_q": cu_seq_lens_q}
             return plain(input_ids=input_ids, use_cache=False, **named).last_hidden_state
 
@@ -65,7 +70,7 @@ def replay_decoder(model: PreTrainedModel, decoder: Any, dtype: torch.dtype) -> 
     decoder.forward = forward
 
 
-def record_with_gradients(module: Module, tensors: tuple[Any, ...], pool: Any) -> Callable[..., Any]:
+def record_with_gradients(module: Module, tensors: tuple[Tensor, ...], pool: Any) -> Callable[..., Any]:
     """A function that replays `module` on tensors of these shapes, and its backward pass."""
     import torch
 
@@ -73,7 +78,7 @@ def record_with_gradients(module: Module, tensors: tuple[Any, ...], pool: Any) -
     return torch.cuda.make_graphed_callables(module, samples, allow_unused_input=True, pool=pool)
 
 
-def record_without(module: Module, tensors: tuple[Any, ...], pool: Any) -> Callable[..., Any]:
+def record_without(module: Module, tensors: tuple[Tensor, ...], pool: Any) -> Callable[..., Any]:
     """A function that replays `module` on tensors of these shapes."""
     import torch
 
@@ -87,7 +92,7 @@ def record_without(module: Module, tensors: tuple[Any, ...], pool: Any) -> Calla
     with torch.cuda.graph(graph, pool=pool):
         output = module(*inputs)
 
-    def replay(*tensors: Any) -> Any:
+    def replay(*tensors: Tensor) -> Any:
         for kept, given in zip(inputs, tensors, strict=True):
             kept.copy_(given)
         graph.replay()
@@ -96,7 +101,7 @@ def record_without(module: Module, tensors: tuple[Any, ...], pool: Any) -> Calla
     return replay
 
 
-def fill_up(batch: dict[str, Any]) -> dict[str, Any]:
+def fill_up(batch: Batch) -> dict[str, Any]:
     """A padding-free batch with a last row that fills it up to a multiple of BUCKET tokens and teaches nothing.
 
     The keys that describe rows are those of trl's padding-free collator: (1, tokens) each, and `cu_seq_lens_q` with

@@ -56,7 +56,7 @@ def decide_dequantize(section: Training, hardware: Hardware, fits: bool) -> tupl
     if section.dequantize_once is not Choice.auto:
         return section.dequantize_once is Choice.always, "as asked"
     if hardware.sharded:
-        return False, "what is spread over processes is sent in 4 bits"
+        return False, "what is sharded over processes is sent in 4 bits"
     return fits, "there is room for 16-bit values" if fits else "16-bit values would not fit"
 
 
@@ -158,7 +158,7 @@ def decide_compile(name: str, section: Training, hardware: Hardware, passes: int
     if not hardware.compiler:
         return False, "no Triton with a C compiler for this GPU"
     if hardware.sharded:
-        return False, "weights that are spread over processes come and go within a layer"
+        return False, "weights that are sharded over processes come and go within a layer"
     if passes < COMPILE_PASSES:
         return False, f"{passes} forward passes are too few to pay for it ({COMPILE_PASSES})"
     return True, f"{passes} forward passes pay for it"
@@ -174,7 +174,7 @@ def decide_graphs(
         "Unsloth runs the decoder": section.engine is Engine.unsloth,
         "layers are recomputed": passes.checkpointing,
         "a step takes several passes": passes.rows < section.batch_size,
-        "weights that are spread over processes come and go": hardware.sharded,
+        "weights that are sharded over processes come and go": hardware.sharded,
         "each shape of a batch would keep gradients of all weights": section.method is Method.full,
         "8-bit weights ask the host in each layer": section.quantization is Quantization.int8,
     }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stages.lib.models.shape import layers_of
@@ -11,6 +9,7 @@ from stages.lib.training.attention import attend_without_mask
 from stages.lib.training.cuda_graphs import fill_up, replay_decoder
 from stages.lib.training.decisions import Attention
 from stages.lib.training.head import gather_head, project_by
+from stages.lib.training.peft_adapter import adapters_off
 from stages.lib.training.plan import Plan
 from stages.lib.training.trl_trainer import TrlTrainer
 
@@ -91,17 +90,6 @@ def spare_the_host(trainer: TrlTrainer) -> None:
         def on_train_begin(self, *_: object, **__: object) -> None:
             trainer.model_wrapped.parameters = model.parameters  # what several processes (DDP) put around the model
 
-    @contextmanager
-    def disable_adapter() -> Iterator[None]:
-        before = [layer._disable_adapters for layer in adapted]
-        try:
-            for layer in adapted:
-                layer._disable_adapters = True
-            yield
-        finally:
-            for layer, was in zip(adapted, before, strict=True):
-                layer._disable_adapters = was
-
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     set_mode = model.train
     rewritten: Any = trainer
@@ -110,7 +98,7 @@ def spare_the_host(trainer: TrlTrainer) -> None:
     for walked in (model, causal_lm_of(model)):  # looked through for compiled and for checkpointed ones
         modules = list(walked.modules())
         walked.modules = lambda *_, modules=modules, **__: iter(modules)
-    model.disable_adapter = disable_adapter
+    model.disable_adapter = lambda: adapters_off(adapted)
     set_mode(True)  # all of it: a wrapper is born in training mode around a base that was loaded for inference
     model.train = lambda mode=True: model if model.training is mode else set_mode(mode)
     trainer.add_callback(SpareInTheWrapper())

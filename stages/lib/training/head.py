@@ -1,4 +1,4 @@
-"""The LM head: only on positions that have a label, and whole where weights are spread over processes."""
+"""The LM head: only on positions that have a label, and whole where weights are sharded over processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from stages.lib.training.decisions import Head
 from stages.lib.training.memory import HEAD_ROWS
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 CHANGED_LOGITS = (
@@ -24,7 +25,7 @@ CHANGED_LOGITS = (
 
 
 def gather_head(causal_lm: PreTrainedModel) -> None:
-    """Have a frozen head whole when the loss takes its weight, where weights are spread over processes (FSDP).
+    """Have a frozen head whole when the loss takes its weight, where weights are sharded over processes (FSDP).
 
     FSDP gathers a module's weights for its forward, and the fused heads of trl and of `score_supervised_positions`
     read the weight without one. A head that shares the embeddings' weight is gathered with them, and one that is
@@ -108,7 +109,7 @@ def score_own_logits(causal_lm: PreTrainedModel) -> None:
     causal_lm.forward = types.MethodType(forward, causal_lm)
 
 
-def fused_output(scores: Any, mask: Any, num_items: Any) -> Any:
+def fused_output(scores: tuple[Tensor, ...], mask: Tensor, num_items: Tensor | int | None) -> Any:
     """trl's FusedCausalLMOutput of the `scores` of the positions in `mask`; see score_labels for what they are."""
     from trl.trainer.utils import FusedCausalLMOutput
 
@@ -135,7 +136,7 @@ def score_labels() -> Any:
 
     class ScoreLabels(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, labels: Any) -> tuple[Any, ...]:
+        def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Any, ...]:
             if torch.is_autocast_enabled(hidden.device.type):
                 hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
             weight = weight.to(hidden.dtype)
@@ -162,7 +163,7 @@ def score_labels() -> Any:
             return scores
 
         @staticmethod
-        def backward(ctx: Any, grad_log_probs: Any, *_: object) -> tuple[Any, None, None, None]:
+        def backward(ctx: Any, grad_log_probs: Tensor, *_: object) -> tuple[Any, None, None, None]:
             (gradient,) = ctx.saved_tensors
             return gradient * grad_log_probs[:, None], None, None, None
 

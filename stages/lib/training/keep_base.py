@@ -1,4 +1,4 @@
-"""Holding SFT to its base: on the chats the model goes on to say what it said before it was tuned.
+"""Holding SFT to its base: on the chats the model keeps saying what it said before it was tuned.
 
 Where `sft.keep_base.weight` is above 0, no row of chats is learned by cross entropy. The first `max_tokens` tokens of
 its answers are held in its place, by the forward KL divergence KL(base || tuned) = sum of p log(p / q) over the
@@ -21,7 +21,7 @@ from stages.lib.models.chat import IGNORED
 from stages.lib.training.fast_path import causal_lm_of
 from stages.lib.training.memory import HELD_ROWS
 from stages.lib.training.processes import sharded
-from stages.lib.training.trl_trainer import TrlTrainer, batch_of, take_figures
+from stages.lib.training.trl_trainer import Batch, TrlTrainer, batch_of, kept_figures, take_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedModel
 
+    from stages.lib.models.chat import TokenRow
     from stages.lib.schema.training import KeepBase
     from stages.lib.training.plan import Plan
 
@@ -49,7 +50,7 @@ DISTURBANCES = (0.01, 0.1, 1.0)
 where what it moves is within rounding."""
 
 
-def hold_to_base(rows: list[dict[str, Any]], source: str, keep: KeepBase) -> list[dict[str, Any]]:
+def hold_to_base(rows: list[TokenRow], source: str, keep: KeepBase) -> list[TokenRow]:
     """The rows of SFT, given as id, source, input_ids and labels, with those from `source` held to the base.
 
     Each has `held` beside its labels: the tokens that are held, IGNORED elsewhere. Raises UserError where no row is
@@ -68,14 +69,14 @@ def hold_to_base(rows: list[dict[str, Any]], source: str, keep: KeepBase) -> lis
     ]
 
 
-def hold_row(row: dict[str, Any], most: int) -> dict[str, Any]:
+def hold_row(row: TokenRow, most: int) -> TokenRow:
     """A row whose first `most` learned tokens are held and none learned; it ends there, since no later token counts."""
     places = [place for place, label in enumerate(row["labels"]) if label != IGNORED][:most]
     held = row["labels"][: places[-1] + 1]
     return {**row, "input_ids": row["input_ids"][: len(held)], "labels": [IGNORED] * len(held), "held": held}
 
 
-def scored(row: dict[str, Any]) -> dict[str, Any]:
+def scored(row: TokenRow) -> TokenRow:
     """A row with labels on all that counts in the loss, learned or held; for probes of a path."""
     if "held" not in row:
         return row
@@ -94,7 +95,7 @@ class Holding:
 def holding_trainer(weight: float) -> Any:
     """A class of trl's SFTTrainer whose loss has `weight` times the KL divergence on what a batch holds.
 
-    Its trainer is for `hold_batches`, once the model is prepared. Raises UserError where weights are spread over
+    Its trainer is for `hold_batches`, once the model is prepared. Raises UserError where weights are sharded over
     processes (FSDP): each would have to project as often as the one that holds most.
     """
     import torch
@@ -102,7 +103,7 @@ def holding_trainer(weight: float) -> Any:
 
     if sharded():
         raise UserError(
-            "sft.distributed: found weights spread over processes (fsdp), and sft.keep_base.weight is above 0; needed "
+            "sft.distributed: found weights sharded over processes (fsdp), and sft.keep_base.weight is above 0; needed "
             "ddp, where one GPU has room for the model, or none. Set sft.distributed=ddp or sft.keep_base.weight=0"
         )
 
@@ -110,7 +111,7 @@ def holding_trainer(weight: float) -> Any:
         holding: Holding
         passes, held_tokens = 1, 0  # of the step that is taken: its passes, and what all processes hold in them
 
-        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
             samples, learned = super().get_batch_samples(epoch_iterator, num_batches, device)
             if samples:
                 held = torch.stack([held_places(sample["held"]).sum() for sample in samples]).sum()
@@ -118,7 +119,7 @@ def holding_trainer(weight: float) -> Any:
             return samples, learned
 
         def compute_loss(
-            self, model: Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+            self, model: Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             holding, mask = self.holding, held_places(inputs.pop("held"))
             in_training = num_items_in_batch is not None  # or in a pass before it
@@ -129,13 +130,13 @@ def holding_trainer(weight: float) -> Any:
                 with torch.no_grad(), adapted.disable_adapter():
                     holding.mask, holding.base = mask, model(**given, held=mask)
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-            forget_empty_means(self._metrics["train"])
+            forget_empty_means(kept_figures(self))
             if not total:
                 return loss
             divergence = loss.new_zeros(()) if holding.divergence is None else holding.divergence.sum()
             holding.divergence = None
             mean = self.accelerator.gather(divergence.detach()).sum() / total
-            self._metrics["train"][KL].append(float(mean) * passes)  # trl logs their mean
+            kept_figures(self)[KL].append(float(mean) * passes)  # trl logs their mean
             processes = self.accelerator.num_processes if in_training else 1  # whose mean is taken
             return loss + weight * processes * divergence / total
 
@@ -169,7 +170,7 @@ def hold_batches(trainer: HoldingTrainer) -> HoldingTrainer:
     hold_in_forward(causal_lm, trainer.holding)
     collate = trainer.data_collator
 
-    def collate_held(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def collate_held(rows: list[TokenRow]) -> dict[str, Any]:
         held = collate([{"input_ids": row["input_ids"], "labels": row["held"]} for row in rows])
         return {**collate(rows), "held": held["labels"]}  # padded, packed and filled up as the labels are
 
@@ -305,7 +306,7 @@ def refuse_wrong_teacher(trainer: TrlTrainer, plan: Plan, dtype: torch.dtype) ->
     trainer.model.train()
     start = divergence()
     limit = COMPILED_START_LIMIT if plan.torch_compile or plan.cuda_graphs else START_LIMIT
-    if not abs(start) <= limit:  # not a number is refused too
+    if not abs(start) <= limit:  # NaN is refused too
         raise UserError(
             f"before the first step the KL divergence to the base is {start:.2g} nats a token; needed 0, since the "
             "tuned model is its base then. Make the adapter start at zero (lora's default initialisation) and the "
@@ -322,7 +323,7 @@ def refuse_wrong_teacher(trainer: TrlTrainer, plan: Plan, dtype: torch.dtype) ->
     )
 
 
-def held_figures(trainer: TrlTrainer, rows: list[dict[str, Any]], start: float) -> dict[str, float]:
+def held_figures(trainer: TrlTrainer, rows: list[TokenRow], start: float) -> dict[str, float]:
     """For the metrics: the KL to the base at the `start` and at the end of training, and how much `rows` hold."""
     tokens = [sum(label != IGNORED for label in row["held"]) for row in rows]
     logged = [entry[KL] for entry in trainer.state.log_history if KL in entry]

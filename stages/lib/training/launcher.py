@@ -5,6 +5,8 @@ section and root to accelerate's launcher, with one of its own configurations in
 the processes that it starts (processes.py) runs the same function.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib
 import json
@@ -17,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -26,6 +28,9 @@ from stages.lib.every_stage.started import end_with_us, started
 from stages.lib.schema.choices import Distributed
 from stages.lib.schema.training import Orpo, Training
 from stages.lib.training.processes import Stage, run_one_of_several, started_by_launcher
+
+if TYPE_CHECKING:
+    pass
 
 CODE = Path(__file__).parents[3]
 
@@ -39,7 +44,7 @@ def on_all_gpus(configs: Path) -> Callable[[Stage], Stage]:
 
     def decorate(stage: Stage) -> Stage:
         @functools.wraps(stage)
-        def run(section: Any, root: Path) -> dict[str, Any]:
+        def run(section: Training, root: Path) -> dict[str, Any]:
             if started_by_launcher():
                 return run_one_of_several(stage, section, root)
             off = isinstance(section, Orpo) and not section.enabled
@@ -116,7 +121,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, **told, **({} if visible_gpus() else {"ACCELERATE_USE_CPU": "true"})}
 
 
-def wait_for(launcher: "subprocess.Popen[bytes]") -> int:
+def wait_for(launcher: subprocess.Popen[bytes]) -> int:
     """Wait for the launcher's end; its status, or minus the number of the signal that ended it.
 
     SIGINT and SIGTERM go to the processes that it started, not to itself: it would give them half a minute.
@@ -157,7 +162,7 @@ def result(scratch: Path, status: int) -> dict[str, Any]:
     facts = next((words["facts"] for words in said if "facts" in words), None)
     if status or facts is None:
         raise UserError(
-            f"accelerate ended with status {status} since one of its processes did; its reason stands above. "
-            "Checkpoints are kept: mend it and run again"
+            f"accelerate ended with status {status} because a process failed; its reason is above. "
+            "Checkpoints are kept: fix it and run again"
         )
     return facts

@@ -36,7 +36,7 @@ class Estimate:
     logits: int
     dequantized: int
     fragments: int
-    weights: int  # where they are spread over processes: this one's part, and a whole layer at a time
+    weights: int  # where they are sharded over processes: this one's part, and a whole layer at a time
 
     def total(self) -> int:
         return sum(vars(self).values())

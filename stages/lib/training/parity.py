@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import FOREIGN, UserError
 from stages.lib.models.chat import IGNORED
+from stages.lib.models.chat import Labelled as Row
 from stages.lib.models.logits import logits_at
-from stages.lib.training.attention import attend_without_mask
+from stages.lib.training.attention import attend_without_mask, attention_of
 from stages.lib.training.cuda_graphs import fill_up
 from stages.lib.training.decisions import Attention, Head
 from stages.lib.training.head import project_by
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from stages.lib.training.plan import Plan
+    from stages.lib.training.trl_trainer import Batch
 
 TOLERANCE = 1e-3
 """Nats. The same sums in float32 in another order are 1e-6 to 1e-5 apart."""
@@ -43,9 +45,6 @@ FIRST_TOKENS = 32
 
 EAGER_TOKENS = 1024
 """Of a row on which transformers' two implementations are compared: eager attention keeps all pairs of tokens."""
-
-Row = dict[str, list[int]]
-"""input_ids and labels, equally long."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,8 @@ def by_path(model: PreTrainedModel, plan: Plan, rows: list[Row], pad: int, dtype
             output = model(**batch, use_cache=False, fused_lm_head=True)
         found.append(output.log_probs[output.label_mask])
     with torch.no_grad():  # dropout of attention weights is there in training alone
-        tiny = collated([{name: ids[:2] for name, ids in rows[0].items()}], pad, plan.padding_free)
+        two: Row = {"input_ids": rows[0]["input_ids"][:2], "labels": rows[0]["labels"][:2]}
+        tiny = collated([two], pad, plan.padding_free)
         tiny.pop("labels")
         model.train()(**{name: on_device(value, model.device) for name, value in tiny.items()}, use_cache=False)
     model.eval()
@@ -187,7 +187,7 @@ def collated(rows: list[Row], pad: int, packed: bool, multiple: int | None = Non
     return collate(rows)
 
 
-def log_probs_of(causal_lm: PreTrainedModel, batch: dict[str, Any], learning: bool = False) -> Tensor:
+def log_probs_of(causal_lm: PreTrainedModel, batch: Batch, learning: bool = False) -> Tensor:
     """Log-probabilities of a batch's labels (n), by the model's own forward; only their logits are made.
 
     `learning` says that the pass could be followed by a backward pass, as a recorded one is.
@@ -237,7 +237,7 @@ def own_pass(causal_lm: PreTrainedModel, rows: list[Row], pad: int, dtype: torch
     rows = [thinned(row, max(1, MOST_TOKENS // len(rows)), first=0) for row in rows]
     ids = max((row["input_ids"] for row in rows), key=len)[:EAGER_TOKENS]
     longest = thinned({"input_ids": ids, "labels": ids}, first=0)
-    own = causal_lm.config._attn_implementation
+    own = attention_of(causal_lm)
     with torch.autocast(causal_lm.device.type, dtype, enabled=dtype is not torch.float32):
         log_probs = each_by_itself(causal_lm, rows, pad)
         plain = each_by_itself(causal_lm, [longest], pad)
@@ -247,7 +247,7 @@ def own_pass(causal_lm: PreTrainedModel, rows: list[Row], pad: int, dtype: torch
     return OwnPass(rows, pad, dtype, log_probs, max(TOLERANCE_16_BIT, 2 * apart))
 
 
-def on_device(value: Any, device: torch.device) -> Any:
+def on_device(value: object, device: torch.device) -> Any:
     """A tensor of a batch on `device`; other values as they are."""
     import torch
 

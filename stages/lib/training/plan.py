@@ -44,7 +44,7 @@ class Plan:
     """What was decided, and why; kept in the run record."""
 
     processes: int  # that share a step
-    sharded: bool  # the weights are spread over them (FSDP)
+    sharded: bool  # the weights are sharded over them (FSDP)
     micro_batch_size: int  # rows per forward pass of a process
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
@@ -77,7 +77,7 @@ class Plan:
         """What was decided and why, for people, a line each."""
         values = self.record()
         lines = [f"{key:28}{values[key]!s:20}{why}" for key, why in self.why.items()]
-        return "\n".join([f"{name}: one step is computed so", *(f"  {line}" for line in lines)])
+        return "\n".join([f"{name}: how each step is computed", *(f"  {line}" for line in lines)])
 
 
 def make_plan(

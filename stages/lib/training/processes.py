@@ -3,6 +3,8 @@
 The main one writes; what the others write is thrown away. launcher.py has accelerate start them.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib
 import json
@@ -14,10 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.started import Started, end_with_us, started
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from _typeshed import DataclassInstance
 
 Stage = Callable[[Any, Path], dict[str, Any]]
 
@@ -46,7 +53,7 @@ def is_main() -> bool:
 
 
 def sharded() -> bool:
-    """Whether the weights are spread over the processes (FSDP)."""
+    """Whether the weights are sharded over the processes (FSDP)."""
     return started_by_launcher() and os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
@@ -60,7 +67,7 @@ def group() -> Any:
     return torch.distributed.new_group(backend="gloo")
 
 
-def from_main(value: Any) -> Any:
+def from_main(value: object) -> Any:
     """The main process's `value`, in all of them."""
     return from_all(value)[0]
 
@@ -76,7 +83,7 @@ def from_all(value: Any) -> list[Any]:
     return values
 
 
-def run_one_of_several(stage: Stage, section: Any, root: Path) -> dict[str, Any]:
+def run_one_of_several(stage: Stage, section: DataclassInstance, root: Path) -> dict[str, Any]:
     """Run `stage` in this process, one of several. Only the main one returns; the others end the process well.
 
     What the others write goes to a folder that is removed, what they print is not shown.
@@ -100,8 +107,8 @@ def run_one_of_several(stage: Stage, section: Any, root: Path) -> dict[str, Any]
 def last_words(scratch: Path) -> Iterator[dict[str, Any]]:
     """Leave what becomes of this process in `scratch` for the one that launched it.
 
-    Where all processes fail alike, as with a step that is too large, they end quietly: the message is the launching
-    one's. Where one fails alone, its status tells the launcher to end the others.
+    Where all processes fail in the same way, as with a step that is too large, they end quietly: the message is the
+    launching one's. Where one fails alone, its status tells the launcher to end the others.
     """
     words: dict[str, Any] = {}
     try:
@@ -125,7 +132,7 @@ def last_words(scratch: Path) -> Iterator[dict[str, Any]]:
         time.sleep(0.05)
 
 
-def say(scratch: Path, words: dict[str, Any]) -> None:
+def say(scratch: Path, words: Mapping[str, object]) -> None:
     writing = scratch / f".{os.getpid()}"
     writing.write_text(json.dumps(words), encoding="utf-8")
     os.replace(writing, scratch / f"said-{int(os.environ['RANK']):04}.json")

@@ -114,7 +114,7 @@ def refuse_broken_steps(name: str, trainer: TrlTrainer) -> None:
             if self.overflows == MOST_OVERFLOWS or 0 < self.overflows == step == state.max_steps:
                 raise UserError(
                     f"found no finite gradient in {self.overflows} steps in a row up to step {step}: float16 "
-                    f"overflows and no weight changes. To mend it, {wider}"
+                    f"overflows and no weight changes. To fix it, {wider}"
                 )
 
         def on_log(
@@ -132,8 +132,8 @@ def refuse_broken_steps(name: str, trainer: TrlTrainer) -> None:
             self.logged = step
             lower = f"Lower {name}.learning_rate (it is {args.learning_rate:g})"
             if not math.isfinite(loss):
-                mend = f"{lower}, or {wider}" if args.fp16 else lower
-                raise UserError(f"found a loss of {loss} in {steps}, needed a finite number. {mend}")
+                remedy = f"{lower}, or {wider}" if args.fp16 else lower
+                raise UserError(f"found a loss of {loss} in {steps}, needed a finite number. {remedy}")
             if not math.isfinite(norm) and not args.fp16:
                 raise UserError(f"found a gradient of {norm} in step {step}, needed a finite one. {lower}")
 

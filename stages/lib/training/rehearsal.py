@@ -28,7 +28,7 @@ def rehearse(
     `lengths` are those of the trainer's rows, `dtype` what it computes in. It leaves weights, random numbers and
     metrics as they were. Returns the loss and trl's other figures of the pass, as `check` returns them. Raises
     UserError if the GPU's memory is not enough, or what `check` raises. A model that is sharded (FSDP) can run in its
-    trainer alone: there the first step stands in, and the figures are in the dictionary once it is taken.
+    trainer alone: there the first step takes its place, and the figures are in the dictionary once it is taken.
     """
     import torch
 
@@ -72,7 +72,7 @@ def first_step(trainer: TrlTrainer, check: Callable[[dict[str, float]], dict[str
             control: TrainerControl,
             **_: object,
         ) -> None:
-            if not figures:  # a run that goes on has the first step in its history
+            if not figures:  # a run that resumes has the first step in its history
                 figures.update(check({key: float(value) for key, value in state.log_history[0].items()}))
 
     trainer.add_callback(Check())

@@ -29,7 +29,12 @@ from stages.lib.training.trl_trainer import TrlTrainer
 from stages.lib.training.unsloth_engine import UNLOGGED, add_adapter, load_for_unsloth, settle_trainer, start_engine
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from datasets import Dataset
     from torch.nn import Module
+
+    from stages.lib.schema.training import Training
 
 
 @dataclass
@@ -62,7 +67,7 @@ class TrainingRun:
                 break
             asked = (self.base, rows, self.tokenizer.pad_token_id, self.dtype)
             frozen = self.section.method is Method.lora
-            # One process asks for all: they must all decide alike.
+            # One process asks for all: they must all decide the same.
             found = from_main(path_difference(plan, *asked, frozen) if is_main() else None)
             if found.accepted():
                 why = f"nats at most from the model's own log-probabilities, over {found.tokens} tokens"
@@ -93,7 +98,7 @@ class TrainingRun:
             "peft_config": lora_config(self.section, self.model),
         }
 
-    def prepared(self, trainer: TrlTrainer, plan: Plan, rows: Any) -> Any:
+    def prepared(self, trainer: TrlTrainer, plan: Plan, rows: Dataset) -> Any:
         """The `trainer`, which was given model_and_adapter and the data set `rows`, ready for the steps in `plan`."""
         keep_adapter_in_float32(trainer.model)
         if self.section.engine is Engine.unsloth:
@@ -103,7 +108,7 @@ class TrainingRun:
         return trainer
 
     @contextmanager
-    def checkpoints(self, plan: Plan, lineage: dict[str, Any]) -> Iterator[Path]:
+    def checkpoints(self, plan: Plan, lineage: Mapping[str, object]) -> Iterator[Path]:
         """The folder for checkpoints of exactly this run; see checkpoint_folder."""
         same = {**lineage, **plan.decisions(), "threads": self.threads, **self.precision, **self.engine}
         if is_main():
@@ -115,7 +120,7 @@ class TrainingRun:
     def rehearsed(
         self,
         plan: Plan,
-        make_trainer: Callable[[Plan], Any],
+        make_trainer: Callable[[Plan], TrlTrainer],
         lengths: list[int],
         probe: Callable[[list[int]], list[Row]],
         check: Callable[[dict[str, float]], dict[str, float]] = dict,
@@ -158,7 +163,7 @@ class TrainingRun:
         train_with_checkpoints(trainer, folder, self.section.checkpoint_minutes)
         self.compute_seconds = round(time.monotonic() - began, 1)
 
-    def publish(self, trainer: TrlTrainer, out: Path, lineage: dict[str, Any]) -> None:
+    def publish(self, trainer: TrlTrainer, out: Path, lineage: Mapping[str, object]) -> None:
         """Write the model directory `out`: adapter or whole model, tokenizer, lineage.json."""
         weights = whole_weights(trainer.model)
         if not is_main():
@@ -190,13 +195,13 @@ class TrainingRun:
         with published(out) as path:
             write_json(path, {**measured, **compiled, **more})
 
-    def facts(self, plan: Plan, **more: Any) -> dict[str, Any]:
+    def facts(self, plan: Plan, **more: object) -> dict[str, Any]:
         """For the run record: the hardware, and what was decided on it."""
         decided = {"threads": self.threads, **self.precision, **self.engine, "plan": plan.record()}
         return {**describe(), **decided, "compute_seconds": self.compute_seconds, **more}
 
 
-def begin(name: str, section: Any, base: Path) -> TrainingRun:
+def begin(name: str, section: Training, base: Path) -> TrainingRun:
     """Set up this process and load the model in `base` to be trained as `section` asks."""
     engine = start_engine(name, section)
     if is_main():
@@ -216,7 +221,7 @@ def begin(name: str, section: Any, base: Path) -> TrainingRun:
 
 
 def find_common_hardware() -> Hardware:
-    """What each of the processes that share a step has: they must all decide alike."""
+    """What each of the processes that share a step has: they must all decide the same."""
     found = find_hardware()
     if found.device == "cpu":  # whose memory those of this machine share
         shared = count_here()
@@ -232,7 +237,7 @@ def find_common_hardware() -> Hardware:
 
 
 def whole_weights(model: Module) -> dict[str, Any] | None:
-    """The trained weights by name, whole and on the CPU, where they are spread over processes (FSDP); else None.
+    """The trained weights by name, whole and on the CPU, where they are sharded over processes (FSDP); else None.
 
     All processes must call it.
     """

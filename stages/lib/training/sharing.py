@@ -62,6 +62,6 @@ def share_out(section: Training, shape: Shape, weights: int, memory: int) -> tup
     if bits is Quantization.int8:
         raise UserError(
             f"{type(section).__name__.lower()}.quantization: found int8, with which a step takes {numbers}; int8 "
-            "weights can't be spread over GPUs. Set none or nf4"
+            "weights can't be sharded over GPUs. Set none or nf4"
         )
     return Distributed.fsdp, numbers

@@ -4,6 +4,8 @@ The names that it stands for are in the base's lineage.json, which every merge c
 the same layers, whatever the weights are quantised to.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,11 @@ from stages.lib.models.shape import layers_of
 from stages.lib.schema.training import ALL_LINEAR, Lora
 
 if TYPE_CHECKING:
-    from torch.nn import Linear
+    from torch.nn import Linear, Module
     from transformers import PreTrainedModel
     from transformers.pytorch_utils import Conv1D
+
+    from stages.lib.schema.training import Training
 
 STATE_SPACE = {"A_log", "D"}
 """Parameters of a Mamba layer."""
@@ -26,7 +30,7 @@ READ_BY_KERNELS = {"out_proj", "dt_proj"}
 refuses them for the model types that it knows."""
 
 
-def all_linear(model: "PreTrainedModel") -> list[str]:
+def all_linear(model: PreTrainedModel) -> list[str]:
     """The names of every linear layer (torch's Linear, transformers' Conv1D) of the language model in `model`.
 
     Not among them: the head, what reads images or sound, and what kernels read by themselves. Sorted last parts of
@@ -44,7 +48,7 @@ def all_linear(model: "PreTrainedModel") -> list[str]:
         if not isinstance(module, Linear | Conv1D) or not is_a_projection(module):
             continue
         parent, _, last = name.rpartition(".")
-        by_kernel = last in READ_BY_KERNELS and set(modules[parent]._parameters) >= STATE_SPACE
+        by_kernel = last in READ_BY_KERNELS and names_of(modules[parent]) >= STATE_SPACE
         fits = id(module) in language and module is not model.get_output_embeddings() and not by_kernel
         (wanted if fits else others).append(name)
     if not wanted:
@@ -53,7 +57,12 @@ def all_linear(model: "PreTrainedModel") -> list[str]:
     return sorted({name if last_part(name) in outside else last_part(name) for name in wanted})
 
 
-def is_a_projection(module: "Linear | Conv1D") -> bool:
+def names_of(module: Module) -> set[str]:
+    """The names of a module's own parameters, those of modules below it left out."""
+    return {name for name, _ in module.named_parameters(recurse=False)}
+
+
+def is_a_projection(module: Linear | Conv1D) -> bool:
     """Whether a linear layer gives the product alone: routers of experts, of a class below Linear, give more."""
     import torch
 
@@ -64,12 +73,12 @@ def is_a_projection(module: "Linear | Conv1D") -> bool:
     return isinstance(given, torch.Tensor)
 
 
-def fused_experts(model: "PreTrainedModel") -> int:
+def fused_experts(model: PreTrainedModel) -> int:
     """How many tensors hold the weights of several experts each: adapters leave them as they are."""
     return sum(parameter.dim() == 3 for name, parameter in model.named_parameters() if "expert" in name)
 
 
-def adapted_by(lora: Lora, model: "PreTrainedModel") -> dict[str, Any]:
+def adapted_by(lora: Lora, model: PreTrainedModel) -> dict[str, Any]:
     """peft's options that say which layers of `model` get an adapter: `lora.target_modules` of its last `num_layers`.
 
     Nothing is trained below those, so that a backward pass ends there, and their activations alone are kept for it.
@@ -99,7 +108,7 @@ def last_part(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def with_target_modules(name: str, section: Any, base: Path) -> Any:
+def with_target_modules(name: str, section: Training, base: Path) -> Any:
     """A training section whose lora.target_modules are the names that `base`'s lineage resolved all-linear to.
 
     `name` is the section's. A list of names stays as it is. Raises UserError for a base that names none.

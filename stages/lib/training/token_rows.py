@@ -1,4 +1,4 @@
-"""Prepared records as the token ids that trainers take; what is too long is cut or dropped, and counted.
+"""Prepared records as the token ids that trainers take; what is too long is truncated or dropped, and counted.
 
 Raw text ends in no stop token: that token says that an answer is over, a passage is none, and its document goes on.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.records import read_jsonl
-from stages.lib.models.chat import IGNORED, Messages, encode, encode_answer, encode_last
+from stages.lib.models.chat import IGNORED, Messages, Origin, TokenRow, encode, encode_answer, encode_last
 from stages.lib.schema.choices import LossOn, Overlong
 from stages.lib.schema.training import Sft
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 def supervised_rows(
     section: Sft, files: dict[Path, int], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
+) -> tuple[list[TokenRow], dict[str, int]]:
     """Tokenise conversations into rows of id, source, input_ids, labels (of equal length, at most max_length tokens).
 
     `source` is the data set's name, that of its file's directory.
 
     `files` says how often each file's rows are in one epoch. A conversation is one row, and one more for each answer
     that its template writes otherwise in the middle than at the end. A record of raw text is one row, marked `raw`, or
-    several where it is too long. Returns the rows and how many records were cut or dropped, by reason. Raises UserError
-    if none is left.
+    several where it is too long. Returns the rows and how many records were truncated or dropped, by reason. Raises
+    UserError if none is left.
     """
-    rows = []
+    rows: list[TokenRow] = []
     counts = {"cut_turns": 0, "truncated": 0, "dropped_too_long": 0}
     for path, times in files.items():
         for record in read_jsonl(path):
-            origin = {"id": record["id"], "source": path.parent.name}
+            origin: Origin = {"id": record["id"], "source": path.parent.name}
             if "text" in record:
                 passages = raw_rows(origin, record["text"], tokenizer, section.max_length)
                 if len(passages) > 1:
@@ -71,9 +71,7 @@ def supervised_rows(
     return rows, counts
 
 
-def raw_rows(
-    origin: dict[str, str], text: str, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> list[dict[str, Any]]:
+def raw_rows(origin: Origin, text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[TokenRow]:
     """Raw text from `origin` as rows of at most `max_length` tokens and about equal length; every token is learned.
 
     Each begins with what the tokenizer puts before any text (Llama's and Gemma's BOS); the first token has nothing
@@ -83,7 +81,7 @@ def raw_rows(
     before = tokenizer("", add_special_tokens=True)["input_ids"]
     begin = before[:1] if before and before[0] == tokenizer.bos_token_id else []
     count = -(-len(bare) // max(1, max_length - len(begin)))
-    rows = []
+    rows: list[TokenRow] = []
     for number in range(count):
         ids = [*begin, *bare[number * len(bare) // count : (number + 1) * len(bare) // count]]
         if len(ids) > 1:
@@ -92,13 +90,13 @@ def raw_rows(
 
 
 def earlier_answers(
-    origin: dict[str, str], messages: Messages, places: list[int], tokenizer: PreTrainedTokenizerBase
-) -> list[dict[str, Any]]:
+    origin: Origin, messages: Messages, places: list[int], tokenizer: PreTrainedTokenizerBase
+) -> list[TokenRow]:
     """Rows from `origin`, each of which learns one of the answers at `places` as it is generated: as the last one.
 
     Templates that write earlier answers otherwise than new ones, such as Qwen3's, need them (see chat.Encoded).
     """
-    rows = []
+    rows: list[TokenRow] = []
     for place in places:
         encoded = encode_last(tokenizer, messages[: place + 1])
         pairs = zip(encoded.input_ids, encoded.by_assistant, strict=True)

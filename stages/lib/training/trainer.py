@@ -15,6 +15,7 @@ from stages.lib.training.trl_trainer import TrlTrainer
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+    from torch import Tensor
     from torch.nn import Module
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def keep_adapter_in_float32(model: Module) -> None:
 
 
 def keep_losses_in_float32(trainer: TrlTrainer, dtype: torch.dtype) -> None:
-    """Undo accelerate's cast of what a spread model (FSDP) returns, and of its gradients' sums, to a 16-bit `dtype`.
+    """Undo accelerate's cast of what a sharded model (FSDP) returns, and of its gradients' sums, to a 16-bit `dtype`.
 
     Log-probabilities and losses would keep three digits, and DPO's margins are differences of them.
     """
@@ -99,7 +100,7 @@ def keep_losses_in_float32(trainer: TrlTrainer, dtype: torch.dtype) -> None:
     trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
 
 
-def save_adapter(model: PeftModel, out: Path, weights: dict[str, Any] | None = None) -> None:
+def save_adapter(model: PeftModel, out: Path, weights: dict[str, Tensor] | None = None) -> None:
     """Save a trained adapter so that equal adapters have equal bytes: sorted modules, no paths, no model card.
 
     `weights` are its tensors by name where the model itself has only a part of them.

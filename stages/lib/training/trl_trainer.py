@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_callback import CallbackHandler
+    from trl import DPOTrainer
+
+    from stages.lib.models.chat import TokenRow
 
 Batch = dict[str, Any]
 """Columns of a batch by their names: tensors, and plain numbers that flash attention asks for."""
@@ -39,7 +42,7 @@ class TrlTrainer(Protocol):
     def compute_loss(self, model: Module, inputs: Batch) -> Any: ...
 
 
-def batch_of(trainer: TrlTrainer, rows: list[dict[str, Any]]) -> Batch:
+def batch_of(trainer: TrlTrainer, rows: list[TokenRow]) -> Batch:
     """Rows of the data set as a batch on the trainer's device."""
     private: Any = trainer
     return private._prepare_inputs(trainer.data_collator(rows))
@@ -48,8 +51,26 @@ def batch_of(trainer: TrlTrainer, rows: list[dict[str, Any]]) -> Batch:
 def take_figures(trainer: TrlTrainer) -> dict[str, float]:
     """The figures of the last pass by trl's names, out of the trainer: nothing of that pass will be logged."""
     private: Any = trainer
-    kept = getattr(private, "_metrics", None) or private._stored_metrics  # the latter in trl's ORPO
-    figures = {key: float(values[-1]) for key, values in kept["train"].items()}
-    kept["train"].clear()
+    kept = kept_figures(trainer)
+    figures = {key: float(values[-1]) for key, values in kept.items()}
+    kept.clear()
     private._total_train_tokens = 0
     return figures
+
+
+def kept_figures(trainer: object) -> dict[str, list[float]]:
+    """The figures of training's passes since the last line of the log, by trl's names; the trainer logs their means."""
+    private: Any = trainer
+    kept = getattr(private, "_metrics", None) or private._stored_metrics  # the latter in trl's ORPO
+    return kept["train"]
+
+
+def tokenised_dpo_trainer() -> type[DPOTrainer]:
+    """trl's trainer for DPO, on pairs that are tokenised already: it has no option to take rows as they are."""
+    from trl import DPOTrainer
+
+    class TokenisedDPOTrainer(DPOTrainer):
+        def _prepare_dataset(self, dataset: object, *_: object) -> Any:
+            return dataset
+
+    return TokenisedDPOTrainer

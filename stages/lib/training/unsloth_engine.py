@@ -52,7 +52,7 @@ def start_engine(name: str, section: Training) -> dict[str, str]:
     early = sorted({"transformers", "peft", "trl"} & set(sys.modules))
     if early and "unsloth" not in sys.modules:
         raise UserError(f"{name}.engine: found {', '.join(early)} imported before unsloth; {alone}")
-    # The trainers that it generates would otherwise lie in the working directory, and a counter would be asked.
+    # The trainers that it generates would otherwise be in the working directory, and a counter would be asked.
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(checkpoint_home().with_name("unsloth")))
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     import unsloth  # noqa: F401

@@ -138,8 +138,8 @@ def broken(tensors):
 
 
 DEFECTS = {
-    "cut short": (cut("model.safetensors", 30_000), r"model\.safetensors is damaged or cut short .*Download it anew"),
-    "empty": (cut("model.safetensors", 0), r"model\.safetensors is damaged or cut short"),
+    "cut short": (cut("model.safetensors", 30_000), r"model\.safetensors is damaged or truncated .*Download it anew"),
+    "empty": (cut("model.safetensors", 0), r"model\.safetensors is damaged or truncated"),
     "no shard": (without_a_shard, r"found \d+ of the \d+ files that .*index\.json names; missing are model-00002-of"),
     "no index": (without_the_index, r"found model-00001-of.* and no model\.safetensors\.index\.json"),
     "pointer": (written("model.safetensors", POINTER), r"pointers of git-lfs in place of model\.safetensors.*lfs pull"),
@@ -159,7 +159,7 @@ DEFECTS = {
     "custom code": (configured(model_type="mine", auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"}),
                     r"model_type 'mine' needs code that its repository ships \(auto_map\), which is never run"),
     "a wrong value": (configured(hidden_size="wide"), r"can't read config\.json of model_type 'llama': .*hidden_size"),
-    "broken config": (cut("config.json", 40), r"config\.json is not JSON: .*cut short or edited"),
+    "broken config": (cut("config.json", 40), r"config\.json is not JSON: .*truncated or edited"),
     "a list as config": (written("config.json", "[]"), r"config\.json holds a list, needed an object"),
     "broken tokenizer": (cut("tokenizer.json", 400), r"tokenizer\.json is not JSON"),
     "another tokenizer": (written("tokenizer.json", '{"version": "1.0"}'), "can't load the tokenizer: "),

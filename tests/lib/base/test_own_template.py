@@ -179,7 +179,7 @@ def test_a_template_keeps_the_end_of_text_that_the_repository_has():
     [
         ("idefics3", "leaves out the text of messages"),
         ("llava_next", "refuses a conversation of user, assistant"),
-        ("deepseekv3", "the prompt's tokens are not the beginning"),
+        ("deepseekv3", "the prompt's tokens are not a prefix"),
     ],
 )
 def test_refuses_what_cannot_be_trained_as_it_is_generated(template, said):

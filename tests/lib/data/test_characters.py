@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.lib.data.characters import mend
+from stages.lib.data.characters import fix
 
 KOREAN = "무인민원발급기는 몇 시까지 쓸 수 있나요?"
 
@@ -14,12 +14,12 @@ def test_lossless_mojibake_is_undone(codec: str) -> None:
     broken = "".join(
         bytes([byte]).decode(codec if byte not in b"\x81\x8d\x8f\x90\x9d" else "latin-1") for byte in KOREAN.encode()
     )
-    assert mend(broken).text == KOREAN and mend(broken).done == ["mojibake"]
+    assert fix(broken).text == KOREAN and fix(broken).done == ["mojibake"]
 
 
 @pytest.mark.parametrize("codec", ["cp1253", "cp1251", "cp949"])
 def test_lossy_mojibake_is_named(codec: str) -> None:
-    assert f"read as {codec}" in mend(KOREAN.encode().decode(codec, "ignore")).unreadable
+    assert f"read as {codec}" in fix(KOREAN.encode().decode(codec, "ignore")).unreadable
 
 
 @pytest.mark.parametrize(
@@ -29,17 +29,17 @@ def test_lossy_mojibake_is_named(codec: str) -> None:
      "첫 줄\n둘째 줄\t끝", "مرحبا بالعالم"],
 )  # fmt: skip
 def test_sound_text_stays(text: str) -> None:
-    mended = mend(text)
-    assert (mended.text, mended.done, mended.unreadable) == (text, [], "")
+    fixed = fix(text)
+    assert (fixed.text, fixed.done, fixed.unreadable) == (text, [], "")
 
 
 @given(st.text(alphabet=st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3), min_size=1))
 def test_korean_stays(text: str) -> None:
-    assert mend(text).text == text
+    assert fix(text).text == text
 
 
 @given(st.text())
-def test_mending_twice_changes_nothing(text: str) -> None:
-    once = mend(text)
+def test_fixing_twice_changes_nothing(text: str) -> None:
+    once = fix(text)
     if not once.unreadable:
-        assert mend(once.text).text == once.text
+        assert fix(once.text).text == once.text

@@ -10,7 +10,7 @@ PLANTED = "<script>a</script> [b](http://evil.example) | c"
 
 def test_names_from_outside_are_no_markup(tmp_path):
     report = {
-        "in": 3, "kept": 2, "dropped": {PLANTED: 1}, "mended": {}, "reported": {PLANTED: 1},
+        "in": 3, "kept": 2, "dropped": {PLANTED: 1}, "fixed": {}, "reported": {PLANTED: 1},
         "sources": [{"name": PLANTED, "rows": 3, "version": "3f0c", "read_as": f"{PLANTED} as `question`"}],
         "splits": {"train": {"rows": 2}},
     }  # fmt: skip

@@ -95,7 +95,7 @@ def test_the_shipped_pairs_reach_dpo_with_their_system_messages_folded(
     assert len(rows) == 318 and all([turn["role"] for turn in row["prompt"]] == ["user"] for row in rows)
     wanted = {f"{row['system']}\n\n{row['input']}" for row in raw if row["system"]}
     folded = [row for row in rows if row["prompt"][0]["content"] in wanted]
-    assert report(PAIRS)["mended"]["folded"] == len(folded) == 116
+    assert report(PAIRS)["fixed"]["folded"] == len(folded) == 116
     assert "116 folded: a system message in front of the first question" in capsys.readouterr().out
     card = (PAIRS / "DATA_CARD.md").read_text(encoding="utf-8")
     assert "| folded | 116 |" in card and "takes no system message: 116 rows have it in front" in card
@@ -123,7 +123,7 @@ def test_turns_before_a_pairs_question_are_rendered_and_learned_from(workspace: 
         "A rise of the sea.",
         "And a wave?",
     ]
-    assert report(PAIRS)["mended"] == {"folded": 1}
+    assert report(PAIRS)["fixed"] == {"folded": 1}
     pairs, _ = preference_rows("dpo", [PAIRS / f"{split}.jsonl"], tokenizer, 4096)
     asked = tokenizer.decode(pairs[number]["prompt_ids"])
     assert "A rise of the sea." in asked and asked.index("Be brief.") < asked.index("And a wave?")
@@ -184,7 +184,7 @@ def test_folding_moves_no_pair_between_the_splits(workspace: Path) -> None:
         shipped_pairs(FOLD)
         found.append([[row["id"] for row in read_jsonl(PAIRS / f"{s}.jsonl")] for s in ("train", "evaluation")])
     assert found[0] == found[1] == found[2]
-    assert "folded" not in report(PAIRS)["mended"]
+    assert "folded" not in report(PAIRS)["fixed"]
     assert any(row["prompt"][0]["role"] == "system" for row in read_jsonl(PAIRS / "train.jsonl"))
 
 
@@ -194,7 +194,7 @@ def test_chats_are_folded_in_training_and_in_evaluation(workspace: Path, kind: s
     told = [chat("What is a tide?", "A rise.", "And a wave?", "A push.", system="Be brief."), chat("Why so?", "So.")]
     held = [chat("Which one is held out of training here?", "This.", system="Be kind.")]
     found = prepare_chats(told, held)
-    assert found["mended"] == {"folded": 2} and found["kept"] == 3
+    assert found["fixed"] == {"folded": 2} and found["kept"] == 3
     first, plain = read_jsonl(CHATS / "train.jsonl")
     assert first["messages"][0] == {"role": "user", "content": "Be brief.\n\nWhat is a tide?"}
     assert plain["messages"] == told[1]["messages"]
@@ -248,7 +248,7 @@ def test_rewordings_are_rendered_too(workspace: Path) -> None:
 
 
 @pytest.mark.parametrize("max_tokens", range(60, 130, 3))
-def test_a_chat_is_cut_by_the_tokens_that_training_sees(workspace: Path, max_tokens: int) -> None:
+def test_a_chat_is_truncated_by_the_tokens_that_training_sees(workspace: Path, max_tokens: int) -> None:
     tokenizer = base("refuses")
     whole = chat("What is a tide?", "A rise.", "And a wave?", "A push.", "And wind?", "Air.")
     prepare_chats([whole, chat("Why?", "So.")], [chat("How many?", "Nine.")], max_tokens=max_tokens)

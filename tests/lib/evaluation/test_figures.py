@@ -61,13 +61,13 @@ def test_a_fact_is_known_if_most_of_its_wordings_are_answered_right():
     assert known_facts([]) == {"known": 0, "asked": 0}
 
 
-def test_warnings_say_what_to_beware_of():
+def test_warnings_say_what_a_reader_must_know():
     def cell(value):
         return {"value": value, "low": 0.0, "high": 1.0, "n": 200, "groups": 200}
 
     before = {"seen": {"key_exact": cell(0.1), "stop_rate": cell(0.1)}, "control_ko": {"perplexity": cell(20.0)}}
     after = {"seen": {"key_exact": cell(0.9), "stop_rate": cell(0.5)}, "control_ko": {"perplexity": cell(50.0)}}
     lines = warnings_of({"base": before, "dpo": after})
-    assert any("50% of dpo's answers were cut" in line for line in lines)
+    assert any("50% of dpo's answers were truncated" in line for line in lines)
     assert any("control_ko: perplexity rose from 20.0 to 50.0" in line for line in lines)
     assert warnings_of({"base": before, "dpo": {**before, "seen": {"stop_rate": cell(1.0)}}}) == []

@@ -88,7 +88,7 @@ def test_answers_are_those_of_the_plain_forward_on_the_templates_text(loaded):
 
 
 def test_padded_on_the_right_they_would(loaded, monkeypatch):
-    """The planted defect: a model goes on from padding, and nothing says so."""
+    """The planted defect: a model continues padding, and nothing says so."""
 
     def padded_right(prompts, pad):
         ids, present = padded_left(prompts, pad)

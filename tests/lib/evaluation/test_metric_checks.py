@@ -58,7 +58,7 @@ def test_a_refusal_that_is_not_recognised_is_named():
     assert refusal(NONE["messages"][-1]["content"]) == 1
 
 
-def test_two_tokens_of_beginning_are_refused(tiny_base):
+def test_two_bos_tokens_are_refused(tiny_base):
     tokenizer = load_tokenizer(tiny_base)
     refuse_blurred_prompts(tokenizer, [ROW["messages"]])
     tokenizer.bos_token = "<|im_start|>"
@@ -68,10 +68,10 @@ def test_two_tokens_of_beginning_are_refused(tiny_base):
         refuse_blurred_prompts(tokenizer, [ROW["messages"]])
 
 
-def test_a_template_whose_prompt_is_no_beginning_is_refused(tiny_base):
+def test_a_template_whose_prompt_is_no_prefix_is_refused(tiny_base):
     tokenizer = load_tokenizer(tiny_base)
     wrong = tokenizer.chat_template.replace("assistant\\n' }}\n{%- endif", "bot\\n' }}\n{%- endif")
     assert wrong != tokenizer.chat_template
     tokenizer.chat_template = wrong
-    with pytest.raises(UserError, match="not the beginning"):
+    with pytest.raises(UserError, match="not a prefix"):
         refuse_blurred_prompts(tokenizer, [ROW["messages"]])

@@ -62,7 +62,7 @@ def test_tracking_survives_an_experiments_temporary_directory(monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize("tracker", Tracker)
-def test_a_tracker_that_is_not_installed_is_refused_with_the_command_that_mends_it(monkeypatch, tracker):
+def test_a_tracker_that_is_not_installed_is_refused_with_the_command_that_fixes_it(monkeypatch, tracker):
     monkeypatch.setattr(stages.lib.schema.training, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"sft\.report_to: .*pip install {tracker.value}"):
         Sft(**tiny_training(report_to=[tracker]))

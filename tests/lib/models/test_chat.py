@@ -39,7 +39,7 @@ def test_assistant_tokens_are_the_answers_and_their_stop_tokens(tokenizer):
     assert said == "초롱돌로 417입니다.<|im_end|>6층.<|im_end|>"
 
 
-def test_prompt_is_the_beginning_of_prompt_and_answer(tokenizer):
+def test_prompt_is_a_prefix_of_prompt_and_answer(tokenizer):
     prompt, answer = encode_answer(tokenizer, CONVERSATION[:3], "6층.")
     assert prompt == encode_prompt(tokenizer, CONVERSATION[:3])
     assert encode(tokenizer, CONVERSATION).input_ids[: len(prompt) + len(answer)] == prompt + answer
@@ -79,12 +79,12 @@ def test_templates_render_what_the_models_were_trained_on():
     )
 
 
-def test_refuses_a_template_whose_prompt_is_no_beginning(tiny_base):
+def test_refuses_a_template_whose_prompt_is_no_prefix(tiny_base):
     tokenizer = load_tokenizer(tiny_base)
     tokenizer.chat_template = tokenizer.chat_template.replace(
         "assistant\\n' }}\n{%- endif", "assistant: ' }}\n{%- endif"
     )
-    with pytest.raises(UserError, match="not the beginning"):
+    with pytest.raises(UserError, match="not a prefix"):
         encode_answer(tokenizer, CONVERSATION[:1], "x")
 
 

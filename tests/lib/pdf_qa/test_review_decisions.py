@@ -50,10 +50,10 @@ def test_what_an_edit_made_may_be_decided_about_in_its_turn() -> None:
 @pytest.mark.parametrize("kind", ["reject", "edit"])
 def test_what_is_not_wanted_does_not_come_in_by_a_double(kind: str) -> None:
     review = Review([decision(kind, WORDS, BETTER if kind == "edit" else ("", ""))])
-    double = ("몇  시에 여나요", "9시에 엽니다")
-    assert outcome(review, double)[0] == "reject"
-    assert "guide-3-2" in review.verdict(("other",), *double).detail
-    assert outcome(Review([decision(kind, WORDS, BEST), decision("accept", double)]), double)[0] == "accept"
+    duplicate = ("몇  시에 여나요", "9시에 엽니다")
+    assert outcome(review, duplicate)[0] == "reject"
+    assert "guide-3-2" in review.verdict(("other",), *duplicate).detail
+    assert outcome(Review([decision(kind, WORDS, BEST), decision("accept", duplicate)]), duplicate)[0] == "accept"
 
 
 def test_a_changed_row_is_told_from_one_that_is_gone() -> None:

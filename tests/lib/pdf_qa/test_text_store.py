@@ -59,7 +59,7 @@ def test_rows_are_filled_up_within_a_document_and_never_longer(store: TextStore)
     assert [row["id"] for row in texts] == ["a.pdf#1", "a.pdf#2", "a.pdf#3", "b.txt#1"]
     assert texts[0]["text"] == f"{said(1).strip()}\n\n{said(2, 2).strip()}"
     lengths = [len(row["text"].encode()) for row in texts]
-    assert lengths[0] <= MOST < lengths[3 - 1]  # one paragraph that is too long is a row, which training cuts
+    assert lengths[0] <= MOST < lengths[3 - 1]  # one paragraph that is too long is a row, which training truncates
     assert found["tokens"] >= sum(lengths)
 
 

@@ -39,12 +39,12 @@ def test_pairs_are_found_whatever_is_around_them(response: str) -> None:
     assert complaints == [] and usable(response)
 
 
-def test_the_whole_pairs_of_a_cut_response_are_used_and_the_cut_is_named() -> None:
+def test_the_whole_pairs_of_a_truncated_response_are_used_and_the_cut_is_named() -> None:
     cut = BOTH[: BOTH.index("심사를")]
     for response in (cut, f"```json\n{cut}", '{"pairs": ' + cut):
         pairs, complaints = written_in(response)
         assert [pair.answer for pair in pairs] == [ONE["answer"]]
-        assert len(complaints) == 1 and "cut off" in complaints[0] and "raise max_new_tokens" in complaints[0]
+        assert len(complaints) == 1 and "truncated" in complaints[0] and "raise max_new_tokens" in complaints[0]
         assert usable(response)
 
 
@@ -66,7 +66,7 @@ def test_one_question_under_other_names_is_a_pair_and_a_line_break_in_a_text_is_
         ('[{"question": "?"}]', "no question and answer as texts"),
         ('[{"questions": ["", 3], "answer": "x"}]', "no question and answer as texts"),
         ('[{"questions": ["?"], "answer": " "}]', "no question and answer as texts"),
-        ('[{"question": "어디', "cut off"),
+        ('[{"question": "어디', "truncated"),
     ],
 )
 def test_a_response_without_a_pair_says_why_and_is_asked_for_again(response: str, said: str) -> None:

@@ -7,11 +7,11 @@ import pytest
 
 from stages.lib.data.jsonl_reader import Rejected
 from stages.lib.data.near_duplicates import KnownQuestions
-from stages.lib.evaluation.verdicts import judged
+from stages.lib.evaluation.verdicts import by_models, judged
 from stages.lib.every_stage.records import write_jsonl
 from stages.lib.preferences.preference_pairs import Pair
 from stages.lib.preferences.voted_pairs import UNUSED, voted_pairs
-from stages.lib.preferences.votes import FILE, Vote, by_models, read_votes
+from stages.lib.preferences.votes import FILE, Vote, read_votes
 from tests.ballots import BASE, DPO, vote
 
 ASKED = "반딧불도서관은 매월 몇째 주 무슨 요일에 문을 열지 않고 하루를 쉬나요?"

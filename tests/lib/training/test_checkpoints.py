@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on to the same bytes; what is half-written or another run's is never taken up."""
+"""Killed at any moment, a run resumes and ends in the same bytes; nothing half-written or another run's is used."""
 
 import json
 import multiprocessing
@@ -301,13 +301,13 @@ def test_killed_five_times_the_adapter_is_that_of_an_uninterrupted_run(tiny_mode
     assert being_written()
     output = project.command("dvc", "repro", "sft")
     assert stages_run(output) == ["sft"]
-    assert "goes on from checkpoint-" in output
+    assert "resumes from checkpoint-" in output
     assert saved(project) == {}
     outputs = ("models/sft/adapter_model.safetensors", "models/sft/lineage.json", "metrics/sft_log.csv")
     ended = {name: file_sha256(project.directory / name) for name in outputs}
     again = project.command("dvc", "repro", "--force", "--single-item", "sft")
     assert stages_run(again) == ["sft"]
-    assert "goes on from" not in again
+    assert "resumes from" not in again
     assert {name: file_sha256(project.directory / name) for name in outputs} == ended
 
 

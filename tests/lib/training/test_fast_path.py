@@ -106,7 +106,7 @@ def test_dequantized_once_is_the_same_to_the_bit(tiny_base):
     assert not torch.equal(eager, before[0])  # other arithmetic does show: the test can fail
 
 
-def test_rows_laid_end_to_end_see_only_themselves(model):
+def test_packed_rows_see_only_themselves(model):
     rows = [torch.randint(3, 600, (1, length)) for length in (5, 1, 9)]
     apart = torch.cat([model(row).logits for row in rows], dim=1)
     attend_without_mask(model, plan(Attention.row_by_row), torch.float32)

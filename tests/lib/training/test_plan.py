@@ -100,7 +100,7 @@ def gpu_plan(model, hardware, **changes):
     return plan_with(model, 0, longest=512, hardware=hardware, **values)
 
 
-def test_a_large_gpu_takes_the_batch_in_one_compiled_pass_over_rows_end_to_end(tinyllama):
+def test_a_large_gpu_takes_the_batch_in_one_compiled_pass_over_packed_rows(tinyllama):
     plan = gpu_plan(tinyllama, H200, shortest=50)
     assert (plan.micro_batch_size, plan.gradient_checkpointing, plan.torch_compile) == (64, False, True)
     assert (plan.attention, plan.padding_free, plan.dequantize_once) == (Attention.varlen, True, True)
@@ -139,7 +139,7 @@ def test_a_short_run_is_not_compiled(tinyllama):
     assert gpu_plan(tinyllama, H200, max_steps=20, torch_compile=Choice.always).torch_compile
 
 
-def test_rows_of_one_length_are_padded_and_asking_lays_them_end_to_end(tinyllama):
+def test_rows_of_one_length_are_padded_and_asking_packs_them(tinyllama):
     plan = gpu_plan(tinyllama, H200)
     assert (plan.attention, plan.padding_free, plan.pad_to_multiple_of) == (Attention.causal, False, 64)
     assert gpu_plan(tinyllama, H200, padding_free=Choice.always).attention is Attention.varlen
@@ -199,10 +199,10 @@ def test_a_batch_that_processes_cannot_share_is_refused_naming_what_can(tinyllam
         gpu_plan(tinyllama, replace(H200, processes=3))
 
 
-def test_recorded_passes_and_compiled_layers_are_not_for_spread_weights(tinyllama):
+def test_recorded_passes_and_compiled_layers_are_not_for_sharded_weights(tinyllama):
     plan = gpu_plan(tinyllama, replace(TWO_H200, sharded=True), quantization=Quantization.nf4)
     assert (plan.torch_compile, plan.cuda_graphs, plan.dequantize_once) == (False, False, False)
-    with pytest.raises(UserError, match=r"sft\.cuda_graphs: found always, but weights that are spread"):
+    with pytest.raises(UserError, match=r"sft\.cuda_graphs: found always, but weights that are sharded"):
         gpu_plan(tinyllama, replace(TWO_H200, sharded=True), cuda_graphs=Choice.always)
 
 
@@ -223,7 +223,7 @@ def llama_8b():
         (80, Quantization.none, Method.full, Distributed.fsdp),
     ],
 )
-def test_a_model_is_spread_where_one_gpu_cannot_hold_a_step(gib, quantization, method, sharing):
+def test_a_model_is_sharded_where_one_gpu_cannot_hold_a_step(gib, quantization, method, sharing):
     values = {"quantization": quantization, "method": method, "distributed": Distributed.auto, "max_length": 512}
     section = Sft(**tiny_training(lora=Lora(r=16, lora_alpha=32, lora_dropout=0.0), **values))
     config, weights = llama_8b()
@@ -234,7 +234,7 @@ def test_a_model_is_spread_where_one_gpu_cannot_hold_a_step(gib, quantization, m
     assert f"of {gib} GiB of one GPU" in why
 
 
-def test_a_step_of_the_larger_model_fits_once_it_is_spread(tinyllama):
+def test_a_step_of_the_larger_model_fits_once_it_is_sharded(tinyllama):
     """The weights of a process count: its part of them, and what is whole at a time."""
     card = Hardware("cuda", 16 * GIB, 15 * GIB, bfloat16=True, capability=(8, 6), processes=8, sharded=True)
     with torch.device("meta"):

@@ -70,7 +70,7 @@ def losses(place: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
-def assert_alike(one: tuple, two: tuple) -> None:
+def assert_same(one: tuple, two: tuple) -> None:
     """The same files, and in float32 the same losses and adapter but for the order of sums."""
     (rows, adapter, files), (rows_too, adapter_too, files_too) = one, two
     assert files == files_too
@@ -90,7 +90,7 @@ def test_sft_in_two_processes_is_sft_in_one(several):
     assert "sft: 2 processes by accelerate, ddp" in output
     assert "4 rows of a step each" in output
     assert output.count("sft: step 6 of 6") == 1
-    assert_alike(one, written(several, "sft"))
+    assert_same(one, written(several, "sft"))
     record = json.loads((several / "metrics/runs/sft.json").read_text(encoding="utf-8"))
     plan = record["plan"]
     assert plan["processes"] * plan["micro_batch_size"] * plan["gradient_accumulation_steps"] == 8
@@ -107,17 +107,17 @@ def test_sft_held_to_its_base_in_two_processes_is_that_in_one(several):
     assert held["kl_to_base_start"] == 0.0
     assert held["kl_to_base"] > 1e-4
     finish(start(several, section))
-    assert_alike(one, written(several, "sft"))
+    assert_same(one, written(several, "sft"))
     assert json.loads((several / "metrics/sft.json").read_text(encoding="utf-8"))["kl_to_base_start"] == 0.0
 
 
 @pytest.mark.slow
-def test_sft_held_to_its_base_on_spread_weights_is_refused(several):
+def test_sft_held_to_its_base_on_sharded_weights_is_refused(several):
     """Where `auto` chose so; asked for by name it is refused by the configuration."""
     section = Sft(**tiny_training(batch_size=8, keep_base=KeepBase(weight=1.0), **EXACT))
-    start_spread(several, section).wait()
+    start_sharded(several, section).wait()
     said = (several / "told/said-0000.json").read_text(encoding="utf-8")
-    assert "sft.distributed: found weights spread over processes (fsdp)" in json.loads(said)["error"]
+    assert "sft.distributed: found weights sharded over processes (fsdp)" in json.loads(said)["error"]
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_dpo_in_two_processes_is_dpo_in_one(several):
     finish(start(several, section, processes=1))
     one, started = written(several, "dpo"), (several / "metrics/dpo.json").read_bytes()
     finish(start(several, section))
-    assert_alike(one, written(several, "dpo"))
+    assert_same(one, written(several, "dpo"))
     assert (several / "metrics/dpo.json").read_bytes() == started
     assert one[0][-1]["reward_margin"] > 0.1
 
@@ -140,7 +140,7 @@ def test_orpo_in_two_processes_is_orpo_in_one(several):
     finish(start(several, section, processes=1))
     one = written(several, "orpo")
     finish(start(several, section))
-    assert_alike(one, written(several, "orpo"))
+    assert_same(one, written(several, "orpo"))
 
 
 def workers(running: subprocess.Popen) -> list[psutil.Process]:
@@ -160,7 +160,7 @@ def wait_for_checkpoint(place: Path, step: int, running: subprocess.Popen) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1, None])
-def test_killed_it_goes_on_to_the_same_bytes(several, rank):
+def test_killed_it_resumes_and_ends_in_the_same_bytes(several, rank):
     """A process of the two is killed, or the one that launched them."""
     section = Sft(**tiny_training(max_steps=12, checkpoint_minutes=0.0))
     finish(start(several, section))
@@ -174,7 +174,7 @@ def test_killed_it_goes_on_to_the_same_bytes(several, rank):
     psutil.wait_procs(processes, timeout=900)
     assert not any(each.is_running() for each in processes)
     output = finish(start(several, section))
-    assert output.count("goes on from checkpoint-") == 1
+    assert output.count("resumes from checkpoint-") == 1
     rows, adapter, _ = written(several, "sft")
     assert rows == whole[0]
     assert all((adapter[key] == whole[1][key]).all() for key in adapter)
@@ -199,10 +199,10 @@ def test_ctrl_c_and_sigterm_leave_one_complete_checkpoint_and_publish_nothing(se
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in newest_complete(folder).iterdir()}
 
 
-def start_spread(place: Path, section: Sft | Dpo) -> subprocess.Popen:
+def start_sharded(place: Path, section: Sft | Dpo) -> subprocess.Popen:
     """The stage of `section` in two processes with FSDP, as stages/lib/training/launcher.py launches it on GPUs.
 
-    What an earlier run wrote is removed: processes that fail alike leave their error to the launcher and end well.
+    What an earlier run wrote is removed: processes that fail in the same way leave their error to the launcher.
     """
     name = type(section).__name__.lower()
     shutil.rmtree(place / "models" / name, ignore_errors=True)
@@ -253,7 +253,7 @@ def give_it_a_head(place: Path) -> None:
     ],
     ids=["16-bit", "nf4", "bfloat16", "full"],
 )
-def test_sft_on_spread_weights_is_sft_on_whole_ones(several, values, within, tied):
+def test_sft_on_sharded_weights_is_sft_on_whole_ones(several, values, within, tied):
     """Llama 3 has a head of its own, the tiny model one that is its embeddings."""
     if not tied:
         give_it_a_head(several)
@@ -261,39 +261,39 @@ def test_sft_on_spread_weights_is_sft_on_whole_ones(several, values, within, tie
     finish(start(several, section, processes=1))
     one, weights = losses(several), sorted((several / "models/sft").glob("*.safetensors"))
     (whole,) = (load_file(path) for path in weights)
-    output = finish(start_spread(several, section))
+    output = finish(start_sharded(several, section))
     assert "each holds a part of the weights" in output
     assert losses(several) == pytest.approx(one, abs=within)
     assert sorted((several / "models/sft").glob("*.safetensors")) == weights
-    (spread,) = (load_file(path) for path in weights)
-    assert spread.keys() == whole.keys()
-    assert all(spread[key].dtype == whole[key].dtype for key in whole)
-    assert all((spread[key] - whole[key]).abs().max() < 20 * within for key in whole)
+    (sharded,) = (load_file(path) for path in weights)
+    assert sharded.keys() == whole.keys()
+    assert all(sharded[key].dtype == whole[key].dtype for key in whole)
+    assert all((sharded[key] - whole[key]).abs().max() < 20 * within for key in whole)
 
 
 @pytest.mark.slow
-def test_dpo_on_spread_weights_starts_at_ln_2_and_is_dpo_on_whole_ones(several):
+def test_dpo_on_sharded_weights_starts_at_ln_2_and_is_dpo_on_whole_ones(several):
     sft(Sft(**tiny_training(max_steps=1)), several)
     merge(Merge(), several)
     section = Dpo(**tiny_training(beta=0.5, batch_size=4, learning_rate=0.02, logging_steps=3, **EXACT))
     finish(start(several, section, processes=1))
     one, started = written(several, "dpo"), (several / "metrics/dpo.json").read_bytes()
-    finish(start_spread(several, section))
-    assert_alike(one, written(several, "dpo"))
+    finish(start_sharded(several, section))
+    assert_same(one, written(several, "dpo"))
     assert (several / "metrics/dpo.json").read_bytes() == started
 
 
 @pytest.mark.slow
-def test_killed_on_spread_weights_it_goes_on_to_the_same_losses(several):
+def test_killed_on_sharded_weights_it_resumes_with_the_same_losses(several):
     section = Sft(**tiny_training(max_steps=12, checkpoint_minutes=0.0, **EXACT))
-    finish(start_spread(several, section))
+    finish(start_sharded(several, section))
     whole = losses(several)
-    running = start_spread(several, section)
+    running = start_sharded(several, section)
     wait_for_checkpoint(several, 4, running)
     for process in psutil.Process(running.pid).children():
         process.kill()
     running.communicate()
-    assert finish(start_spread(several, section)).count("goes on from checkpoint-") == 1
+    assert finish(start_sharded(several, section)).count("resumes from checkpoint-") == 1
     assert losses(several) == pytest.approx(whole, abs=1e-6)
 
 
@@ -324,7 +324,7 @@ def test_two_machines_with_a_launcher_each_are_one_run(several):
     ]
     outputs = [finish(machine) for machine in machines]
     assert [output.count("sft: step 6 of 6") for output in outputs] == [1, 0]
-    assert_alike(one, written(several, "sft"))
+    assert_same(one, written(several, "sft"))
     assert json.loads((several / "metrics/runs/sft.json").read_text(encoding="utf-8"))["plan"]["processes"] == 2
 
 

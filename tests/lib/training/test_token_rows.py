@@ -21,7 +21,7 @@ def section(**changes):
     return Sft(**tiny_training(**changes))
 
 
-def test_long_conversations_are_cut_between_turns_and_counted(place):
+def test_long_conversations_are_truncated_between_turns_and_counted(place):
     tokenizer = load_tokenizer(BASE)
     whole, none_cut = supervised_rows(section(max_length=100_000), CHATS, tokenizer)
     assert none_cut == {"cut_turns": 0, "truncated": 0, "dropped_too_long": 0}
@@ -76,7 +76,7 @@ def test_raw_text_is_learned_whole_without_template_and_stop_token(place):
     assert rows[0]["labels"] == [IGNORED, *rows[0]["input_ids"][1:]]
 
 
-def test_raw_text_that_is_too_long_is_cut_into_rows_of_like_length_and_nothing_is_lost(place):
+def test_raw_text_that_is_too_long_is_split_into_rows_of_like_length_and_nothing_is_lost(place):
     tokenizer = load_tokenizer(BASE)
     text = "달여울시민청은 강가에 있습니다. " * 9
     rows, counts = supervised_rows(section(max_length=50), {raw(place, text, "짧은 글입니다."): 1}, tokenizer)
@@ -87,7 +87,7 @@ def test_raw_text_that_is_too_long_is_cut_into_rows_of_like_length_and_nothing_i
 
 
 def test_raw_text_begins_with_the_token_that_the_tokenizer_puts_before_any_text(place):
-    """Llama and Gemma are lost without their BOS; each row of a cut text has it."""
+    """Llama and Gemma are lost without their BOS; each row of a truncated text has it."""
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = load_tokenizer(BASE)

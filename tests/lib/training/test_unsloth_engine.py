@@ -190,7 +190,7 @@ def test_the_plan_leaves_the_fast_path_to_it_and_says_so(installed, tiny_base, m
     assert (kept.dequantize_once, kept.why["dequantize_once"]) == (False, "Unsloth's kernels read 4-bit weights")
 
 
-def test_rows_lie_end_to_end_where_it_has_a_kernel_that_keeps_them_apart(installed, tiny_base, monkeypatch):
+def test_rows_are_packed_where_it_has_a_kernel_that_keeps_them_apart(installed, tiny_base, monkeypatch):
     uneven = [512, 50, 50, 50]
     monkeypatch.setattr(stages.lib.training.decisions, "find_spec", lambda name: None)
     assert not plan_of(tiny_base, uneven).padding_free

@@ -1,4 +1,4 @@
-"""Answers piece by piece are the answers of generation.py, whatever the cache held before; long talks are cut."""
+"""Answers piece by piece are the answers of generation.py, whatever the cache held before; long talks are truncated."""
 
 from pathlib import Path
 

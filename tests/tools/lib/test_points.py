@@ -17,7 +17,7 @@ def in_the_repository(monkeypatch):
 
 def test_inputs_are_what_the_chain_starts_from():
     paths = points.input_paths()
-    assert {"data/raw/pdf_qa", "stages/sft.py", "stages/lib/training/trainer.py", "conf/chat_template"} <= set(paths)
+    assert {"data/raw/pdf_qa", "stages/sft.py", "stages/lib/training", "conf/chat_template"} <= set(paths)
     assert not {
         "models/base",
         "models/base/lineage.json",
@@ -45,6 +45,9 @@ def test_fingerprint_follows_the_bytes_of_inputs(tmp_path, monkeypatch):
     first = points.fingerprint()
     Path("out").write_text("made by a")
     assert points.fingerprint() == first
+    Path("data/__pycache__").mkdir()
+    Path("data/__pycache__/x.pyc").write_text("bytecode, which Python writes while a point runs")
+    assert points.fingerprint() == first
     Path("data/x").write_text("2")
     second = points.fingerprint()
     Path("data/y").write_text("new")
@@ -52,6 +55,16 @@ def test_fingerprint_follows_the_bytes_of_inputs(tmp_path, monkeypatch):
     Path("code.py").unlink()
     with pytest.raises(UserError, match=r"code\.py: no such file or folder"):
         points.fingerprint()
+
+
+def test_bytecode_is_no_untracked_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("code/__pycache__").mkdir(parents=True)
+    Path("dvc.yaml").write_text("stages: {a: {cmd: a, deps: [code], outs: [out]}}")
+    for name in ("code/new.py", "code/__pycache__/new.pyc"):
+        Path(name).write_text("1")
+    points.git("init", "--quiet")
+    assert points.untracked_inputs() == ["code/new.py"]
 
 
 @pytest.mark.parametrize(
