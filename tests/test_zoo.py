@@ -26,7 +26,7 @@ from stages.lib.every_stage.entry import locked_section
 from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import encode, encode_prompt
 from stages.lib.models.loading import load_tokenizer
-from stages.lib.training.keep_base import START_LIMIT, own_logits
+from stages.lib.training.keep_base import START_LIMIT, decoder_of, own_logits
 from tests.model_zoo import FAMILIES, GEMMA2, MISTRAL, WINDOW, write_family
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def test_chats_are_held_to_what_the_base_says(chain: Chain, tmp_path: Path, monk
     model = AutoModelForCausalLM.from_pretrained("models/base", dtype=torch.float32).eval()
     ids = torch.arange(3, 12)[None]
     with torch.inference_mode():
-        states = model.base_model(input_ids=ids).last_hidden_state[0]
+        states = decoder_of(model)(input_ids=ids).last_hidden_state[0]
         torch.testing.assert_close(own_logits(model)(states), model(input_ids=ids).logits[0])
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MOST_GENERATED = {"cpu": 16384, "cuda": 262144}
-MOST_SCORED = {"cpu": 4096, "cuda": 65536}
+MOST_SCORED = {"cpu": 2048, "cuda": 65536}
 """Tokens beyond which larger batches are hardly faster."""
 
 SHARE = 0.5

@@ -133,7 +133,7 @@ def holding_trainer(weight: float) -> Any:
             if not total:
                 return loss
             divergence = loss.new_zeros(()) if holding.divergence is None else holding.divergence.sum()
-            holding.base = holding.divergence = None
+            holding.divergence = None
             mean = self.accelerator.gather(divergence.detach()).sum() / total
             self._metrics["train"][KL].append(float(mean) * passes)  # trl logs their mean
             processes = self.accelerator.num_processes if in_training else 1  # whose mean is taken
@@ -191,20 +191,31 @@ def hold_in_forward(causal_lm: PreTrainedModel, holding: Holding) -> None:
         if held is not None:
             kwargs.pop("labels", None)
             kwargs["use_cache"] = False
-            return self.base_model(*args, **kwargs).last_hidden_state[:, :-1][held]
-        if holding.base is None:
+            return decoder_of(self)(*args, **kwargs).last_hidden_state[:, :-1][held]
+        base, holding.base = holding.base, None  # a head may ask the model for its own logits meanwhile
+        if base is None:
             return plain(*args, **kwargs)
         states: list[Tensor] = []
-        handle = self.base_model.register_forward_hook(lambda *call: states.append(call[-1].last_hidden_state))
+        handle = decoder_of(self).register_forward_hook(lambda *call: states.append(call[-1].last_hidden_state))
         try:
             output = plain(*args, **kwargs)
         finally:
             handle.remove()
         hidden = states[0][:, :-1][holding.mask]
-        holding.divergence = diverge(hidden, holding.base.to(hidden.dtype), project)
+        holding.divergence = diverge(hidden, base.to(hidden.dtype), project)
         return output
 
     causal_lm.forward = types.MethodType(forward, causal_lm)
+
+
+def decoder_of(causal_lm: PreTrainedModel) -> PreTrainedModel:
+    """What gives `causal_lm` its last hidden states: get_decoder, but for models that name themselves (Llama-4)."""
+    from transformers import PreTrainedModel
+
+    decoder = causal_lm.get_decoder()
+    if decoder is causal_lm:
+        return next(child for child in causal_lm.children() if isinstance(child, PreTrainedModel))
+    return decoder
 
 
 def own_logits(causal_lm: PreTrainedModel) -> Callable[[Tensor], Tensor]:
@@ -221,7 +232,7 @@ def own_logits(causal_lm: PreTrainedModel) -> Callable[[Tensor], Tensor]:
             if name.startswith("_"):
                 raise AttributeError(name)
 
-    plain, decoder = type(causal_lm).forward, causal_lm.base_model
+    plain, decoder = type(causal_lm).forward, decoder_of(causal_lm)
 
     def project(hidden: Tensor) -> Tensor:
         own = vars(decoder).get("forward")

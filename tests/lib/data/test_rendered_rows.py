@@ -15,14 +15,14 @@ from stages.evaluate import evaluate
 from stages.lib.data.ledger import Ledger
 from stages.lib.data.rendered_rows import RowRenderer
 from stages.lib.every_stage.errors import UserError
-from stages.lib.every_stage.lineage import OFF, file_sha256, read_lineage, write_lineage
+from stages.lib.every_stage.lineage import OFF, read_lineage, write_lineage
 from stages.lib.every_stage.records import read_jsonl, write_jsonl
 from stages.lib.models.chat import encode
 from stages.lib.models.chat_template import UNFIT
 from stages.lib.models.loading import load_tokenizer
 from stages.lib.schema.choices import Overlap, PairSource, Rewording, RowSource, SystemMessages
 from stages.lib.schema.data import PreparePdfQa, PreparePreferences, PrepareUltrachat, Reword, Rows
-from stages.lib.schema.evaluation import Evaluate, SamplePreferences
+from stages.lib.schema.evaluation import Evaluate
 from stages.lib.schema.merging import Merge, MergeDpo
 from stages.lib.schema.training import Dpo, Sft
 from stages.lib.training.token_rows import preference_rows
@@ -31,7 +31,6 @@ from stages.merge_dpo import merge_dpo
 from stages.prepare_pdf_qa import prepare_pdf_qa
 from stages.prepare_preferences import prepare_preferences
 from stages.prepare_ultrachat import prepare_ultrachat
-from stages.sample_preferences import sample_preferences
 from stages.sft import sft
 from tests.templates import FORGETFUL, GEMMA_2, MISTRAL_1, write_tokenizer
 
@@ -155,15 +154,13 @@ def test_a_model_that_takes_no_system_message_goes_through_the_whole_chain(
         "{%- if messages[0]['role'] == 'system' %}{{- raise_exception('System role not supported') }}{%- endif %}\n"
     )
     (BASE / "chat_template.jinja").write_text(refusal + template, encoding="utf-8")
-    written = {"chat_template_sha256": file_sha256(BASE / "chat_template.jinja")}
-    write_lineage(BASE, read_lineage(BASE) | written)  # as prepare-base would have for this template
+    write_lineage(BASE, read_lineage(BASE))
     prepare_chats(
         [chat("What is a tide?", "A rise.", "And a wave?", "A push.", system="Be brief."), chat("Why so?", "So.")],
         [chat("Which one is held out of training here?", "This.", system="Be kind.")],
     )
     prepare_pdf_qa(PreparePdfQa(files=["data/raw/pdf_qa/office-guide.jsonl"], max_tokens=1024), Path())
     shipped_pairs(FOLD)
-    sample_preferences(SamplePreferences(seed=1), Path())  # off
     sft(Sft(**tiny_training(max_steps=2)), Path())
     merge(Merge(), Path())
     dpo(Dpo(**tiny_training(beta=0.1, max_steps=2)), Path())

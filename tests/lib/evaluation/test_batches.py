@@ -52,7 +52,7 @@ def test_a_limit_that_is_given_holds_for_both():
 
 
 def test_a_large_cpu_has_batches_as_large_as_pay():
-    assert batches(20 * GIB, "cpu") == BatchTokens(16384, 4096)
+    assert batches(20 * GIB, "cpu") == BatchTokens(16384, 2048)
 
 
 def test_a_full_gpu_is_an_error_that_names_smaller_batches():
