@@ -82,6 +82,23 @@ def test_a_full_folder_for_temporary_files(workspace):
     assert "can't be written" in line and f"TMPDIR ({folder}) 0 MiB" in line
 
 
+def test_files_that_this_user_may_not_read(workspace):
+    """Such as those that a container left to root."""
+    as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"] if os.geteuid() == 0 else []
+    path = workspace / "models/base/tokenizer.json"
+    mode = path.stat().st_mode
+    path.chmod(0)
+    try:
+        done = run(workspace, "prepare_pdf_qa", *as_others)
+    finally:
+        path.chmod(mode)
+    line = one_sentence(done, "prepare-pdf-qa")
+    assert line.endswith(
+        "models/base/tokenizer.json: Permission denied. Give this user the right to read and write it; "
+        "nothing was published"
+    )
+
+
 def test_standard_output_that_is_closed(workspace):
     reader, writer = os.pipe()
     os.close(reader)

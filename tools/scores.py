@@ -70,23 +70,23 @@ def costs_text(runs: Path) -> str:
     return "\n".join(lines)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Any:
     """What a stage wrote. Raises UserError for a file that was cut short, or that holds Git's marks of a conflict."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(
             f"{path}: found no JSON ({error}), needed what a stage wrote: it was cut short, or holds Git's marks of a "
             f"conflict. `git checkout HEAD {path}` brings back what was committed; where nothing was, remove it"
         ) from None
-    return content
 
 
 def scores() -> None:
     """Print all of it. Raises UserError where nothing was evaluated, and for a file that is damaged."""
     if not DETAIL.is_file():
         raise UserError(f"{DETAIL}: no such file; run `make repro` first")
-    parts = [scores_text(read(DETAIL)), gates_text(GATES), costs_text(RUNS)]
+    detail: Detail = read(DETAIL)
+    parts = [scores_text(detail), gates_text(GATES), costs_text(RUNS)]
     print(shown("\n\n".join(parts)))
 
 

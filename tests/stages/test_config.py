@@ -298,6 +298,45 @@ def test_a_lock_with_a_key_that_the_code_does_not_know_is_one_sentence(place):
     )
 
 
+LOCK_DAMAGES = {
+    "empty": lambda text: "",
+    "cut": lambda text: text[:200],
+    "conflict": lambda text: f"<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> other\n",
+}
+
+
+@pytest.mark.parametrize("damage", list(LOCK_DAMAGES))
+def test_a_damaged_lock_is_one_sentence_for_a_stage_and_written_anew_by_config(place, damage):
+    """As a merge of two branches with values of their own leaves it."""
+    assert run_config(place)[0] == 0
+    lock = place / "params.lock.yaml"
+    whole = lock.read_text(encoding="utf-8")
+    lock.write_text(LOCK_DAMAGES[damage](whole), encoding="utf-8")
+
+    def run_under_dvc(stage):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": stage}
+        command = [sys.executable, "-m", f"stages.{stage}"]
+        return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+
+    done = run_under_dvc("merge")
+    assert done.returncode == 1
+    assert done.stderr == "merge: params.lock.yaml: found no section merge, needed what `dvc repro config` writes\n"
+    done = run_under_dvc("config")
+    assert done.returncode == 0, done.stderr
+    assert lock.read_text(encoding="utf-8") == whole
+
+
+@pytest.mark.slow
+def test_dvc_repro_goes_on_over_a_lock_in_conflict(tiny_model, tmp_path):
+    project = Project(tmp_path / "project", tiny_model)
+    assert project.repro("config") == ["config"]
+    lock = project.directory / "params.lock.yaml"
+    whole = lock.read_text(encoding="utf-8")
+    lock.write_text(LOCK_DAMAGES["conflict"](whole), encoding="utf-8")
+    assert project.repro("prepare-base") == ["config", "prepare-base"]
+    assert lock.read_text(encoding="utf-8") == whole
+
+
 def test_a_refusal_is_a_message_and_a_status(place):
     code, output = run_config(place, "dpo.betta=0.2")
     assert code == 1

@@ -179,14 +179,14 @@ def run_point(point: Point, hopeless: float = 0.0) -> dict[str, Any]:
                 discard(left)
                 return record(point, "done", **costs)
             prepare_data(point)
-            started = time.time()
+            started = time.monotonic()
             with one_gpu(POINTS) as (gpu, gpu_lock), clone(point.digest) as directory:
                 chosen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
                 held = [descriptor for descriptor in (lock, gpu_lock) if descriptor is not None]
                 if reason := run_dvc(point, directory, chosen, held, hopeless):
                     return record(point, "stopped", reason=reason, gpu=gpu)
                 costs = collect(point, directory)
-            return record(point, "done", **costs, gpu=gpu, wall_seconds=round(time.time() - started, 1))
+            return record(point, "done", **costs, gpu=gpu, wall_seconds=round(time.monotonic() - started, 1))
         except UserError as error:
             return record(point, "failed", reason=str(error))
 

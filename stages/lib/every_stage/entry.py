@@ -5,6 +5,7 @@ same command takes Hydra's overrides and flags and writes under outputs/ or mult
 """
 
 import gc
+import io
 import json
 import os
 import resource
@@ -23,7 +24,7 @@ from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import shown
 from stages.lib.every_stage.publish import published, what_was_published, written_whole
 from stages.lib.every_stage.shortages import what_ran_out
-from stages.lib.every_stage.started import remember
+from stages.lib.every_stage.started import remember, section_of
 from stages.lib.schema.config import Config
 
 LOCK = Path("params.lock.yaml")
@@ -76,9 +77,10 @@ def environment(name: str) -> dict[str, str]:
 
 
 def locked_section(name: str) -> Any:
-    """The typed section `name` of params.lock.yaml."""
+    """The typed section `name` of params.lock.yaml. Raises UserError where it isn't there, or isn't of this code."""
     section_type = Config.__annotations__[name]
-    content = yaml.safe_load(LOCK.read_text(encoding="utf-8"))[name]
+    if (content := section_of(name, Path())) is None:
+        raise UserError(f"{LOCK}: found no section {name}, needed what `dvc repro config` writes")
     try:
         return OmegaConf.merge(OmegaConf.structured(section_type), content)
     except OmegaConfBaseException as error:
@@ -122,6 +124,8 @@ def exit_on_user_error(name: str, body: Callable[[], None], interrupted: str = "
     130 and what `interrupted` says is left behind; by default what was published.
     """
     name = name.replace("_", "-")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # letters that the terminal's encoding lacks are spelt, as \ub2ec
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         body()
         flush()  # or its failure would come too late for a message
@@ -176,12 +180,12 @@ def is_lock(content: bytes) -> bool:
 
 def timed(stage: Stage, section: Any, root: Path) -> None:
     """Run `stage` and write its run record: what differs between equal runs, such as time and memory."""
-    started = time.time()
+    started = time.monotonic()
     facts = stage(section, root)
     record = {
         "stage": stage.__name__.replace("_", "-"),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(time.monotonic() - started, 1),
         "process_seconds": round(time.time() - psutil.Process().create_time(), 1),  # with the imports before
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         **facts,

@@ -1,4 +1,6 @@
-"""What a machine runs out of, disk, memory or a reader of its output, in one sentence whatever raised it."""
+"""What a machine runs out of or forbids: disk, memory, a reader of its output, rights; in one sentence, whatever
+raised it.
+"""
 
 import errno
 import os
@@ -7,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+FORBIDDEN = {errno.EACCES, errno.EPERM}
 DISK_REASONS = ("database or disk is full", "disk I/O error", "No space left on device", "os error 28")
 """What sqlite, pip and safetensors say in errors of their own."""
 MEMORY_REASONS = (
@@ -20,7 +23,7 @@ MEMORY_REASONS = (
 
 
 def what_ran_out(error: Exception) -> str:
-    """What this machine has no more of, in words; "" for any other error."""
+    """What this machine has no more of, or doesn't allow, in words; "" for any other error."""
     if isinstance(error, BrokenPipeError):
         return "standard output was closed by what reads it"
     number = error.errno if isinstance(error, OSError) else None
@@ -29,6 +32,9 @@ def what_ran_out(error: Exception) -> str:
         name = error.filename if isinstance(error, OSError) else None
         where = os.fsdecode(name) if name else "a file or standard output"
         return f"{where} can't be written: {os.strerror(number) if number else said}. Free space: {free_space()}"
+    if number in FORBIDDEN and isinstance(error, OSError) and error.filename:
+        reason = os.strerror(number or 0)
+        return f"{os.fsdecode(error.filename)}: {reason}. Give this user the right to read and write it"
     no_memory = number == errno.ENOMEM or isinstance(error, MemoryError)
     if no_memory or any(reason in str(error) for reason in MEMORY_REASONS):
         return f"out of memory: {said}. Close other programs, or lower batch or model size"

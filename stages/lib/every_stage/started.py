@@ -80,10 +80,15 @@ def refuse_changes() -> None:
 
 
 def section_of(stage: str, root: Path) -> Any:
-    """The stage's section of params.lock.yaml in `root`, None where there is none."""
-    if not (root / LOCK).is_file():
+    """The stage's section of params.lock.yaml in `root`, None where there is none.
+
+    None too for a file that was cut or holds Git's marks of a conflict: `config` starts there, and writes it anew.
+    """
+    try:
+        found = yaml.load((root / LOCK).read_bytes(), yaml.CSafeLoader)
+    except (FileNotFoundError, yaml.YAMLError):
         return None
-    return yaml.load((root / LOCK).read_bytes(), yaml.CSafeLoader).get(stage.replace("-", "_"))
+    return found.get(stage.replace("-", "_")) if isinstance(found, dict) else None
 
 
 def deps_of(stage: str) -> list[str]:

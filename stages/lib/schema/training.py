@@ -40,7 +40,7 @@ class Lora:
     bias: str = "none"
     # all-linear, or a list of names; OmegaConf has no type for either
     target_modules: Any = ALL_LINEAR
-    num_layers: int = -1  # that are tuned, counted from the last; -1: all (mlx-lm's name; peft's layers_to_transform)
+    num_layers: int = -1  # that are tuned, counted from the last; -1, or more than there are: all (mlx-lm's name)
 
 
 @dataclass

@@ -82,22 +82,17 @@ def adapted_by(lora: Lora, model: PreTrainedModel) -> dict[str, Any]:
     """peft's options that say which layers of `model` get an adapter: `lora.target_modules` of its last `num_layers`.
 
     Nothing is trained below those, so that a backward pass ends there, and their activations alone are kept for it.
-    Raises UserError where the model has fewer layers.
+    All layers are tuned where the model has no more than that.
     """
     names = sorted(lora.target_modules)
-    if lora.num_layers == -1:
-        return {"target_modules": names}
     layers = layers_of(model)
-    if lora.num_layers > len(layers):
-        raise UserError(
-            f"lora.num_layers: found {lora.num_layers}, but the model has {len(layers)} layers; needed as many or "
-            "fewer, or -1 for all"
-        )
+    if not 0 < lora.num_layers < len(layers):
+        return {"target_modules": names}
     first = len(layers) - lora.num_layers
     path = next(name for name, module in model.named_modules() if module is layers)
     below = tuple(f"{path}.{index}." for index in range(first))  # peft takes whole names whatever their layer
     return {
-        "target_modules": [name for name in names if not name.startswith(below)] if below else names,
+        "target_modules": [name for name in names if not name.startswith(below)],
         "layers_to_transform": [*range(first, len(layers))],
         "layers_pattern": last_part(path),
     }

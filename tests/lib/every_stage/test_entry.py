@@ -1,8 +1,10 @@
 """How a stage starts: what it tells libraries, and that a tracker neither asks, blocks nor loses what it was given."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import yaml
 from conftest import ROOT, tiny_training
 
 import stages.lib.schema.training
-from stages.lib.every_stage.entry import environment
+from stages.lib.every_stage.entry import environment, records, timed
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import arguments_of
 from stages.lib.schema.choices import Tracker
@@ -76,3 +78,13 @@ def test_a_stage_on_a_machine_without_the_tracker_says_so_at_once(place):
     assert done.stderr.splitlines()[-1].startswith("sft: sft.report_to: found ['wandb']")
     assert "Traceback" not in done.stderr
     assert not (place / "models/sft").exists()
+
+
+def test_a_clock_that_is_moved_back_while_a_stage_runs_makes_no_negative_seconds(tmp_path, monkeypatch):
+    def sft(section, root):
+        monkeypatch.setattr(time, "time", lambda: 0.0)
+        return {}
+
+    timed(sft, None, tmp_path)
+    record = json.loads((records(tmp_path) / "sft.json").read_text(encoding="utf-8"))
+    assert 0 <= record["seconds"] < 60

@@ -62,6 +62,16 @@ def test_scores_send_nothing_that_a_terminal_obeys(planted):
     assert harmless(done.stdout) and r"\x1b]52;c;YQ==" in done.stdout
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "euc-kr"])
+def test_letters_that_the_terminal_lacks_are_spelt(planted, encoding):
+    command = [sys.executable, "-m", "tools.scores"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=planted, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    hangul = any("가" <= sign <= "힣" for sign in done.stdout.decode(encoding))
+    assert hangul == (encoding == "euc-kr") and (b"\\u" in done.stdout)
+
+
 def test_messages_send_nothing_that_a_terminal_obeys(tmp_path):
     """A revision with escapes."""
     done = run(tmp_path, "tools.compare", "\x1b[2Jx")
