@@ -412,6 +412,7 @@ WRONG = {
     "keep_base.weight": "-1",
     "keep_base.max_tokens": "0",
     "lora.target_modules": "[]",
+    "lora.num_layers": "0",
     "learning_rate": "0",
     "lr_scheduler_type": "cosin",
     "warmup_steps": "-1",

@@ -47,8 +47,8 @@ def test_starts_at_ln_2_and_learns_to_prefer(merged):
 def test_an_adapter_that_does_not_start_at_zero_is_refused(merged, monkeypatch):
     plain = stages.lib.training.run.lora_config
 
-    def planted(section):
-        config = plain(section)
+    def planted(section, model):
+        config = plain(section, model)
         config.init_lora_weights = False
         return config
 

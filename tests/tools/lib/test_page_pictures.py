@@ -57,11 +57,11 @@ def test_the_mark_is_on_the_answer_however_the_page_is_turned(tmp_path: Path, ro
     marks, picture = desk.marks(source), desk.picture(source)
     assert picture and marks["text"][slice(*marks["span"])] == LINES[2]
     (box,) = marks["boxes"]
-    assert ink(picture.png, box) > 0.05  # there is writing
+    assert ink(picture.png, box) > 0.01  # there is writing, in whatever font draws it
     assert (box[3] > box[2]) == (rotate in (90, 270))
     ((x0, y0, x1, y1),) = boxes_of(desk.read(path, 0)[0], *source["span"])
     below = picture.share((x0, y0 - 18, x1, y1 - 18))  # where nothing is written
-    assert ink(picture.png, below) < 0.01
+    assert ink(picture.png, below) == 0
 
 
 def test_a_source_without_a_place_has_a_picture_and_no_mark(tmp_path: Path) -> None:
