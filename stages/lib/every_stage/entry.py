@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import shown
+from stages.lib.every_stage.openmp import spin_count
 from stages.lib.every_stage.publish import published, what_was_published, written_whole
 from stages.lib.every_stage.shortages import what_ran_out
 from stages.lib.every_stage.started import remember, section_of
@@ -73,6 +74,7 @@ def environment(name: str) -> dict[str, str]:
         # Online it asks for a key and waits for a server; `wandb sync` uploads what is kept. "dryrun" is "offline" by
         # the name for which transformers doesn't print a line in every process.
         "WANDB_MODE": "dryrun",
+        **spin_count(),
     }
 
 
