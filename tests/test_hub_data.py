@@ -93,7 +93,7 @@ def workspace(tmp_path: Path) -> Path:
     write_byte_tokenizer(tmp_path / "models/base")
     pdf_qa = tmp_path / "data/prepared/pdf_qa"
     pdf_qa.mkdir(parents=True)
-    for split in ("seen", "unseen"):
+    for split in ("seen", "unseen", "unanswerable"):
         write_jsonl(pdf_qa / f"{split}.jsonl", [])
     return tmp_path
 

@@ -16,7 +16,6 @@ import os
 import sys
 import time
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +26,12 @@ from stages.lib.every_stage.entry import exit_on_user_error
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import shown
 from stages.lib.every_stage.records import write_json
-from stages.lib.schema.config import Config
 from tools.lib.points import Point, fingerprint, run_point
 from tools.lib.queue import queue_point, run_queue
+from tools.lib.sweep_config import Sweep, SweepConfig
 from tools.lib.sweep_table import compare, draw, score_of, table, write_csv
 
 SWEEPS = Path("multirun/sweep")
-
-
-@dataclass
-class Sweep:
-    """Settings of a sweep; they change none of its points."""
-
-    metric: str = "dpo.seen.key_exact"  # model.set.figure of metrics/eval.json: what a search optimises and best means
-    smaller_is_better: bool = False
-    queue: int = 0  # workers of DVC's queue that run the points; 0: each Hydra job runs its own
-    hopeless: float = 0.0  # stop a point whose SFT loss ends above so many times the best one's; 0: never
-
-
-@dataclass
-class SweepConfig(Config):
-    """The primary config with the sweep's own settings beside the stages' sections."""
-
-    sweep: Sweep = field(default_factory=Sweep)
 
 
 def sweep() -> None:

@@ -106,10 +106,10 @@ def test_a_killed_sweep_resumes_where_it_stopped(chain, whole_group):
 
 
 def test_points_see_changes_that_are_not_committed_and_keep_apart_from_those_without(chain):
-    chain.sweep("sft.lora.r=4")
+    chain.sweep("sft.lora.r=4", "sft.learning_rate=7e-4")
     chain.put("data/raw/own.txt", "하나둘")  # untracked
     chain.put("data/raw/a.txt", "달여울시민")  # changed
-    chain.sweep("sft.lora.r=4")
+    chain.sweep("sft.lora.r=4", "sft.learning_rate=7e-4")
     (row,) = chain.rows()
     assert row["status"] == "done" and row["score"] == pytest.approx(0.04 + 7e-4 + 8e-6, abs=1e-9)
     assert chain.run("git", "status", "--porcelain").split() == ["M", "data/raw/a.txt", "??", "data/raw/own.txt"]

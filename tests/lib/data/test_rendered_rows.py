@@ -22,7 +22,7 @@ from stages.lib.models.chat_template import UNFIT
 from stages.lib.models.loading import load_tokenizer
 from stages.lib.schema.choices import Overlap, PairSource, Rewording, RowSource, SystemMessages
 from stages.lib.schema.data import PreparePdfQa, PreparePreferences, PrepareUltrachat, Reword, Rows
-from stages.lib.schema.evaluation import Evaluate
+from stages.lib.schema.evaluation import Evaluate, SamplePreferences
 from stages.lib.schema.merging import Merge, MergeDpo
 from stages.lib.schema.training import Dpo, Sft
 from stages.lib.training.token_rows import preference_rows
@@ -31,6 +31,7 @@ from stages.merge_dpo import merge_dpo
 from stages.prepare_pdf_qa import prepare_pdf_qa
 from stages.prepare_preferences import prepare_preferences
 from stages.prepare_ultrachat import prepare_ultrachat
+from stages.sample_preferences import sample_preferences
 from stages.sft import sft
 from tests.templates import FORGETFUL, GEMMA_2, MISTRAL_1, write_tokenizer
 
@@ -161,6 +162,7 @@ def test_a_model_that_takes_no_system_message_goes_through_the_whole_chain(
     )
     prepare_pdf_qa(PreparePdfQa(files=["data/raw/pdf_qa/office-guide.jsonl"], max_tokens=1024), Path())
     shipped_pairs(FOLD)
+    sample_preferences(SamplePreferences(seed=1), Path())  # off
     sft(Sft(**tiny_training(max_steps=2)), Path())
     merge(Merge(), Path())
     dpo(Dpo(**tiny_training(beta=0.1, max_steps=2)), Path())

@@ -76,7 +76,7 @@ def assert_same(one: tuple, two: tuple) -> None:
     assert files == files_too
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in rows_too], abs=1e-4)
     for row, row_too in zip(rows, rows_too, strict=True):
-        assert row == pytest.approx(row_too, abs=1e-3)  # a tie of two tokens may be called either way
+        assert row == pytest.approx(row_too, abs=3e-3)  # ties of two tokens may be called either way
     assert adapter.keys() == adapter_too.keys()
     assert all((adapter[key] - adapter_too[key]).abs().max() < 1e-3 for key in adapter)
 
