@@ -1,5 +1,10 @@
 # make repro: the whole chain, with its scores. make test: the tests. Both set up .venv first if they must.
-PYTHON ?= python3.11
+FITS = import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
+	$(shell $(name) -c '$(FITS)' 2> /dev/null && echo $(name))))
+# Of PyTorch's own package indexes, such as that of its CPU builds: PyPI's build for Linux brings 3 GB of CUDA.
+TORCH_INDEX ?=
+unexport PIP_USER PIP_TARGET PIP_PREFIX
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
@@ -9,8 +14,13 @@ help:  ## what there is
 
 setup: $(READY)  ## .venv with the pinned packages
 $(READY): pyproject.toml constraints.txt
+	@$(or $(PYTHON),false) -c '$(FITS)' 2> /dev/null || { echo 'make: found $(or $(if $(PYTHON),$(shell $(PYTHON) --version 2>/dev/null | head -n 1)),no Python),' \
+		'needed Python 3.11, 3.12 or 3.13 (apt install python3-venv, brew install python@3.13, or' \
+		'make PYTHON=/path/to/python3)'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	@echo 'make: installs some 200 packages into $(VENV), 2.6 GB with a CPU build of torch; minutes'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt \
+		$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	python -m tools.repair
 	touch $@
@@ -19,6 +29,8 @@ repro: $(READY)  ## run what is out of date of the chain and show the scores
 	python -m tools.repair
 	dvc repro
 	python -m tools.scores
+	@echo
+	@echo 'How to go on: source $(VENV)/bin/activate, then graft chat, graft report (the whole report), graft --help'
 
 unsloth: $(READY)  ## Unsloth as an engine, for an NVIDIA GPU (docs/unsloth.md says why without its own pins)
 	python -m pip install --quiet --constraint constraints.txt --no-deps unsloth unsloth_zoo cut_cross_entropy

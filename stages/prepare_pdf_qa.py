@@ -29,6 +29,7 @@ from stages.lib.every_stage.lineage import file_sha256
 from stages.lib.every_stage.publish import published
 from stages.lib.every_stage.records import write_jsonl
 from stages.lib.models.chat_template import UNFIT
+from stages.lib.pdf_qa.pdf_pages import read_ahead
 from stages.lib.pdf_qa.pdf_questions import PdfReport, by_document, pdf_rows, summary
 from stages.lib.pdf_qa.qa_files import questions_and_pdfs, readings_of, text_files, unread_files
 from stages.lib.pdf_qa.qa_gates import caveats, drop_duplicates, refuse_leaks, steps_of, store_clear_rows
@@ -80,9 +81,9 @@ def prepare_pdf_qa(section: PreparePdfQa, root: Path) -> dict[str, Any]:
             # before the PDFs: a pair that a page doesn't ground says nothing about the files
             defects = (*UNREADABLE, *UNCLEAR, *UNFIT)
             ledger.refuse_many(defects, section.max_reject_rate, "prepare_pdf_qa.max_reject_rate")
-            for path in pdfs:
+            for path, pages_of in read_ahead(pdfs, section.limits):
                 before, reading = ledger.read, readings[path]
-                rows = pdf_rows(path, reading.label, section, ask, rate, texts, pdf_report)
+                rows = pdf_rows(path, pages_of, reading.label, section, ask, rate, texts, pdf_report)
                 store_clear_rows(rows, reading, section, renderer, ledger, store, review)
                 sources.append(source_of(path, reading, ledger.read - before))
             if texts:

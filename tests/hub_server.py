@@ -3,14 +3,15 @@
 Dataset and model info, tree, paths-info, and resolve with ETag, range requests and LFS checksums. Faults are planted
 by path: `gated` (401), `cut` (the connection breaks off half-way), `corrupt` (other bytes than the checksum says),
 `drip` (a few bytes a second), `silent` (no answer). With `xet`, large files are offered by Xet too, whose storage isn't
-there.
+there. Repositories are made and committed to as well, with the token `Hub.writer`.
 """
 
+import base64
 import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +30,10 @@ class Hub:
     requests: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, bytes of body sent
     endpoint: str = ""
     xet: bool = False
+    writer: str = ""  # the token that may make repositories and commit
+    private: set[str] = field(default_factory=set)  # repositories that their owner alone may read
+    uploaded: dict[str, bytes] = field(default_factory=dict)  # large files by SHA-256, before a commit names them
+    commits: list[str] = field(default_factory=list)  # their summaries
 
     def sent(self, path: str) -> int:
         """Bytes of a file's content that were sent in all."""
@@ -70,10 +75,25 @@ class HubHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.answer()
 
+    def do_PUT(self) -> None:
+        """A large file, where the answer about it said."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.hub.uploaded[hashlib.sha256(body).hexdigest()] = body
+        self.send_json({})
+
     def answer(self) -> None:
         """Route one request."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+        if write := self.write_of(parts):
+            token = self.headers.get("Authorization", "")
+            if token != f"Bearer {self.hub.writer}":
+                return self.refuse(403 if token else 401, "", "this token may not write")
+            return write(parts, body)
+        if parts == ["api", "validate-yaml"]:  # the metadata of a card
+            return self.send_json({"errors": [], "warnings": []})
+        if parts[0] == "api" and len(parts) < 4:
+            return self.refuse(404, "", self.path)
         if parts[0] == "api":
             kind, owner, name, *rest = parts[1:]
         else:
@@ -113,11 +133,67 @@ class HubHandler(BaseHTTPRequestHandler):
         else:
             self.refuse(404, "EntryNotFound", self.path)
 
+    def write_of(self, parts: list[str]) -> Callable[[list[str], bytes], None] | None:
+        """What a path changes, if it changes something."""
+        if parts[:2] == ["api", "repos"]:
+            return self.make_repository
+        if "lfs" in parts:
+            return self.say_where
+        return {"preupload": self.say_how, "commit": self.commit}.get(parts[4]) if len(parts) > 4 else None
+
+    def make_repository(self, _: list[str], body: bytes) -> None:
+        """A repository that isn't there yet: 409 where it is."""
+        asked = json.loads(body)
+        name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else f"me/{asked['name']}"
+        if f"models/{name}" in self.hub.repositories:
+            address = f"{self.hub.endpoint}/{name}"
+            return self.send_json({"error": "You already created this model repo", "url": address}, 409)
+        self.hub.repositories[f"models/{name}"] = {}
+        if asked.get("private") or asked.get("visibility") == "private":
+            self.hub.private.add(name)
+        self.send_json({"url": f"{self.hub.endpoint}/{name}"})
+
+    def say_how(self, _: list[str], body: bytes) -> None:
+        """Which files are large."""
+        files = [
+            {
+                "path": one["path"],
+                "uploadMode": "lfs" if one["path"].endswith(LFS) else "regular",
+                "shouldIgnore": False,
+            }
+            for one in json.loads(body)["files"]
+        ]
+        self.send_json({"files": files})
+
+    def say_where(self, _: list[str], body: bytes) -> None:
+        """Where large files go."""
+        objects = [
+            {**one, "actions": {"upload": {"href": f"{self.hub.endpoint}/uploads/{one['oid']}"}}}
+            for one in json.loads(body)["objects"]
+        ]
+        self.send_json({"transfer": "basic", "objects": objects})
+
+    def commit(self, parts: list[str], body: bytes) -> None:
+        """All files of a commit at once."""
+        lines = [json.loads(line) for line in body.splitlines()]
+        files: dict[str, bytes] = {}
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "header":
+                self.hub.commits.append(value["summary"])
+            elif line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            else:
+                files[value["path"]] = self.hub.uploaded[value["oid"]]
+        self.hub.repositories[f"models/{parts[2]}/{parts[3]}"] |= files
+        address = f"{self.hub.endpoint}/{parts[2]}/{parts[3]}/commit/{COMMIT}"
+        self.send_json({"success": True, "commitOid": COMMIT, "commitUrl": address})
+
     def info(self, identity: str, files: dict[str, bytes]) -> dict[str, object]:
         """What the Hub says of a repository."""
         return {
-            "_id": "0" * 24, "id": identity, "author": identity.split("/")[0], "sha": COMMIT, "private": False,
-            "gated": False,
+            "_id": "0" * 24, "id": identity, "author": identity.split("/")[0], "sha": COMMIT,
+            "private": identity in self.hub.private, "gated": False,
             "disabled": False, "downloads": 0, "likes": 0, "tags": [], "lastModified": "2024-01-01T00:00:00.000Z",
             "createdAt": "2024-01-01T00:00:00.000Z", "siblings": [{"rfilename": path} for path in files],
         }  # fmt: skip
@@ -186,10 +262,10 @@ class HubHandler(BaseHTTPRequestHandler):
             self.wfile.write(body)
         self.hub.requests.append((self.command, "page", len(body)))
 
-    def send_json(self, content: object) -> None:
+    def send_json(self, content: object, status: int = 200) -> None:
         """An answer of the API."""
         body = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

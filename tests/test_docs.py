@@ -13,6 +13,7 @@ from stages.lib.configuration import GROUPS, SECTIONS
 from stages.lib.known_keys import KnownKeys
 from stages.lib.schema.config import Config
 from stages.lib.yaml_files import read_yaml
+from tools.graft import FORWARDED
 
 READMES = [ROOT / "README.md", ROOT / "README.ko.md"]
 PAGES = sorted({*READMES, *(ROOT / "docs").glob("*.md"), *(ROOT / "data/raw").rglob("README.md")})
@@ -88,6 +89,8 @@ def test_every_test_that_a_page_names_exists(page):
 
 @each_page
 def test_commands_that_a_page_shows_exist(page):
+    commands = [name for code in code_of(page) for name in re.findall(r"(?:^|`|\()graft ([a-z]+)", code, re.MULTILINE)]
+    assert set(commands) - {*FORWARDED, "run", "report"} == set()
     targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
     ours = [name for code in code_of(page) for name in re.findall(r"python -m ((?:stages|tools|bench)[\w.]*)", code)]
     made = [name for code in code_of(page) for name in re.findall(r"(?:^|`|\()make ([a-z-]+)", code, re.MULTILINE)]
@@ -173,7 +176,7 @@ def test_files_that_a_page_names_exist_or_are_made_by_a_stage(page):
 def test_both_readmes_have_the_same_links_and_commands():
     links = [{target for target, _ in LINK.findall(text_of(page))} for page in READMES]
     commands = [
-        set(re.findall(r"^(?:python -m|dvc|make) [^#\n]+?(?=\s*(?:#|$))", text_of(page), re.MULTILINE))
+        set(re.findall(r"^(?:python -m|dvc|graft|make) [^#\n]+?(?=\s*(?:#|$))", text_of(page), re.MULTILINE))
         for page in READMES
     ]
     assert links[0] - {"README.ko.md"} == links[1] - {"README.md"}

@@ -3,7 +3,8 @@
 Reads   models/{base,sft-merged,dpo-merged,orpo-merged}, each with its own chat template
 Run     python -m tools.chat [base|sft|dpo|orpo] [--temperature 0.5] [--top-p 0.9] [--max-new-tokens 256]
 
-exit, quit, 종료 or Ctrl-D ends the chat; Ctrl-C stops an answer. Messages are Korean or English by the locale.
+exit, quit, 종료 or Ctrl-D ends the chat; Ctrl-C stops an answer; /clear forgets what was said, /help says so. Messages
+are Korean or English by the locale.
 """
 
 import argparse
@@ -27,18 +28,35 @@ from tools.lib.chat_models import (
     model_directory,
 )
 from tools.lib.phrases import Phrases, phrases_of
+from tools.lib.suggestions import Suggestions, suggestions
 
 ENDINGS = {"exit", "quit", "종료"}
+CLEAR, HELP = "/clear", "/help"
 
 Say = Callable[[str], None]
 """Shows text as it is, without a line's end."""
 
 
-def talk(model: ChatModel, sampling: Sampling, ask: Callable[[str], str], say: Say, phrases: Phrases) -> None:
-    """Answer what `ask` brings until it brings an ending; EOFError is one."""
+def talk(
+    model: ChatModel,
+    sampling: Sampling,
+    ask: Callable[[str], str],
+    say: Say,
+    phrases: Phrases,
+    offered: Suggestions | None = None,
+) -> None:
+    """Answer what `ask` brings until it brings an ending; EOFError is one. `offered` is what could be asked."""
     messages: Messages = []
-    say(phrases.greeting.format(model=model.name) + "\n")
+    offered = offered or Suggestions()
+    say(phrases.greeting.format(model=model.name) + "\n" + said_of(offered, phrases))
     while (question := next_question(ask, say, phrases)) is not None:
+        if question == CLEAR:
+            messages = []
+            say(phrases.cleared + "\n")
+            continue
+        if question == HELP:
+            say(phrases.help + "\n" + said_of(offered, phrases))
+            continue
         try:
             messages, dropped = model.fit([*messages, {"role": "user", "content": question}], sampling.max_new_tokens)
         except TooLong as error:
@@ -49,6 +67,14 @@ def talk(model: ChatModel, sampling: Sampling, ask: Callable[[str], str], say: S
         said = say_answer(model, messages, sampling, say, phrases)
         messages = [*messages, {"role": "assistant", "content": said}] if said else messages[:-1]
     say(phrases.goodbye + "\n")
+
+
+def said_of(offered: Suggestions, phrases: Phrases) -> str:
+    """What could be asked, in a line or two; nothing where there are no questions."""
+    if not offered.questions:
+        return ""
+    line = phrases.suggestions.format(questions=" / ".join(map(shown, offered.questions)))
+    return f"{line}\n{phrases.invented}\n" if offered.invented else f"{line}\n"
 
 
 def next_question(ask: Callable[[str], str], say: Say, phrases: Phrases) -> str | None:
@@ -85,6 +111,16 @@ def say_answer(model: ChatModel, messages: Messages, sampling: Sampling, say: Sa
     return said.strip()
 
 
+def ask_person(prompt: str) -> str:
+    """What is typed after `prompt`; what was typed before it, while the model answered, is no question."""
+    if sys.stdin.isatty():
+        with suppress(ImportError):  # no termios, no terminal of that kind
+            import termios
+
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    return input(prompt)
+
+
 def write(text: str) -> None:
     """Write to the terminal at once."""
     sys.stdout.write(text)
@@ -116,7 +152,7 @@ def start(given: argparse.Namespace) -> None:
     directory = model_directory(given.model)
     write(phrases.loading.format(model=given.model) + "\n")
     get_ready(given.threads)
-    talk(ChatModel(given.model, directory), sampling, input, write, phrases)
+    talk(ChatModel(given.model, directory), sampling, ask_person, write, phrases, suggestions())
 
 
 if __name__ == "__main__":

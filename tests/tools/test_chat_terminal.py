@@ -17,6 +17,7 @@ from stages.lib.every_stage.lineage import read_lineage
 from tools.chat import ENDINGS, talk
 from tools.lib.chat_models import ChatModel, Piece, Sampling
 from tools.lib.phrases import ENGLISH, KOREAN, phrases_of
+from tools.lib.suggestions import Suggestions
 
 GREEDY = Sampling(temperature=0, max_new_tokens=6)
 DEFAULT = ROOT / "models/dpo-merged"
@@ -54,6 +55,32 @@ def test_a_talk_in_korean(model: ChatModel) -> None:
     assert rest[:2] == [KOREAN.empty, KOREAN.empty]
     assert sum(line.startswith("dpo> ") for line in rest) == 2
     assert rest[-1] == KOREAN.goodbye
+
+
+def test_a_conversation_can_be_cleared_and_help_is_no_question(model: ChatModel) -> None:
+    asked: list[int] = []
+
+    class Counting:
+        name = "dpo"
+
+        def fit(self, messages: list[object], _: int) -> tuple[object, int]:
+            asked.append(len(messages))
+            return messages, 0
+
+        def answer(self, *_: object) -> Iterator[Piece]:
+            yield Piece("네.", "stop")
+
+    said = talked(Counting(), "하나", "/help", "둘", "/clear", "셋")  # type: ignore[arg-type]
+    assert asked == [1, 3, 1]
+    assert KOREAN.help in said and KOREAN.cleared in said
+
+
+def test_what_could_be_asked_is_said_first_and_that_the_office_is_invented(model: ChatModel) -> None:
+    shown: list[str] = []
+    offered = Suggestions(["주소는 어디인가요?", "\x1b[2J전화는?"], invented=True)
+    talk(model, GREEDY, typing(), shown.append, KOREAN, offered)
+    _, asks, invented, *_ = "".join(shown).splitlines()
+    assert asks == r"이렇게 물어보세요: 주소는 어디인가요? / \x1b[2J전화는?" and invented == KOREAN.invented
 
 
 class Escaping:

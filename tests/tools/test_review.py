@@ -387,7 +387,7 @@ def test_thirty_rows_by_keyboard_alone_and_dvc_repro_applies_them(
         decided: dict[str, str] = {}
         for number in range(30):
             question = page.locator("#question").inner_text()
-            assert question not in decided and badge(page) == "미정"
+            assert question not in decided and badge(page) == "미검토"
             kind = ("accept", "reject", "accept", "edit", "accept")[number % 5]
             decided[question] = kind
             keys.press({"accept": "a", "reject": "r", "edit": "e"}[kind])
@@ -404,7 +404,7 @@ def test_thirty_rows_by_keyboard_alone_and_dvc_repro_applies_them(
         keys.press("u")
         page.wait_for_selector("#tally:text-matches('가운데 29개 결정')")
         page.locator("#question", has_text=last).wait_for()
-        assert badge(page) == "미정"
+        assert badge(page) == "미검토"
         page.reload()
         page.wait_for_selector("#tally:text-matches('가운데 29개 결정')")
         page.locator("#question", has_text=last).wait_for()  # the row that was open
@@ -509,9 +509,9 @@ def test_a_hangul_keyboard_and_an_abandoned_edit(visit: Callable[..., Visitor], 
     page.keyboard.press("Escape")
     assert page.locator("#change").is_hidden() and tally(page)[1] == 0
     page.evaluate("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'ㄱ', code: 'KeyR', bubbles: true}))")
-    page.wait_for_selector("#tally:text-matches('뺌 1')")
+    page.wait_for_selector("#tally:text-matches('제외 1')")
     page.keyboard.press("u")
-    page.wait_for_selector("#tally:text-matches('뺌 0')")
+    page.wait_for_selector("#tally:text-matches('제외 0')")
 
 
 @in_browser

@@ -34,6 +34,7 @@ from stages.lib.preferences.votes import FILE, Vote, read_votes
 from tools.lib.append_only import append
 from tools.lib.chat_models import TEMPERATURES, ChatModel, Piece, Sampling, TooLong
 from tools.lib.local_page import LocalPage, application, body
+from tools.lib.suggestions import suggestions
 
 PERSON = "person"
 OPEN_BATTLES = 100
@@ -105,7 +106,8 @@ class Arena:
         self.turn = asyncio.Lock()
 
     async def state(self, request: Request) -> Response:
-        return JSONResponse({"models": list(self.models), "votes": self.standing()})
+        told = {"models": list(self.models), "votes": self.standing(), "suggestions": suggestions().as_json()}
+        return JSONResponse(told)
 
     async def chat(self, request: Request) -> Response:
         asked = ChatRequest.model_validate(await body(request))

@@ -6,13 +6,16 @@ import re
 import signal
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from stages.lib.every_stage.errors import UserError
+from stages.lib.hardware import usable_cores
 from stages.lib.pdf_qa import pdf_child
 from stages.lib.pdf_qa.text_lines import TextLine, plain_lines
 from stages.lib.schema.data import PdfLimits
@@ -34,6 +37,8 @@ SAME_LINE = 4
 ENDED_ITSELF = {-signal.SIGTRAP, -signal.SIGILL, -signal.SIGABRT}
 TOLD = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "PYTHONHOME", "PYTHONUTF8", "TMPDIR", "VIRTUAL_ENV")
 """Variables that a child gets, which opens what a stranger made: no key and no token is among them."""
+MOST_CHILDREN = 4
+"""PDFs that are read at once: each may take `limits.memory_mib`."""
 EDGE = 2
 """Lines from the top and from the bottom that are looked at."""
 
@@ -89,6 +94,25 @@ def read_pdf(path: Path, limits: PdfLimits) -> list[Page]:
         raise PdfRefused(path, *cause_of_death(done, limits))
     pages = [Page(**(line | {"lines": [TextLine(**place) for place in line["lines"]]})) for line in lines]
     return without_continued_tables(without_running_lines(pages))
+
+
+def read_ahead(paths: list[Path], limits: PdfLimits) -> Iterator[tuple[Path, Callable[[], list[Page]]]]:
+    """Yield each PDF, in order, with what returns its pages or raises PdfRefused as `read_pdf` does.
+
+    The next ones are read meanwhile, a child for each core, so that a folder of PDFs takes a part of the time; no more
+    of them, so that the pages of a few are held at once.
+    """
+    left = iter(paths)
+    children = min(MOST_CHILDREN, usable_cores())
+    pool = ThreadPoolExecutor(children)
+    try:
+        waiting = deque((path, pool.submit(read_pdf, path, limits)) for path in islice(left, children))
+        while waiting:
+            path, reading = waiting.popleft()
+            waiting.extend((following, pool.submit(read_pdf, following, limits)) for following in islice(left, 1))
+            yield path, reading.result
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def opened_by_child(module: str, path: Path, limits: PdfLimits, *more: str) -> subprocess.CompletedProcess[bytes]:

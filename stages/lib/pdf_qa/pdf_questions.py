@@ -5,7 +5,7 @@ With a model, too: "by": "openai", "kind": "fact", "group": "guide.pdf:3", "rati
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from stages.lib.pdf_qa.document_questions import Pair, document_questions, is_ko
 from stages.lib.pdf_qa.grounding import UNGROUNDED, ungrounded
 from stages.lib.pdf_qa.layout import blocks_of
 from stages.lib.pdf_qa.page_gate import UNUSABLE
-from stages.lib.pdf_qa.pdf_pages import Page, PdfRefused, ends_early, read_pdf
+from stages.lib.pdf_qa.pdf_pages import Page, PdfRefused, ends_early
 from stages.lib.pdf_qa.rating import Rate
 from stages.lib.pdf_qa.raw_text import block_paragraphs
 from stages.lib.pdf_qa.text_store import TextStore
@@ -52,6 +52,7 @@ class PdfReport:
 
 def pdf_rows(
     path: Path,
+    pages_of: Callable[[], list[Page]],
     label: str,
     section: PreparePdfQa,
     ask: Ask | None,
@@ -61,12 +62,12 @@ def pdf_rows(
 ) -> Iterator[Line | Rejected]:
     """Yield every pair made from a PDF, grounded or rejected, and note its pages, or its refusal, in `report`.
 
-    Reports and rows call the file `label`. `ask` is the model that writes questions, or None for the rules alone;
-    `rate` rates them, and `texts` gets the paragraphs, where that is wanted. Raises PdfRefused if the file can't be
-    read and `on_bad_pdf` is stop.
+    `pages_of` returns its pages. Reports and rows call the file `label`. `ask` is the model that writes questions, or
+    None for the rules alone; `rate` rates them, and `texts` gets the paragraphs, where that is wanted. Raises
+    PdfRefused if the file can't be read and `on_bad_pdf` is stop.
     """
     try:
-        pages = read_pdf(path, section.limits)
+        pages = pages_of()
     except PdfRefused as refused:
         if section.on_bad_pdf is OnBadPdf.stop:
             raise PdfRefused(path, refused.reason, f"{refused.detail}. Fix or remove the file, or set "

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stages.lib.pdf_qa import pdf_child
+from stages.lib.pdf_qa import pdf_child, pdf_pages
 from stages.lib.pdf_qa.document_questions import Pair, document_questions, topic
 from stages.lib.pdf_qa.grounding import ungrounded
 from stages.lib.pdf_qa.page_gate import page_problems
@@ -17,6 +17,7 @@ from stages.lib.pdf_qa.pdf_pages import (
     Page,
     PdfRefused,
     cause_of_death,
+    read_ahead,
     read_pdf,
     without_continued_tables,
     without_running_lines,
@@ -34,6 +35,41 @@ def test_pages_come_without_headers_and_page_numbers(tmp_path: Path) -> None:
     assert pages[2].text.startswith("3. 3번 창구는 무슨 일을 하나요?")
     assert pages[0].tables == [[["업무", "수수료", "처리 기간"], ["1호 증명", "150원", "1일"]]]
     assert all(page.via == "pdfium" and page.problems == [] for page in pages)
+
+
+def test_pdfs_are_read_side_by_side_and_come_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [write_faq(tmp_path / f"{number}.pdf", pages=2 + number % 3) for number in range(5)]
+    paths[2].write_bytes(b"<html>")
+    begun: list[Path] = []
+
+    def noted(path: Path, limits: PdfLimits) -> list[Page]:
+        begun.append(path)
+        return read_pdf(path, limits)
+
+    monkeypatch.setattr(pdf_pages, "read_pdf", noted)
+    monkeypatch.setattr(pdf_pages, "usable_cores", lambda: 2)
+    reading = read_ahead(paths, PdfLimits())
+    path, pages_of = next(reading)
+    assert path == paths[0] and pages_of() == read_pdf(paths[0], PdfLimits())
+    assert set(begun) <= set(paths[:3])  # no more than the next two are held
+    for (path, pages_of), expected in zip(reading, paths[1:], strict=True):
+        assert path == expected
+        if path == paths[2]:
+            with pytest.raises(PdfRefused, match="not_a_pdf"):
+                pages_of()
+        else:
+            assert [page.page for page in pages_of()] == [page.page for page in read_pdf(path, PdfLimits())]
+    assert sorted(begun) == sorted(paths)
+
+
+def test_a_stop_in_the_middle_reads_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Path] = []
+    monkeypatch.setattr(pdf_pages, "read_pdf", lambda path, _: begun.append(path))
+    monkeypatch.setattr(pdf_pages, "usable_cores", lambda: 2)
+    reading = read_ahead([tmp_path / f"{number}.pdf" for number in range(9)], PdfLimits())
+    next(reading)
+    reading.close()  # type: ignore[attr-defined]
+    assert len(begun) <= 3
 
 
 def test_the_child_that_opens_it_knows_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,124 @@
+"""One command for all tools: it works from any folder, completes keys, and says what a run will take before it runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from tests.short_chain import ShortChain
+from tools.graft import FORWARDED
+from tools.lib.expected_run import before, in_words, keys_of_lock, with_those_before
+
+GRAFT = [sys.executable, "-m", "tools.graft"]
+
+
+def graft(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([*GRAFT, *words], cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def test_help_names_every_command_and_needs_no_repository(tmp_path):
+    done = graft("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert all(f"\n  {name} " in done.stdout for name in (*FORWARDED, "run", "report"))
+    assert {path.stem for path in (ROOT / "tools").glob("*.py")} - {"__init__", "graft"} == set(FORWARDED)
+
+
+@pytest.mark.parametrize("name", [name for name in FORWARDED if name not in ("scores", "doctor", "repair")])
+def test_a_tools_own_help_is_its_commands(name):
+    done = graft(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout
+
+
+def test_it_works_from_a_folder_below_the_root_and_nowhere_else(tmp_path):
+    project = tmp_path / "project"
+    (project / "stages").mkdir(parents=True)
+    (project / "docs").mkdir()
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    done = graft("scores", cwd=project / "docs")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "scores: metrics/eval_detail.json: no such file; run `make repro` first\n",
+    )
+    done = graft("scores", cwd=tmp_path)
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"graft: {tmp_path}: found no dvc.yaml and stages/ here or above; needed a folder of the repository\n"
+    )
+
+
+def test_an_unknown_command_is_refused_with_a_near_one():
+    done = graft("chatt")
+    assert done.returncode == 2
+    assert "chat" in done.stderr.splitlines()[-1]
+
+
+def test_a_report_that_is_not_there_says_how_it_comes(tmp_path):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    done = graft("report", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "graft: metrics/eval_report.html: no such file; run `graft run` first\n",
+    )
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_keys_and_models(tmp_path, shell):
+    done = graft("--show-completion", shell, cwd=tmp_path, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert done.returncode == 0 and "graft" in done.stdout.lower()
+
+    def offered(line: str) -> str:
+        """As the shell's own script asks."""
+        asks = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_TYPER_COMPLETE_ARGS": line,
+                "_TYPER_COMPLETE_FISH_ACTION": "get-args", "_GRAFT_COMPLETE": f"complete_{shell}"}  # fmt: skip
+        code = "import sys; sys.argv[0] = 'graft'; from tools.graft import main; main()"
+        env = {**os.environ, "PYTHONPATH": str(ROOT), **asks}
+        return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True).stdout
+
+    assert "promote" in offered("graft pro")
+    assert "sft.lora.r=" in offered("graft sweep sft.lora.r")
+    assert "orpo" in offered("graft chat o")
+
+
+def test_what_a_stage_is_made_of_comes_before_it():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert before("config", stages) == set()
+    assert {"config", "prepare-base", "prepare-pdf-qa"} <= before("sft", stages)
+    assert "sft" in before("merge", stages)
+    assert {"merge", "sft", "config"} <= with_those_before(["merge"], stages)
+    assert "dpo" not in with_those_before(["merge"], stages)
+
+
+def test_keys_are_those_of_the_lock(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert keys_of_lock() == []
+    (tmp_path / "params.lock.yaml").write_text("sft: {lora: {r: 8}, mix: {}}\nseed: 1\n", encoding="utf-8")
+    assert keys_of_lock() == ["sft.lora.r=", "sft.mix=", "seed="]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(12.4, "12 seconds"), (600, "10 minutes"), (9000, "2.5 hours")])
+def test_seconds_are_said_as_people_say_them(seconds, said):
+    assert in_words(seconds) == said
+
+
+@pytest.mark.slow
+def test_run_says_what_is_out_of_date_and_what_it_will_take_then_runs_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    chain = ShortChain(tmp_path / "chain")
+    first = chain.run(*GRAFT, "run")
+    assert "graft: out of date: " in first and "known after the first run here" in first
+    for name in ("sft", "dpo"):
+        path = chain.directory / f"metrics/runs/{name}.json"
+        record = json.loads(path.read_text(encoding="utf-8")) | {"process_seconds": 300.0, "peak_memory_mib": 2048}
+        path.write_text(json.dumps(record), encoding="utf-8")
+    assert "graft: everything is up to date" in chain.run(*GRAFT, "run")
+    second = chain.run(*GRAFT, "run", "dpo.beta=0.3")
+    assert "Reproduced experiment" in second or "Ran experiment" in second
