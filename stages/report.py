@@ -1,7 +1,8 @@
 """What was measured, for people: a report with curves, answers and lineage, and a model card.
 
 Reads   metrics/ (evaluation, verdicts, benchmarks, training logs, data funnels), models/*/lineage.json
-Writes  metrics/eval_report.html (one page that opens offline), metrics/eval_report.md, models/card/README.md
+Writes  metrics/eval_report.html (one page that opens offline), metrics/eval_report.md, models/card/README.md,
+        metrics/scores.json (the figures that DVC's tables show)
 Run     python -m stages.report
 """
 
@@ -12,8 +13,9 @@ from typing import Any
 
 from stages.lib.every_stage.entry import run
 from stages.lib.every_stage.publish import published
-from stages.lib.every_stage.records import read_jsonl
+from stages.lib.every_stage.records import read_jsonl, write_json
 from stages.lib.reports.evidence import Evidence, render
+from stages.lib.reports.headline import headline
 from stages.lib.reports.model_card import model_card
 from stages.lib.reports.page import page
 from stages.lib.reports.verdict import idle_steps, in_words
@@ -36,6 +38,7 @@ DPO_MERGED_LINEAGE = Path("models/dpo-merged/lineage.json")
 PAGE = Path("metrics/eval_report.html")
 TEXT = Path("metrics/eval_report.md")
 CARD = Path("models/card")
+SCORES = Path("metrics/scores.json")
 
 FUNNELS = {
     "conversations": ULTRACHAT_FUNNEL,
@@ -62,6 +65,8 @@ def report(section: Report, root: Path) -> dict[str, Any]:
     with published(root / CARD) as path:
         path.mkdir()
         (path / "README.md").write_text(model_card(section, evidence), encoding="utf-8")
+    with published(root / SCORES) as path:
+        write_json(path, headline(evidence.detail))
     for language in ("ko", "en"):
         print(in_words(evidence.detail, language), flush=True)
     for step in idle_steps(evidence.detail):

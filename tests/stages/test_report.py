@@ -17,7 +17,7 @@ from stages.judge import judge
 from stages.lib.every_stage.lineage import OFF, write_lineage
 from stages.lib.every_stage.records import read_jsonl, write_jsonl
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report
-from stages.report import CARD, PAGE, TEXT, report
+from stages.report import CARD, PAGE, SCORES, TEXT, report
 from tests.browser import CHROMIUM, in_browser
 from tools.scores import scores_text
 
@@ -316,3 +316,12 @@ def browse(page: Path, scratch: Path, *options: str) -> tuple[str, str]:
     command = [CHROMIUM, *fixed, *options, page.resolve().as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stderr, done.stdout
+
+
+def test_dvcs_tables_show_ten_figures_as_evaluation_has_them(measured):
+    report(SECTION, measured)
+    shown = json.loads((measured / SCORES).read_text(encoding="utf-8"))
+    everything = json.loads((measured / "metrics/eval.json").read_text(encoding="utf-8"))
+    cells = [(model, name, figure) for model in shown for name in shown[model] for figure in shown[model][name]]
+    assert len(cells) == 10
+    assert all(shown[m][name][figure] == everything[m][name][figure] for m, name, figure in cells)
