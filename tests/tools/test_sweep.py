@@ -14,6 +14,8 @@ import psutil
 import pytest
 from short_chain import ShortChain
 
+from tools.lib import queue
+
 pytestmark = pytest.mark.slow
 GRID = ["sft.lora.r=4,8", "sft.learning_rate=0.1,0.2"]
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -204,6 +206,21 @@ def test_a_killed_worker_of_the_queue_holds_up_no_sweep(chain):
     assert running.returncode == 0, output
     assert "it is queued again" in output
     assert statuses(chain) == {"done": 2}
+
+
+def test_a_worker_that_dvc_forgets_to_end_holds_up_nobody(tmp_path, monkeypatch):
+    """It has the output of the command that started it, and may live for ever."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nsleep 60 &\necho $! > left\necho started\necho said >&2\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(program))
+    began = time.monotonic()
+    try:
+        assert queue.dvc("queue", "start") == "started\nsaid\n"
+        assert time.monotonic() - began < 30
+    finally:
+        os.kill(int((tmp_path / "left").read_text()), 9)
 
 
 def test_a_killed_worker_of_joblib_is_one_sentence_and_the_same_command_resumes(chain):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import yaml
@@ -124,10 +125,19 @@ def states() -> dict[str, str]:
 
 
 def dvc(*words: str, fails: bool = False) -> str:
-    """Run a DVC command and return what it printed. Raises UserError if it fails, unless it may."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *words], env=environment(), capture_output=True, text=True, cwd=Path.cwd()
-    )
+    """Run a DVC command and return what it printed. Raises UserError if it fails, unless it may.
+
+    It prints into files: the workers that `dvc queue start` leaves behind hold its output open, and one of them that
+    DVC forgets to end would hold a pipe's reader for ever.
+    """
+    with TemporaryFile() as printed, TemporaryFile() as complained:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *words], env=environment(), stdout=printed, stderr=complained, cwd=Path.cwd()
+        )
+        texts = []
+        for file in (printed, complained):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
     if done.returncode and not fails:
-        raise UserError(f"dvc {' '.join(words[:2])}: {(done.stderr or done.stdout).strip()}")
-    return done.stdout + done.stderr
+        raise UserError(f"dvc {' '.join(words[:2])}: {(texts[1] or texts[0]).strip()}")
+    return "".join(texts)
