@@ -261,7 +261,7 @@ def test_a_workspace_below_hangul_and_spaces_sweeps_by_every_way(tmp_path, monke
     chain = ShortChain(tmp_path / "내 문서 [새=1,2] (사본) $HOME 'a'" / "그래프트 작업")
     grid = ["sft.lora.r=choice(2,4)"] if "optuna" in str(way) else ["sft.lora.r=2,4"]
     output = chain.sweep(*grid, *way)
-    assert statuses(chain) == {"done": len(chain.rows())}, output
+    assert set(statuses(chain)) <= {"done", "kept"}, output  # a search may ask for one point twice
     (table,) = chain.directory.glob("multirun/sweep/*/table.csv")
     assert "sft.lora.r" in table.read_text(encoding="utf-8")
     assert "is the workspace now" in chain.run(sys.executable, "-m", "tools.promote")
