@@ -482,7 +482,7 @@ def test_what_can_t_be_done_is_said_and_the_text_given_back(visit: Callable[...,
     page.route("**/api/vote", lambda route: route.fulfill(body='{"error": "unknown_battle"}'))
     visitor.fight("가?")
     page.click("[data-verdict=tie]")
-    visitor.wait("#told.bad:text-matches('다시 물어 주세요')")
+    visitor.wait("#told.bad:text-matches('다시 질문해 주세요')")
     assert page.locator("#votes").is_hidden()
 
 

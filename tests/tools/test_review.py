@@ -396,20 +396,20 @@ def test_thirty_rows_by_keyboard_alone_and_dvc_repro_applies_them(
                 assert page.locator("#new-question").input_value() == question
                 keys.type(" 확인했습니다.")  # behind the present answer
                 keys.press("Control+Enter")
-            page.wait_for_selector(f"#tally:text-matches('가운데 {number + 1}개 결정')")
+            page.wait_for_selector(f"#tally:text-matches('중 {number + 1}개 검토')")
             page.locator("#answer:text-matches('.')").wait_for()
         assert tally(page) == [41, 30, 18, 6, 6]
 
         last = question
         keys.press("u")
-        page.wait_for_selector("#tally:text-matches('가운데 29개 결정')")
+        page.wait_for_selector("#tally:text-matches('중 29개 검토')")
         page.locator("#question", has_text=last).wait_for()
         assert badge(page) == "미검토"
         page.reload()
-        page.wait_for_selector("#tally:text-matches('가운데 29개 결정')")
+        page.wait_for_selector("#tally:text-matches('중 29개 검토')")
         page.locator("#question", has_text=last).wait_for()  # the row that was open
         keys.press("a")
-        page.wait_for_selector("#tally:text-matches('가운데 30개 결정')")
+        page.wait_for_selector("#tally:text-matches('중 30개 검토')")
 
         for _ in range(5):
             keys.press("Shift+Tab")  # from the row to the first filter
@@ -418,7 +418,7 @@ def test_thirty_rows_by_keyboard_alone_and_dvc_repro_applies_them(
         page.locator("#why", has_text="dangling_reference").wait_for()
         keys.press("Escape")
         keys.press("a")
-        page.wait_for_selector("#tally:text-matches('가운데 31개 결정')")
+        page.wait_for_selector("#tally:text-matches('중 31개 검토')")
     assert project.repro("prepare-pdf-qa") == ["prepare-pdf-qa"]
     after = {row["messages"][0]["content"]: row for name in ("train", "seen", "unseen")
              for row in read_jsonl(place / PREPARED / f"{name}.jsonl")}  # fmt: skip
@@ -554,7 +554,7 @@ def test_no_row_and_ten_thousand(browser: Any, tmp_path: Path, count: int) -> No
     ):
         page = visit().page
         if count == 0:
-            assert page.locator("#place").inner_text() == "검토할 줄이 없습니다."
+            assert page.locator("#place").inner_text() == "검토할 행이 없습니다."
             for key in ("a", "r", "e", "j", "k", "u"):
                 page.keyboard.press(key)
             page.locator("#told.bad", has_text="되돌릴 결정이 없습니다.").wait_for()
@@ -563,17 +563,17 @@ def test_no_row_and_ten_thousand(browser: Any, tmp_path: Path, count: int) -> No
         assert page.locator("#list li").count() == 10
         for _ in range(10):
             page.keyboard.press("j")
-        page.locator("#range", has_text="10000개 가운데 11–20").wait_for()
+        page.locator("#range", has_text="11–20 / 10000").wait_for()
         page.fill("#search", "9999번")
         page.locator("#question", has_text="9999번").wait_for()
         page.keyboard.press("Escape")
         begun = time.monotonic()
         page.keyboard.press("a")
-        page.wait_for_selector("#tally:text-matches('10000개 가운데 1개 결정')")
+        page.wait_for_selector("#tally:text-matches('10000개 중 1개 검토')")
         assert time.monotonic() - begun < 60  # it took 9 on a machine with ten times its work
         page.fill("#search", "")
         page.select_option("#state", "accept")
-        page.locator("#range", has_text="1개 가운데 1–1").wait_for()
+        page.locator("#range", has_text="1–1 / 1").wait_for()
         page.reload()
         page.locator("#question", has_text="9999번").wait_for()
         assert page.locator("#state").input_value() == "accept"
