@@ -1,6 +1,7 @@
 """Killed at any moment, training ends in the same bytes, and no stage is left half-done or stuck; `make soak`.
 
-Training is killed in processes that are forked from this one, in which torch is imported already; the other stages are
+Training is killed in processes that are forked from a server, in which torch is imported already and has computed
+nothing: forked from this one they would wait for threads that OpenMP has here and not there. The other stages are
 killed with the `dvc repro` that runs them.
 """
 
@@ -34,20 +35,22 @@ SECTIONS: dict[str, tuple[Any, Any]] = {
     "sft": (sft, Sft(**tiny_training(max_steps=STEPS, logging_steps=3, checkpoint_minutes=0.0))),
     "dpo": (dpo, Dpo(**tiny_training(max_steps=STEPS, logging_steps=1, checkpoint_minutes=0.0, beta=0.5))),
 }
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["torch", "transformers", "peft", "trl", "bitsandbytes", "stages.sft", "stages.dpo"])
 MOMENTS = ("any", "a checkpoint is written", "the last step is over", "the model is published")
+
+
+def train(name: str, place: Path) -> None:
+    stage, section = SECTIONS[name]
+    with open(place / f"{name}.log", "a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        stage(section, place)
 
 
 def start(name: str, place: Path) -> BaseProcess:
     """One of the two stages, in a process of its own."""
-    stage, section = SECTIONS[name]
-
-    def body() -> None:
-        with open(place / f"{name}.log", "a") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-            stage(section, place)
-
-    process = multiprocessing.get_context("fork").Process(target=body)
+    process = FORKS.Process(target=train, args=(name, place))
     process.start()
     return process
 
@@ -83,7 +86,7 @@ def come(moment: str, name: str, place: Path, due: float) -> bool:
 def test_fifty_kills_of_training_end_in_the_same_bytes_fifty_times(place):
     chance = random.Random(17)
     whole("sft", place)
-    merging = multiprocessing.get_context("fork").Process(target=lambda: merge(Merge(), place))
+    merging = FORKS.Process(target=merge, args=(Merge(), place))
     merging.start()
     merging.join()
     began = time.monotonic()
