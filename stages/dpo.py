@@ -46,12 +46,11 @@ LOG_COLUMNS = {
 def dpo(section: Dpo, root: Path) -> dict[str, Any]:
     refuse_changed_weights(BASE, kind="merged")
     tuning = begin("dpo", section, BASE)
-    files = [PREFERENCES / "train.jsonl", SAMPLED / "train.jsonl"]
-    files = [path for path in files if not path.is_file() or path.stat().st_size]  # a missing one is refused
+    files = shares(section)
     pairs, dropped = preference_rows("dpo", files, tuning.tokenizer, section.max_length)
     lengths = pair_lengths(pairs)
     plan = tuning.plan(lengths, answered_rows(pairs), sequences=2)
-    lineage = tuning.lineage(files, len(pairs), dropped)
+    lineage = tuning.lineage(list(files), len(pairs), dropped)
     with tuning.checkpoints(plan, lineage) as folder:
         check = partial(refuse_wrong_reference, section, compiled=plan.torch_compile)
         trainer, plan, start = tuning.rehearsed(
@@ -64,9 +63,17 @@ def dpo(section: Dpo, root: Path) -> dict[str, Any]:
         tuning.train(trainer, folder)
         tuning.publish(trainer, root / OUT, lineage)
         tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)
-        counts = {"pairs": len(pairs), "pairs_too_long": dropped["too_long"]}
+        counts = {"pairs": len(pairs), **{f"pairs_{why}": count for why, count in dropped.items()}}
         tuning.publish_metrics(root / METRICS, plan, start, **{**start, **counts})
     return tuning.facts(plan, rows=len(pairs))
+
+
+def shares(section: Dpo) -> dict[Path, float]:
+    """The files of pairs, and which share of each is trained on; a missing one is refused where it is read."""
+    prepared, sampled = PREFERENCES / "train.jsonl", SAMPLED / "train.jsonl"
+    if sampled.is_file() and not sampled.stat().st_size:
+        return {prepared: 1.0}
+    return {prepared: section.prepared_share, sampled: 1.0}
 
 
 def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int]]], folder: Path) -> Any:

@@ -44,7 +44,7 @@ def orpo(section: Orpo, root: Path) -> dict[str, Any]:
         return publish_nothing(root)
     tuning = begin("orpo", section, BASE)
     train = PREFERENCES / "train.jsonl"
-    pairs, dropped = preference_rows("orpo", [train], tuning.tokenizer, section.max_length)
+    pairs, dropped = preference_rows("orpo", {train: 1.0}, tuning.tokenizer, section.max_length)
     lengths = pair_lengths(pairs)
     plan = tuning.plan(lengths, answered_rows(pairs), sequences=2, all_logits=True)
     lineage = tuning.lineage([train], len(pairs), dropped)

@@ -1,4 +1,4 @@
-"""Preference pairs from the merged SFT model's own answers to questions with a known answer. Off unless it is enabled.
+"""Preference pairs from the merged SFT model's own answers to questions with a known answer.
 
 Reads   models/sft-merged; data/prepared/pdf_qa: the trained questions, and the evaluation sets that none may be of;
         data/prepared/preferences: questions of pairs, whose chosen answers are the known ones, and the held-out pairs,

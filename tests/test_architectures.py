@@ -221,7 +221,7 @@ def test_every_row_learns_to_stop(chain: Chain) -> None:
         ends = [labels[i] for i in range(len(labels) - 1) if labels[i] != -100 and labels[i + 1] == -100]
         assert set(ends) == {stop}
         assert row["input_ids"].count(begin) == chain.architecture.begins
-    pairs, _ = preference_rows("dpo", [chain.directory / "data/prepared/preferences/train.jsonl"], tokenizer, 4096)
+    pairs, _ = preference_rows("dpo", {chain.directory / "data/prepared/preferences/train.jsonl": 1.0}, tokenizer, 4096)
     for pair in pairs:
         assert pair["prompt_ids"].count(begin) == chain.architecture.begins
         for side in ("chosen_ids", "rejected_ids"):

@@ -44,7 +44,7 @@ def test_each_set_is_large_enough_for_a_claim(prepared: Path) -> None:
     assert sum(not row["answerable"] for row in rows(prepared, "pdf_qa/train")) == 40
     control = Counter(row["set"] for row in rows(prepared, "ultrachat/evaluation"))
     assert control == {"en": 44, "ko": 24}
-    assert len(rows(prepared, "preferences/evaluation")) == 85
+    assert len(rows(prepared, "preferences/evaluation")) == 109
 
 
 def test_no_held_out_wording_is_nearly_a_trained_one(prepared: Path) -> None:

@@ -447,6 +447,7 @@ WRONG = {
     "loss_type": "[sigmoidal]",
     "loss_weights": "[1, 2, 3]",
     "label_smoothing": "0.5",
+    "prepared_share": "1.5",
     "precompute_ref_log_probs": "often",
     "enabled": "perhaps",
     "base": "quantized",

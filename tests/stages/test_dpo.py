@@ -88,3 +88,17 @@ def test_losses_add_up_by_their_weights_and_references_can_be_computed_before(me
     dpo(Dpo(**tiny_training(beta=0.5, precompute_ref_log_probs=True, max_steps=2, **two)), merged)
     start = json.loads((merged / METRICS).read_text(encoding="utf-8"))
     assert start["step0_loss"] > 1.5  # half the likelihood of random weights' answers on top of ln 2
+
+
+def test_prepared_pairs_are_a_share_only_beside_sampled_ones(merged):
+    section = Dpo(**tiny_training(beta=0.5, prepared_share=0.0, max_steps=1))
+    lines = (merged / "data/prepared/preferences/train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+
+    def trained_on():
+        dpo(section, merged)
+        figures = json.loads((merged / METRICS).read_text(encoding="utf-8"))
+        return figures["pairs"] + figures["pairs_too_long"], figures["pairs_beyond_share"]
+
+    assert trained_on() == (len(lines), 0)
+    (merged / stages.dpo.SAMPLED / "train.jsonl").write_text("".join(lines[:3]), encoding="utf-8")
+    assert trained_on() == (3, len(lines))

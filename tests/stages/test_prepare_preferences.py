@@ -89,7 +89,7 @@ def test_the_shipped_pairs_lose_the_24_that_the_filter_names(workspace: Path) ->
     prepare_preferences(PreparePreferences(rows=rows), workspace)
     report = json.loads((OUT / "data_report.json").read_text(encoding="utf-8"))
     assert report["dropped"] == {"tie": 10, "low_score": 6, "no_score": 4, "in_gsm8k_train": 4}
-    assert report["kept"] == 318
+    assert report["kept"] == 398
 
 
 @pytest.mark.parametrize("question", [ASKED, ASKED.replace(" ", "  ").rstrip("?"), ASKED.replace("쉬나요", "쉬나여")])

@@ -255,6 +255,7 @@ class Sft(Training):
 
 @dataclass
 class Dpo(Training):
+    prepared_share: float = 1.0  # of the prepared pairs beside sampled ones; without those all are trained on
     beta: float = MISSING
     loss_type: list[DpoLoss] = field(default_factory=lambda: [DpoLoss.sigmoid])
     loss_weights: list[float] = field(default_factory=list)  # one for each loss_type; empty: 1 each
@@ -263,6 +264,7 @@ class Dpo(Training):
 
     def __post_init__(self) -> None:
         self.check("dpo")
+        require(0 <= self.prepared_share <= 1, "dpo.prepared_share", self.prepared_share, "0 to 1")
         require(self.beta > 0, "dpo.beta", self.beta, "more than 0")
         require(bool(self.loss_type), "dpo.loss_type", [], "at least one of trl's losses")
         require(

@@ -5,12 +5,11 @@ Raw text ends in no stop token: that token says that an answer is over, a passag
 
 from __future__ import annotations
 
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.lib.every_stage.errors import UserError
-from stages.lib.every_stage.records import read_jsonl
+from stages.lib.every_stage.records import read_jsonl, share_of
 from stages.lib.models.chat import IGNORED, Messages, Origin, TokenRow, encode, encode_answer, encode_last
 from stages.lib.schema.choices import LossOn, Overlong
 from stages.lib.schema.training import Sft
@@ -106,27 +105,34 @@ def earlier_answers(
 
 
 def preference_rows(
-    name: str, paths: list[Path], tokenizer: PreTrainedTokenizerBase, max_length: int
+    name: str, files: dict[Path, float], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
-    """Tokenise the pairs of all `paths` as trl's collator takes them: prompt_ids, chosen_ids, rejected_ids.
+    """Tokenise the pairs of all `files` as trl's collator takes them: prompt_ids, chosen_ids, rejected_ids.
 
-    Both answers end with their stop token. A pair longer than `max_length` tokens is dropped and counted: trl would
-    cut the end of the answer, stop token and all. Raises UserError if no pair is left.
+    Of each file the given share of pairs, 0 to 1, is taken; which ones depends on their ids alone. Both answers end
+    with their stop token. A pair longer than `max_length` tokens is dropped and counted: trl would cut the end of the
+    answer, stop token and all. Raises UserError if no pair is left.
     """
-    pairs, too_long = [], 0
-    for record in chain.from_iterable(map(read_jsonl, paths)):
-        prompt, chosen = encode_answer(tokenizer, record["prompt"], record["chosen"])
-        _, rejected = encode_answer(tokenizer, record["prompt"], record["rejected"])
-        if len(prompt) + max(len(chosen), len(rejected)) > max_length:
-            too_long += 1
-        else:
-            pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
+    pairs, dropped = [], {"too_long": 0, "beyond_share": 0}
+    for path, share in files.items():
+        for record in read_jsonl(path):
+            if share_of(record["id"]) >= share:
+                dropped["beyond_share"] += 1
+                continue
+            prompt, chosen = encode_answer(tokenizer, record["prompt"], record["chosen"])
+            _, rejected = encode_answer(tokenizer, record["prompt"], record["rejected"])
+            if len(prompt) + max(len(chosen), len(rejected)) > max_length:
+                dropped["too_long"] += 1
+            else:
+                pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
     if not pairs:
-        found = ", ".join(map(str, paths))
+        found = ", ".join(map(str, files))
         raise UserError(
-            f"{found}: all {too_long} pairs are longer than {name}.max_length={max_length} tokens; raise it"
+            f"{found}: no pair is left: {dropped['too_long']} are longer than {name}.max_length={max_length} tokens"
+            + (f", {dropped['beyond_share']} beyond {name}.prepared_share" if dropped["beyond_share"] else "")
+            + "; raise it"
         )
-    return pairs, {"too_long": too_long}
+    return pairs, dropped
 
 
 def pair_lengths(pairs: list[dict[str, list[int]]]) -> list[int]:

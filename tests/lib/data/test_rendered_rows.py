@@ -89,19 +89,19 @@ def test_the_shipped_pairs_reach_dpo_with_their_system_messages_folded(
     workspace: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = list(read_jsonl(Path("data/raw/preferences/preferences.jsonl")))
-    assert sum(bool(row["system"]) for row in raw) == 126
+    assert sum(bool(row["system"]) for row in raw) == 151
     tokenizer = base(kind)
     shipped_pairs(FOLD)
     rows = [row for split in ("train", "evaluation") for row in read_jsonl(PAIRS / f"{split}.jsonl")]
-    assert len(rows) == 318 and all([turn["role"] for turn in row["prompt"]] == ["user"] for row in rows)
+    assert len(rows) == 398 and all([turn["role"] for turn in row["prompt"]] == ["user"] for row in rows)
     wanted = {f"{row['system']}\n\n{row['input']}" for row in raw if row["system"]}
     folded = [row for row in rows if row["prompt"][0]["content"] in wanted]
-    assert report(PAIRS)["fixed"]["folded"] == len(folded) == 116
-    assert "116 folded: a system message in front of the first question" in capsys.readouterr().out
+    assert report(PAIRS)["fixed"]["folded"] == len(folded) == 141
+    assert "141 folded: a system message in front of the first question" in capsys.readouterr().out
     card = (PAIRS / "DATA_CARD.md").read_text(encoding="utf-8")
-    assert "| folded | 116 |" in card and "takes no system message: 116 rows have it in front" in card
+    assert "| folded | 141 |" in card and "takes no system message: 141 rows have it in front" in card
     for split in ("train", "evaluation"):
-        pairs, dropped = preference_rows("dpo", [PAIRS / f"{split}.jsonl"], tokenizer, 4096)
+        pairs, dropped = preference_rows("dpo", {PAIRS / f"{split}.jsonl": 1.0}, tokenizer, 4096)
         assert pairs and not dropped["too_long"]
         assert all(pair["chosen_ids"][-1] == tokenizer.eos_token_id for pair in pairs)
 
@@ -125,7 +125,7 @@ def test_turns_before_a_pairs_question_are_rendered_and_learned_from(workspace: 
         "And a wave?",
     ]
     assert report(PAIRS)["fixed"] == {"folded": 1}
-    pairs, _ = preference_rows("dpo", [PAIRS / f"{split}.jsonl"], tokenizer, 4096)
+    pairs, _ = preference_rows("dpo", {PAIRS / f"{split}.jsonl": 1.0}, tokenizer, 4096)
     asked = tokenizer.decode(pairs[number]["prompt_ids"])
     assert "A rise of the sea." in asked and asked.index("Be brief.") < asked.index("And a wave?")
 
@@ -133,14 +133,14 @@ def test_turns_before_a_pairs_question_are_rendered_and_learned_from(workspace: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_not_folded_they_are_refused_by_their_lines(workspace: Path, kind: str) -> None:
     base(kind)
-    with pytest.raises(UserError, match=r"116 of 342 rows are rejected") as caught:
+    with pytest.raises(UserError, match=r"141 of 422 rows are rejected") as caught:
         shipped_pairs(REFUSE)
     shown = [line for line in str(caught.value).splitlines() if line.startswith("  ")]
     said = "refused_by_template: models/base/chat_template.jinja takes no system message; system_messages=fold puts it"
     assert len(shown) == 5 and all(re.search(rf"preferences.jsonl:\d+: {said}", line) for line in shown)
     assert not (PAIRS / "train.jsonl").exists()
     shipped_pairs(REFUSE, max_reject_rate=1.0)
-    assert report(PAIRS)["dropped"]["refused_by_template"] == 116 and report(PAIRS)["kept"] == 202
+    assert report(PAIRS)["dropped"]["refused_by_template"] == 141 and report(PAIRS)["kept"] == 202
 
 
 @pytest.mark.slow

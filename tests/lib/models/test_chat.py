@@ -54,7 +54,7 @@ def test_training_evaluation_and_preferences_see_the_same_ids(place):
     pair = {"id": "a", "prompt": CONVERSATION[:1], "chosen": CONVERSATION[1]["content"], "rejected": "몰라요."}
     write_jsonl(path, [record | pair])
     (row,), _ = supervised_rows(Sft(**tiny_training()), {path: 1}, tokenizer)
-    (sides,), _ = preference_rows("dpo", [path], tokenizer, 1000)
+    (sides,), _ = preference_rows("dpo", {path: 1.0}, tokenizer, 1000)
     scored = encode(tokenizer, CONVERSATION[:2])
     asked = encode_prompt(tokenizer, CONVERSATION[:1])
     assert row["input_ids"] == scored.input_ids

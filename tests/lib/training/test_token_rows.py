@@ -49,15 +49,30 @@ def test_no_row_left_is_an_error_that_says_what_to_raise(place):
 def test_pairs_that_are_too_long_are_counted(place):
     tokenizer = load_tokenizer(BASE)
     path = PREFERENCES / "train.jsonl"
-    everything, none = preference_rows("dpo", [path], tokenizer, 100_000)
-    kept, dropped = preference_rows("dpo", [path], tokenizer, 100)
-    assert none == {"too_long": 0}
+    everything, none = preference_rows("dpo", {path: 1.0}, tokenizer, 100_000)
+    kept, dropped = preference_rows("dpo", {path: 1.0}, tokenizer, 100)
+    assert none == {"too_long": 0, "beyond_share": 0}
     assert dropped["too_long"] > 0
     assert len(kept) + dropped["too_long"] == len(everything)
     stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert all(pair[side][-1] == stop for pair in kept for side in ("chosen_ids", "rejected_ids"))
     with pytest.raises(UserError, match="dpo.max_length=10"):
-        preference_rows("dpo", [path], tokenizer, 10)
+        preference_rows("dpo", {path: 1.0}, tokenizer, 10)
+
+
+def test_a_share_of_the_pairs_is_the_same_pairs_however_many_there_are(place):
+    tokenizer = load_tokenizer(BASE)
+    path = PREFERENCES / "train.jsonl"
+    everything, _ = preference_rows("dpo", {path: 1.0}, tokenizer, 100_000)
+    half, dropped = preference_rows("dpo", {path: 0.5}, tokenizer, 100_000)
+    assert len(half) + dropped["beyond_share"] == len(everything)
+    assert 0 < len(half) < len(everything)
+    fewer = path.with_name("fewer.jsonl")
+    fewer.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[::2]), encoding="utf-8")
+    some, _ = preference_rows("dpo", {fewer: 0.5}, tokenizer, 100_000)
+    assert some and all(pair in half for pair in some)
+    with pytest.raises(UserError, match=r"beyond dpo\.prepared_share; raise it"):
+        preference_rows("dpo", {path: 0.0}, tokenizer, 100_000)
 
 
 def raw(directory, *texts):
