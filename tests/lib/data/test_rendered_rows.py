@@ -140,7 +140,7 @@ def test_not_folded_they_are_refused_by_their_lines(workspace: Path, kind: str) 
     assert len(shown) == 5 and all(re.search(rf"preferences.jsonl:\d+: {said}", line) for line in shown)
     assert not (PAIRS / "train.jsonl").exists()
     shipped_pairs(REFUSE, max_reject_rate=1.0)
-    assert report(PAIRS)["dropped"]["refused_by_template"] == 141 and report(PAIRS)["kept"] == 202
+    assert report(PAIRS)["dropped"]["refused_by_template"] == 141 and report(PAIRS)["kept"] == 257
 
 
 @pytest.mark.slow
