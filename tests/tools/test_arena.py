@@ -117,6 +117,22 @@ def test_one_question_is_voted_on_once(client: Any, tmp_path: Path) -> None:
     assert len(read_votes(tmp_path)) == 1
 
 
+def test_a_vote_can_be_taken_back_once_and_others_stay(client: Any, tmp_path: Path) -> None:
+    fights = [fought(client, question)[0]["battle"] for question in ("주소는?", "전화는?", "요금은?")]
+    for battle in fights:
+        client.post("/api/vote", json={"battle": battle, "verdict": "first"})
+    undone = client.post("/api/undo", json={"battle": fights[1]})
+    assert undone.json()["votes"]["count"] == 2
+    kept = read_votes(tmp_path)
+    assert all(isinstance(vote, Vote) for vote in kept)
+    assert [vote.id for vote in kept if isinstance(vote, Vote)] == [fights[0], fights[2]]
+    for nothing in (fights[1], "f" * 32):
+        assert client.post("/api/undo", json={"battle": nothing}).json() == {"error": "nothing_to_undo"}
+    again = client.post("/api/vote", json={"battle": fights[1], "verdict": "second"})
+    assert again.json() == {"error": "unknown_battle"}  # who answered was seen
+    assert len(read_votes(tmp_path)) == 2
+
+
 def test_equal_answers_are_a_tie_without_asking(models: list[ChatModel], tiny_models: Path, tmp_path: Path) -> None:
     from starlette.testclient import TestClient
 
@@ -371,6 +387,14 @@ def test_chat_arena_vote_reveal_and_reload(visit: Callable[..., Talker], served:
     shown = [" ".join(text.split()) for text in answers]
     assert [" ".join(votes[-1][f"{side}_answer"].split()) for side in ("first", "second")] == shown
     assert page.locator("#count").inner_text() == f"지금까지 투표 {before + 1}개"
+    page.click("#undo")
+    visitor.wait("#told:text-matches('투표를 취소했습니다')")
+    assert page.locator("#after").is_hidden() and len(read_votes(served[1].parent)) == before
+    visitor.fight("주소는 어디인가요?")
+    page.click("[data-verdict=tie]")
+    visitor.wait("article h2 b")
+    page.click("#next")
+    assert page.evaluate("document.activeElement.id") == "question"
     page.reload()
     visitor.wait(f"#arena:not([hidden]) #count:text-is('지금까지 투표 {before + 1}개')")
 

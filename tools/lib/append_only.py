@@ -1,6 +1,7 @@
 """Files of lines that are appended whole or not at all, whoever else appends at the same time: votes, decisions."""
 
 import fcntl
+import json
 import os
 from pathlib import Path
 
@@ -34,7 +35,47 @@ def append(record: BaseModel, path: Path, name: str) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise UserError(
-            f"{path}: the {name} can't be written: {error.strerror or error}. Free space or fix its permissions, then "
-            "try again"
-        ) from error
+        raise cannot(path, f"the {name} can't be written", error) from error
+
+
+def take_back(identity: str, path: Path, name: str) -> bool:
+    """Remove the line whose `id` is `identity`; whether there was one. Lines after it stay, whoever appended them.
+
+    Raises UserError, which calls the record `name`, if the file can't be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise cannot(path, f"the {name} can't be taken back", error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        start = 0
+        for line in content.splitlines(keepends=True):
+            if identified(line) == identity:
+                rest = content[start + len(line) :]
+                os.pwrite(descriptor, rest, start)  # a crash here leaves some of them twice, and none lost
+                os.ftruncate(descriptor, start + len(rest))
+                os.fsync(descriptor)
+                return True
+            start += len(line)
+        return False
+    except OSError as error:
+        raise cannot(path, f"the {name} can't be taken back", error) from error
+    finally:
+        os.close(descriptor)
+
+
+def identified(line: bytes) -> str | None:
+    """The `id` of a line, where it is a whole one."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found.get("id") if isinstance(found, dict) else None
+
+
+def cannot(path: Path, what: str, error: OSError) -> UserError:
+    return UserError(f"{path}: {what}: {error.strerror or error}. Free space or fix its permissions, then try again")

@@ -6,6 +6,8 @@ POST /api/battle {"question": "…", "models": ["dpo", "base"]}         models l
   {"battle": "5f0c…"} {"side": "first", "text": "…"} … {"side": "first", "end": "stop"} … {"ready": true}
 POST /api/vote {"battle": "5f0c…", "verdict": "first"}
   {"first": "dpo", "second": "base", "votes": …}
+POST /api/undo {"battle": "5f0c…"}           takes that vote back; its models are known now, so it is over
+  {"votes": …}
 """
 
 import asyncio
@@ -31,7 +33,7 @@ from stages.lib.data.comparison import hash_of, letters
 from stages.lib.evaluation.verdicts import IDENTICAL, by_models, judged
 from stages.lib.every_stage.errors import UserError
 from stages.lib.preferences.votes import FILE, Vote, read_votes
-from tools.lib.append_only import append
+from tools.lib.append_only import append, take_back
 from tools.lib.chat_models import TEMPERATURES, ChatModel, Piece, Sampling, TooLong
 from tools.lib.local_page import LocalPage, application, body
 from tools.lib.suggestions import suggestions
@@ -67,6 +69,11 @@ class VoteRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     battle: str
     verdict: Literal["first", "second", "tie", "both_bad"]
+
+
+class UndoRequest(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    battle: str
 
 
 @dataclass
@@ -167,6 +174,12 @@ class Arena:
         del self.battles[battle.id]
         return JSONResponse(self.reveal(battle))
 
+    async def undo(self, request: Request) -> Response:
+        asked = UndoRequest.model_validate(await body(request))
+        if not take_back(asked.battle, self.folder / FILE, "vote"):
+            return JSONResponse({"error": "nothing_to_undo"})
+        return JSONResponse({"votes": self.standing()})
+
     def find(self, name: str) -> ChatModel:
         """A model by name. Raises UserError naming those that there are."""
         if name not in self.models:
@@ -228,5 +241,6 @@ def arena_application(arena: Arena, hosts: list[str]) -> Starlette:
         Route("/api/chat", arena.chat, methods=["POST"]),
         Route("/api/battle", arena.battle, methods=["POST"]),
         Route("/api/vote", arena.vote, methods=["POST"]),
+        Route("/api/undo", arena.undo, methods=["POST"]),
     ]
     return application(LocalPage("arena.html"), routes, hosts, {TooLong: too_long})
