@@ -8,6 +8,8 @@ Run     python -m stages.report
 
 import csv
 import json
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ def report(section: Report, root: Path) -> dict[str, Any]:
         logs={"sft": read_log(SFT_LOG), "dpo": read_log(DPO_LOG)},
         funnels={name: read_funnel(path) for name, path in FUNNELS.items()},
         lineages={path.parent.name: read_json(path) for path in LINEAGES},
+        made=", ".join([time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), *commit()]),
     )
     with published(root / PAGE) as path:
         path.write_text(page(evidence), encoding="utf-8")
@@ -72,6 +75,16 @@ def report(section: Report, root: Path) -> dict[str, Any]:
     for step in idle_steps(evidence.detail):
         print(f"{step.ko}\n{step.en}", flush=True)
     return {}
+
+
+def commit() -> list[str]:
+    """The Git commit that the workspace is on, its results not yet among it; none outside of a repository."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [f"on commit {found}"]
 
 
 def read_json(path: Path) -> Any:

@@ -50,6 +50,7 @@ class Evidence:
     logs: dict[str, list[dict[str, float]]]  # stage -> logged steps
     funnels: dict[str, list[tuple[str, int]]]  # data set -> step, rows left
     lineages: dict[str, dict[str, Any]]  # model directory -> lineage.json
+    made: str = ""  # when, and on which commit
 
     @property
     def models(self) -> list[str]:

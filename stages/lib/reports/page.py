@@ -21,6 +21,19 @@ from stages.lib.reports.evidence import (
 from stages.lib.reports.numbers import MARKS, Cell, counted, figure, judgement, marked
 from stages.lib.reports.verdict import in_words
 
+HEADINGS = {
+    "Figures": "점수",
+    "Learning": "학습",
+    "Before and after": "튜닝 전과 후",
+    "Regressions": "나빠진 답",
+    "Judge": "심사 모델",
+    "People": "사람의 투표",
+    "Benchmarks": "벤치마크",
+    "Data: rows left after each step": "데이터: 단계마다 남은 행",
+    "Lineage and settings": "출처와 설정",
+    "Caveats": "주의할 점",
+}
+"""Headings of the page, and what they are in Korean."""
 CURVES = [
     ("sft", "loss", "SFT: loss"),
     ("sft", "token_accuracy", "SFT: share of tokens predicted"),
@@ -46,7 +59,8 @@ body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.55
   font-family: system-ui, "Noto Sans KR", "Apple SD Gothic Neo", "Malgun Gothic", NanumGothic, sans-serif;
   word-break: keep-all }
 main { max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }
-h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem } p { margin: .4rem 0 }
+h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem }
+h2 small { color: var(--soft); font-weight: 400; margin-left: .4rem } p { margin: .4rem 0 }
 .soft, figcaption { color: var(--soft); font-size: .9rem }
 section > .box, .answer, figure, .warn, details { background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: .8rem 1rem; margin: 0 0 .7rem }
@@ -97,7 +111,7 @@ def page(evidence: Evidence) -> str:
         section("Lineage and settings", lineage(evidence)),
     ]  # fmt: skip
     return (
-        '<!doctype html>\n<html lang="ko"><head><meta charset="utf-8"><title>Evaluation</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name_of(evidence))}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         'img-src data:">'
@@ -107,7 +121,18 @@ def page(evidence: Evidence) -> str:
 
 def section(title: str, content: str) -> str:
     """A titled part of the page."""
-    return f"<section>{f'<h2>{escape(title)}</h2>' if title else ''}{content}</section>"
+    return f"<section>{heading(title) if title else ''}{content}</section>"
+
+
+def heading(title: str) -> str:
+    """A part's title, in both languages where it has two."""
+    korean = f' <small lang="ko">{HEADINGS[title]}</small>' if title in HEADINGS else ""
+    return f"<h2>{escape(title)}{korean}</h2>"
+
+
+def name_of(evidence: Evidence) -> str:
+    """What the page is about, for a tab among others: the base model by its name."""
+    return f"{evidence.lineages['base']['name'].rpartition('/')[2]}, tuned: what it learned"
 
 
 def headline(evidence: Evidence) -> str:
@@ -131,11 +156,12 @@ def headline(evidence: Evidence) -> str:
     warned = "".join(f"<p>{escape(line)}</p>" for line in evidence.warnings)
     words = "".join(f'<p lang="{name}">{escape(in_words(detail, name))}</p>' for name in ("ko", "en"))
     return (
-        f'<h1>Evaluation</h1><div class="verdict">{words}</div><p class=soft>{" → ".join(models)}. '
+        f"<h1>{escape(name_of(evidence))}</h1><p class=soft>{escape(evidence.made)}</p>"
+        f'<div class="verdict">{words}</div><p class=soft>{" → ".join(models)}. '
         f"Greedy answers, at most {detail['settings']['max_new_tokens']} new tokens; 95 % intervals over facts, "
         "Wilson's of shares, else bootstrap; differences paired.</p>"
         f'<div class="cards">{"".join(cards)}</div>'
-        + (f'<h2>Caveats</h2><div class="warn">{warned}</div>' if warned else "")
+        + (f'{heading("Caveats")}<div class="warn">{warned}</div>' if warned else "")
     )
 
 
