@@ -16,6 +16,7 @@ from stages.lib.data.data_report import table
 from stages.lib.data.near_duplicates import KnownQuestions
 from stages.lib.evaluation.batches import explain_full_memory, fitting_batches
 from stages.lib.evaluation.generation import sample_answers
+from stages.lib.evaluation.progress import progress
 from stages.lib.evaluation.sampled_pairs import Pairs, asked_by, balance, pairs_of, verifiable, wordings_of
 from stages.lib.evaluation.scored_rows import Record
 from stages.lib.evaluation.scoring import room_for_answers
@@ -51,8 +52,9 @@ def sample_preferences(section: SamplePreferences, root: Path) -> dict[str, Any]
     with explain_full_memory(batch, "sample_preferences.batch_tokens"):
         prompts = [record["messages"][:-1] for record in records]
         answers = sample_answers(
-            model, tokenizer, prompts, section.samples, section.temperature, section.seed, room, batch.generated
-        )
+            model, tokenizer, prompts, section.samples, section.temperature, section.seed, room, batch.generated,
+            progress("sample-preferences", "questions", len(prompts)),
+        )  # fmt: skip
     compute_seconds = round(time.monotonic() - began, 1)
     pairs = pairs_of(records, answers, section.pairs_per_question, tokenizer)
     balance(pairs, section.max_ratio)

@@ -96,6 +96,7 @@ profile: cpu
 prepare_base: {source: local, path: %s}
 sft: {max_steps: 4, batch_size: 4, lora: {r: 4, lora_alpha: 8}, max_length: 1024}
 dpo: {max_steps: 2, batch_size: 2, beta: null, lora: {r: 4, lora_alpha: 8}, max_length: 1024}
+sample_preferences: {samples: 1, max_new_tokens: 4}
 evaluate: {max_new_tokens: 4, bootstrap_resamples: 50}
 """
 

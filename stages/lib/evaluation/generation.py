@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stages.lib.evaluation.batches import batches_by_length
+from stages.lib.evaluation.progress import Advance, silent
 from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 
@@ -34,8 +35,9 @@ def generate_answers(
     prompts: list[Messages],
     max_new_tokens: int,
     batch_tokens: int,
+    advance: Advance = silent,
 ) -> list[Answer]:
-    """Greedy answers to `prompts`, in their order.
+    """Greedy answers to `prompts`, in their order; `advance` is told of each batch.
 
     Prompts are sorted by length and batched so that prompt and answer positions of a batch stay within
     `batch_tokens` (see batches.py). They are padded on the left: padded on the right, a model continues padding and
@@ -47,6 +49,7 @@ def generate_answers(
         answers |= zip(
             batch, generate_batch(model, tokenizer, [encoded[i] for i in batch], max_new_tokens), strict=True
         )
+        advance(len(batch))
     return [answers[index] for index in range(len(prompts))]
 
 
@@ -59,6 +62,7 @@ def sample_answers(
     seed: int,
     max_new_tokens: int,
     batch_tokens: int,
+    advance: Advance = silent,
 ) -> list[list[Answer]]:
     """`times` answers to each of `prompts`, drawn at `temperature` from all that the model may say; batched as above.
 
@@ -76,6 +80,7 @@ def sample_answers(
         draws = Draws(numbers[batch].flatten(0, 1).to(model.device), times, temperature)
         found = generate_batch(model, tokenizer, [encoded[index] for index in batch], max_new_tokens, draws)
         answers |= {index: found[place * times : (place + 1) * times] for place, index in enumerate(batch)}
+        advance(len(batch))
     return [answers[index] for index in range(len(prompts))]
 
 

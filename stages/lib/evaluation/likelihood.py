@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stages.lib.evaluation.batches import batches_by_length
+from stages.lib.evaluation.progress import Advance, silent
 from stages.lib.models.chat import Messages, encode
 from stages.lib.models.logits import logits_at
 
@@ -13,12 +14,16 @@ if TYPE_CHECKING:
 
 
 def answer_log_probs(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: list[Messages], batch_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: list[Messages],
+    batch_tokens: int,
+    advance: Advance = silent,
 ) -> list[tuple[float, int]]:
     """Summed log-probability (natural) and number of the assistant's tokens, for each conversation.
 
     Stop tokens count as the assistant's. Only the assistant's positions are projected onto the vocabulary. Padded
-    positions of a batch stay within `batch_tokens` (see batches.py).
+    positions of a batch stay within `batch_tokens` (see batches.py). `advance` is told of each batch.
     """
     import torch
 
@@ -42,4 +47,5 @@ def answer_log_probs(
         by_row = torch.zeros(said[:, 1:].shape, device=model.device).masked_scatter(said[:, 1:], scores).sum(1).tolist()
         counts = said[:, 1:].sum(1).tolist()
         results |= {index: (by_row[row], counts[row]) for row, index in enumerate(batch)}
+        advance(len(batch))
     return [results[index] for index in range(len(conversations))]

@@ -11,6 +11,7 @@ from stages.lib.evaluation.generation import Answer, generate_answers, generate_
 from stages.lib.evaluation.key_facts import key_exact, key_of, key_recall
 from stages.lib.evaluation.likelihood import answer_log_probs
 from stages.lib.evaluation.metric_checks import refuse_blurred_prompts
+from stages.lib.evaluation.progress import progress
 from stages.lib.evaluation.scored_rows import Record, ScoredRow
 from stages.lib.evaluation.text_scores import OVERLAP, refusal, repetition
 from stages.lib.hardware import find_hardware
@@ -74,7 +75,10 @@ def score_model(
     if section.continuous_batching:
         *answers, demo = generate_continuously(model, tokenizer, prompts, section.max_new_tokens, batch.generated)
     else:
-        *answers, demo = generate_answers(model, tokenizer, prompts, section.max_new_tokens, batch.generated)
+        told_of_answers = progress(f"evaluate: {name}", "answers", len(prompts))
+        *answers, demo = generate_answers(
+            model, tokenizer, prompts, section.max_new_tokens, batch.generated, told_of_answers
+        )
     rows: list[ScoredRow] = [
         {
             "id": record["id"],
@@ -90,7 +94,7 @@ def score_model(
     weighed = [
         (row, record) for row, (split, record) in zip(rows, [*asked, *told], strict=True) if split not in UNWEIGHED
     ]
-    likely = likelihoods(model, tokenizer, [record for _, record in weighed], batch)
+    likely = likelihoods(model, tokenizer, name, [record for _, record in weighed], batch)
     for (row, _), likelihood in zip(weighed, likely, strict=True):
         row["likelihood"] = likelihood
     for row, (_, record), answer in zip(rows, asked, answers, strict=False):  # chats that are told come after them
@@ -140,10 +144,11 @@ def score(record: Record, answer: Answer) -> dict[str, float]:
 
 
 def likelihoods(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[Record], batch: BatchTokens
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, records: list[Record], batch: BatchTokens
 ) -> list[dict[str, float]]:
     """How surprising the assistant's tokens are: negative log-probability in nats, tokens and characters."""
-    scored = answer_log_probs(model, tokenizer, [record["messages"] for record in records], batch.scored)
+    advance = progress(f"evaluate: {name}", "likelihoods", len(records))
+    scored = answer_log_probs(model, tokenizer, [record["messages"] for record in records], batch.scored, advance)
     return [
         {
             "nats": round(-log_prob, 4),
@@ -163,7 +168,8 @@ def preferences(
         for side in ("chosen", "rejected")
         for pair in pairs
     ]
-    log_probs = [log_prob for log_prob, _ in answer_log_probs(model, tokenizer, sides, batch.scored)]
+    advance = progress(f"evaluate: {name}", "sides of pairs", len(sides))
+    log_probs = [log_prob for log_prob, _ in answer_log_probs(model, tokenizer, sides, batch.scored, advance)]
     margins = [log_probs[index] - log_probs[index + len(pairs)] for index in range(len(pairs))]
     return [
         {
