@@ -5,15 +5,21 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
 # Of PyTorch's own package indexes, such as that of its CPU builds: PyPI's build for Linux brings 3 GB of CUDA.
 TORCH_INDEX ?=
 unexport PIP_USER PIP_TARGET PIP_PREFIX
-VENV := .venv
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# The container's image has its packages in a folder of its own, where nothing is installed later (docs/containers.md).
+VENV := $(or $(GRAFT_VENV),.venv)
+export PATH := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin:$(PATH)
+ifeq ($(VENV),$(GRAFT_VENV))
+READY := image
+else
 READY := $(VENV)/.ready
+ACTIVATE := source $(VENV)/bin/activate, then
+endif
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: $(READY)  ## .venv with the pinned packages
-$(READY): pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml constraints.txt
 	@$(or $(PYTHON),false) -c '$(FITS)' 2> /dev/null || { echo 'make: found $(or $(if $(PYTHON),$(shell $(PYTHON) --version 2>/dev/null | head -n 1)),no Python),' \
 		'needed Python 3.11, 3.12 or 3.13 (apt install python3-venv, brew install python@3.13, or' \
 		'make PYTHON=/path/to/python3)'; exit 1; }
@@ -25,12 +31,16 @@ $(READY): pyproject.toml constraints.txt
 	python -m tools.repair
 	touch $@
 
+image:
+	@cmp -s constraints.txt $(VENV)/constraints.txt || { echo 'make: constraints.txt has other packages than the image' \
+		'was built with; needed those: docker compose build'; exit 1; }
+
 repro: $(READY)  ## run what is out of date of the chain and show the scores
 	python -m tools.repair
 	dvc repro
 	python -m tools.scores
 	@echo
-	@echo 'How to go on: source $(VENV)/bin/activate, then graft chat, graft report (the whole report), graft --help'
+	@echo 'How to go on: $(ACTIVATE) graft chat, graft report (the whole report), graft --help'
 
 unsloth: $(READY)  ## Unsloth as an engine, for an NVIDIA GPU (docs/unsloth.md says why without its own pins)
 	python -m pip install --quiet --constraint constraints.txt --no-deps unsloth unsloth_zoo cut_cross_entropy
@@ -53,5 +63,5 @@ soak: $(READY)  ## sweeps by every launcher, twelve points at once; 50 kills of 
 quick-test: $(READY)  ## the tests that take seconds
 	python -m pytest -m 'not slow and not chain' -n 2
 
-.PHONY: help setup repro unsloth scores test slow-test soak quick-test
+.PHONY: help setup image repro unsloth scores test slow-test soak quick-test
 .DEFAULT_GOAL := help

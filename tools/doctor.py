@@ -62,6 +62,11 @@ def python() -> Finding:
     )
 
 
+def set_up() -> str:
+    """The command that installs packages: here, or in the image of the container that this runs in."""
+    return "docker compose build" if os.environ.get("GRAFT_VENV") else "make setup"
+
+
 def packages() -> Finding:
     """The installed packages, by constraints.txt's versions."""
     pins = re.findall(r"^([\w.-]+)==([\w.+-]+)", Path("constraints.txt").read_text(encoding="utf-8"), flags=re.M)
@@ -76,7 +81,7 @@ def packages() -> Finding:
     if not others:
         return Finding("packages", True, "as in constraints.txt")
     return Finding(
-        "packages", None, f"other versions than constraints.txt: {', '.join(others)}; make setup puts them back"
+        "packages", None, f"other versions than constraints.txt: {', '.join(others)}; {set_up()} puts them back"
     )
 
 
@@ -85,7 +90,7 @@ def torch_build() -> Finding:
     try:
         built = version("torch")
     except PackageNotFoundError:
-        return Finding("torch", False, "not installed: make setup")
+        return Finding("torch", False, f"not installed: {set_up()}")
     driver = shutil.which("nvidia-smi")
     if not driver:
         return Finding("torch", True, f"{built}; no NVIDIA driver here, so on the CPU")

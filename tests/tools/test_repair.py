@@ -54,6 +54,7 @@ def test_without_any_the_stages_run_again(chain):
 def test_dvcs_own_cache_is_private_from_the_set_up_on(tmp_path, monkeypatch):
     chain = ShortChain(tmp_path / "chain")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)  # the container's
     chain.run("python", "-m", "tools.repair")
     chain.run("dvc", "repro")
     site = tmp_path / "cache/graft/dvc"
@@ -71,6 +72,7 @@ def test_a_cache_home_that_is_no_folder_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)  # the container's
     with pytest.raises(UserError, match="file/graft/dvc: can't be made: Not a directory. Set XDG_CACHE_HOME"):
         repair()
 
