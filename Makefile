@@ -26,7 +26,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo 'make: installs some 200 packages into $(VENV), 2.6 GB with a CPU build of torch; minutes'
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt \
-		$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+		$(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch==2.13.0
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	python -m tools.repair
 	touch $@
