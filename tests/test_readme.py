@@ -37,7 +37,8 @@ def fresh(tiny_model, tmp_path_factory) -> Project:
     params = project.directory / "params.yaml"
     path = f"path: {tiny_model}"
     origin = "origin: {name: org/tiny, license: apache-2.0}"
-    params.write_text(params.read_text(encoding="utf-8").replace(path, f"{path}, {origin}"), encoding="utf-8")
+    text = params.read_text(encoding="utf-8").replace(path, f"{path}, {origin}")
+    params.write_text(text + "orpo: {enabled: null}\n", encoding="utf-8")  # as the repository's own has it
     project.repro()
     project.commit("scores")
     return project
