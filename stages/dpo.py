@@ -69,7 +69,10 @@ def dpo(section: Dpo, root: Path) -> dict[str, Any]:
 
 
 def shares(section: Dpo) -> dict[Path, float]:
-    """The files of pairs, and which share of each is trained on; a missing one is refused where it is read."""
+    """The files of pairs, and which share of each is trained on besides people's votes, which all are.
+
+    A missing file is refused where it is read.
+    """
     prepared, sampled = PREFERENCES / "train.jsonl", SAMPLED / "train.jsonl"
     if sampled.is_file() and not sampled.stat().st_size:
         return {prepared: 1.0}

@@ -143,6 +143,7 @@ def test_votes_join_the_pairs_and_every_one_is_counted(workspace: Path) -> None:
         ("votes.jsonl", 5),
     ]
     rows = list(read_jsonl(OUT / "train.jsonl"))
+    assert [row["source"] for row in rows] == ["rows", "votes", "votes"]
     assert rows[1]["prompt"] == [{"role": "user", "content": "1번 창구는 어디인가요?"}]
     assert (rows[1]["chosen"], rows[1]["rejected"]) == ("1층입니다.", "I like windows.")
     assert "| votes.jsonl | 5 |" in (OUT / "DATA_CARD.md").read_text(encoding="utf-8")

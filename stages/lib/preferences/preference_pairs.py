@@ -91,6 +91,7 @@ class Pair:
         """The record that DPO reads."""
         return {
             "id": hashlib.sha256(self.identity().encode()).hexdigest()[:16],
+            "source": (PairSource.votes if self.vote else PairSource.rows).value,
             "prompt": self.prompt,
             "chosen": self.chosen,
             "rejected": self.rejected,

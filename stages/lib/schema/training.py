@@ -255,7 +255,7 @@ class Sft(Training):
 
 @dataclass
 class Dpo(Training):
-    prepared_share: float = 1.0  # of the prepared pairs beside sampled ones; without those all are trained on
+    prepared_share: float = 1.0  # of the prepared pairs beside sampled ones and votes, which are all trained on
     beta: float = MISSING
     loss_type: list[DpoLoss] = field(default_factory=lambda: [DpoLoss.sigmoid])
     loss_weights: list[float] = field(default_factory=list)  # one for each loss_type; empty: 1 each

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,15 @@ from stages.lib.training.keep_base import KL
 from stages.lib.training.trl_trainer import TrlTrainer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 MOST_OVERFLOWS = 32
 """Steps in a row. torch scales float16's gradients by 2**16 at first and by half as much after each: by 2**-16 then."""
+
+RECENT = 10
+"""Lines of the log that the pace is taken over: a laptop that becomes busy is slower from then on."""
 
 OF_ONE_STEP = ("learning_rate", "grad_norm")
 """What the trainer logs of the last step alone; the rest are means over the steps since it logged before."""
@@ -59,15 +65,15 @@ def figure(window: list[tuple[int, dict[str, float]]], key: str) -> float | str:
     return round(sum(steps * value for steps, value in found) / sum(steps for steps, _ in found), 6) if found else ""
 
 
-def report_progress(trainer: TrlTrainer) -> None:
-    """Print the loss and the pace whenever the trainer logs, instead of its dictionary."""
+def report_progress(trainer: TrlTrainer, clock: Callable[[], float] = time.monotonic) -> None:
+    """Print the loss, the recent pace and the time left whenever the trainer logs, instead of its dictionary."""
     from transformers import PrinterCallback, TrainerCallback
 
     class Report(TrainerCallback):
         def on_train_begin(
             self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
         ) -> None:
-            self.began, self.first = time.monotonic(), state.global_step
+            self.logged = deque([(clock(), state.global_step)], RECENT)
 
         def on_log(
             self,
@@ -78,9 +84,13 @@ def report_progress(trainer: TrlTrainer) -> None:
             **_: object,
         ) -> None:
             if logs and "loss" in logs:
-                pace = (time.monotonic() - self.began) / (state.global_step - self.first)
-                loss = f"loss {float(logs['loss']):.4f}, {pace:.2f} s a step"
-                print(f"{args.run_name}: step {state.global_step} of {state.max_steps}, {loss}", flush=True)
+                now, step = clock(), state.global_step
+                then, earlier = self.logged[0]
+                pace = (now - then) / (step - earlier)
+                self.logged.append((now, step))
+                left = timedelta(seconds=round(pace * (state.max_steps - step)))
+                line = f"step {step} of {state.max_steps}, loss {float(logs['loss']):.4f}, {pace:.2f} s a step"
+                print(f"{args.run_name}: {line}" + (f", about {left} left" if left else ""), flush=True)
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Report())

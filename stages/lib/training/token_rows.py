@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.records import read_jsonl, share_of
 from stages.lib.models.chat import IGNORED, Messages, Origin, TokenRow, encode, encode_answer, encode_last
-from stages.lib.schema.choices import LossOn, Overlong
+from stages.lib.schema.choices import LossOn, Overlong, PairSource
 from stages.lib.schema.training import Sft
 
 if TYPE_CHECKING:
@@ -109,14 +109,15 @@ def preference_rows(
 ) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
     """Tokenise the pairs of all `files` as trl's collator takes them: prompt_ids, chosen_ids, rejected_ids.
 
-    Of each file the given share of pairs, 0 to 1, is taken; which ones depends on their ids alone. Both answers end
-    with their stop token. A pair longer than `max_length` tokens is dropped and counted: trl would cut the end of the
-    answer, stop token and all. Raises UserError if no pair is left.
+    Of each file the given share of pairs, 0 to 1, is taken, and all that people voted for; which ones depends on their
+    ids alone. Both answers end with their stop token. A pair longer than `max_length` tokens is dropped and counted:
+    trl would cut the end of the answer, stop token and all. Raises UserError if no pair is left.
     """
     pairs, dropped = [], {"too_long": 0, "beyond_share": 0}
     for path, share in files.items():
         for record in read_jsonl(path):
-            if share_of(record["id"]) >= share:
+            voted = record.get("source") == PairSource.votes.value
+            if not voted and share_of(record["id"]) >= share:
                 dropped["beyond_share"] += 1
                 continue
             prompt, chosen = encode_answer(tokenizer, record["prompt"], record["chosen"])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from stages.lib.every_stage.errors import UserError
-from stages.lib.training.progress import MOST_OVERFLOWS, refuse_broken_steps, write_log
+from stages.lib.training.progress import MOST_OVERFLOWS, refuse_broken_steps, report_progress, write_log
 
 
 def train_in_float16(overflows, last=1000):
@@ -61,3 +61,19 @@ def test_a_figure_that_no_step_had_is_an_empty_cell(tmp_path):
     history = [entry(2, 1.0), {**entry(3, 1.0), "kl": 0.5}, entry(6, 1.0), {**entry(7, 1.0), "kl": 0.0}]
     write_log(history, tmp_path / "log.csv", {"kl": "kl"}, 3)
     assert (tmp_path / "log.csv").read_text(encoding="utf-8").split() == ["step,kl", "3,0.5", "6,", "7,0.0"]
+
+
+def test_the_pace_is_the_recent_one_and_time_left_goes_by_it(capsys):
+    """A quiet machine's 1 s a step, and from step 100 on 3 s a step: ten lines later the slow pace alone counts."""
+    callbacks, now = [], [0.0]
+    trainer = SimpleNamespace(add_callback=callbacks.append, remove_callback=lambda _: None)
+    report_progress(trainer, clock=lambda: now[0])
+    arguments = SimpleNamespace(run_name="sft")
+    callbacks[0].on_train_begin(arguments, SimpleNamespace(global_step=0, max_steps=300), None)
+    for step in range(10, 301, 10):
+        now[0] += 10 * (1 if step <= 100 else 3)
+        callbacks[0].on_log(arguments, SimpleNamespace(global_step=step, max_steps=300), None, logs={"loss": 2.0})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[9] == "sft: step 100 of 300, loss 2.0000, 1.00 s a step, about 0:03:20 left"
+    assert lines[19] == "sft: step 200 of 300, loss 2.0000, 3.00 s a step, about 0:05:00 left"
+    assert lines[29] == "sft: step 300 of 300, loss 2.0000, 3.00 s a step"

@@ -5,7 +5,7 @@ from conftest import tiny_training
 
 from stages.dpo import PREFERENCES
 from stages.lib.every_stage.errors import UserError
-from stages.lib.every_stage.records import write_jsonl
+from stages.lib.every_stage.records import read_jsonl, write_jsonl
 from stages.lib.models.chat import IGNORED
 from stages.lib.models.loading import load_tokenizer
 from stages.lib.schema.choices import LossOn, Overlong
@@ -73,6 +73,16 @@ def test_a_share_of_the_pairs_is_the_same_pairs_however_many_there_are(place):
     assert some and all(pair in half for pair in some)
     with pytest.raises(UserError, match=r"beyond dpo\.prepared_share; raise it"):
         preference_rows("dpo", {path: 0.0}, tokenizer, 100_000)
+
+
+def test_all_votes_are_trained_on_whatever_the_share_of_the_pairs(place):
+    tokenizer = load_tokenizer(BASE)
+    everything = list(read_jsonl(PREFERENCES / "train.jsonl"))
+    path = PREFERENCES / "with_votes.jsonl"
+    write_jsonl(path, [pair | {"source": "votes"} if number < 5 else pair for number, pair in enumerate(everything)])
+    kept, dropped = preference_rows("dpo", {path: 0.0}, tokenizer, 100_000)
+    assert len(kept) == 5
+    assert dropped == {"too_long": 0, "beyond_share": len(everything) - 5}
 
 
 def raw(directory, *texts):
