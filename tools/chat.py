@@ -2,6 +2,7 @@
 
 Reads   models/{base,sft-merged,dpo-merged,orpo-merged}, each with its own chat template
 Run     python -m tools.chat [base|sft|dpo|orpo] [--temperature 0.5] [--top-p 0.9] [--max-new-tokens 256]
+        python -m tools.chat --ask QUESTION [--ask QUESTION ...]        asks these, one after the other, and ends
 
 exit, quit, 종료 or Ctrl-D ends the chat; Ctrl-C stops an answer; /clear forgets what was said, /help says so. Messages
 are Korean or English by the locale.
@@ -121,6 +122,20 @@ def ask_person(prompt: str) -> str:
     return input(prompt)
 
 
+def asks(questions: list[str]) -> Callable[[str], str]:
+    """What asks these questions in place of a person, each shown after the prompt."""
+    left = iter(questions)
+
+    def ask(prompt: str) -> str:
+        question = next(left, None)
+        if question is None:
+            raise EOFError
+        write(f"{prompt}{shown(question)}\n")
+        return question
+
+    return ask
+
+
 def write(text: str) -> None:
     """Write to the terminal at once."""
     sys.stdout.write(text)
@@ -133,6 +148,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, help=f"0: the likeliest token; default {TEMPERATURES}")
     parser.add_argument("--top-p", type=float, default=TOP_P)
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS)
+    parser.add_argument("--ask", action="append", metavar="QUESTION", help="in place of the terminal; /clear works too")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all that this process may use")
     given = parser.parse_args()
     exit_on_user_error("chat", lambda: start(given), interrupted="nothing was said yet")
@@ -152,7 +168,8 @@ def start(given: argparse.Namespace) -> None:
     directory = model_directory(given.model)
     write(phrases.loading.format(model=given.model) + "\n")
     get_ready(given.threads)
-    talk(ChatModel(given.model, directory), sampling, ask_person, write, phrases, suggestions())
+    ask = asks(given.ask) if given.ask else ask_person
+    talk(ChatModel(given.model, directory), sampling, ask, write, phrases, suggestions())
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import typer
 from stages.lib.every_stage.entry import exit_on_user_error
 from stages.lib.every_stage.errors import UserError
 from tools.lib.expected_run import expected_run, keys_of_lock
+from tools.lib.phrases import KOREAN, phrases_of
 
 REPORT = Path("metrics/eval_report.html")
 FORWARDED = {
@@ -103,7 +104,8 @@ def report() -> None:
     """Open the report of the last run in a browser."""
     if not REPORT.is_file():
         raise UserError(f"{REPORT}: no such file; run `graft run` first")
-    address = REPORT.absolute().as_uri()
+    # Both languages stand on the page; the part after # leaves one of them.
+    address = f"{REPORT.absolute().as_uri()}#{'ko' if phrases_of(os.environ) is KOREAN else 'en'}"
     print(address)
     webbrowser.open(address)
 

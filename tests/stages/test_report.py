@@ -112,7 +112,7 @@ def test_the_verdict_is_in_report_page_card_and_terminal(measured, capsys):
         for said in ("changed nothing measurable", "측정되는 것은 아무것도 달라지지 않았습니다",
                      "sft earned nothing", "dpo earned nothing", "try more"):  # fmt: skip
             assert said in text, said
-    assert '<p lang="ko">dpo: 측정되는' in texts[2]
+    assert '<ul lang="ko"><li>측정되는' in texts[2]
 
 
 def test_the_page_says_what_it_is_about_and_when_it_was_made(measured):
@@ -122,8 +122,8 @@ def test_the_page_says_what_it_is_about_and_when_it_was_made(measured):
     def made():
         report(SECTION, measured)
         page = (measured / PAGE).read_text(encoding="utf-8")
-        assert "<title>tiny0, tuned: what it learned</title>" in page and '<html lang="en">' in page
-        assert '<h2>Figures <small lang="ko">점수</small></h2>' in page
+        assert "<title>tiny0, tuned: what it learned</title>" in page and '<html lang="ko">' in page
+        assert '<h2><span lang="ko">점수</span><i> · </i><span lang="en">Figures</span></h2>' in page
         return re.search(r"<p class=soft>(\d{4}-\d\d-\d\d \d\d:\d\d UTC)(, on commit [0-9a-f]{7,})?</p>", page)
 
     assert made().group(2) is None
@@ -168,7 +168,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(measured):
     page = (measured / PAGE).read_text(encoding="utf-8")
     assert "<script" not in page
     assert "&lt;script&gt;fetch" in page
-    assert re.findall(r"""<[^>]*(?:src|href)=["']?(?!data:)[^"' >]+""", page) == []
+    assert re.findall(r"""<[^>]*(?:src|href)=["']?(?!data:|#)[^"' >]+""", page) == []
     assert "url(" not in page
     assert "default-src 'none'" in page
 

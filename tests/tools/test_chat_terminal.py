@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from stages.lib.every_stage.lineage import read_lineage
-from tools.chat import ENDINGS, talk
+from tools.chat import ENDINGS, asks, talk
 from tools.lib.chat_models import ChatModel, Piece, Sampling
 from tools.lib.phrases import ENGLISH, KOREAN, phrases_of
 from tools.lib.suggestions import Suggestions
@@ -55,6 +55,15 @@ def test_a_talk_in_korean(model: ChatModel) -> None:
     assert rest[:2] == [KOREAN.empty, KOREAN.empty]
     assert sum(line.startswith("dpo> ") for line in rest) == 2
     assert rest[-1] == KOREAN.goodbye
+
+
+def test_questions_of_the_command_line_are_asked_in_order_and_end_the_talk(model: ChatModel, capsys) -> None:
+    shown: list[str] = []
+    talk(model, GREEDY, asks(["주소는?", "/clear", "Hello?"]), shown.append, KOREAN)
+    assert capsys.readouterr().out == "".join(f"{KOREAN.prompt}{said}\n" for said in ("주소는?", "/clear", "Hello?"))
+    answers = "".join(shown)
+    assert answers.count("dpo> ") == 2 and KOREAN.cleared in answers
+    assert answers.rstrip().endswith(KOREAN.goodbye)
 
 
 def test_a_conversation_can_be_cleared_and_help_is_no_question(model: ChatModel) -> None:

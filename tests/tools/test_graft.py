@@ -71,6 +71,16 @@ def test_a_report_that_is_not_there_says_how_it_comes(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("locale", "language"), [("ko_KR.UTF-8", "ko"), ("en_US.UTF-8", "en"), ("", "en")])
+def test_the_report_opens_in_the_language_of_the_locale(tmp_path, locale, language):
+    for name in ("stages", "metrics"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "metrics/eval_report.html").write_text("<p>")
+    done = graft("report", cwd=tmp_path, LANG=locale, LC_ALL="", LC_MESSAGES="", BROWSER="echo opened %s")
+    assert done.stdout.splitlines()[0] == f"file://{tmp_path}/metrics/eval_report.html#{language}", done.stdout
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete_commands_keys_and_models(tmp_path, shell):
     done = graft("--show-completion", shell, cwd=tmp_path, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")

@@ -10,8 +10,8 @@ ROW = 22
 Points = list[tuple[float, float]]
 
 
-def line_chart(title: str, points: Points) -> str:
-    """A curve over training steps."""
+def line_chart(caption: str, title: str, points: Points) -> str:
+    """A curve over training steps; `caption` is HTML, `title` what a screen reader says."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     low, high = min(ys), max(ys)
     if low == high:
@@ -33,12 +33,12 @@ def line_chart(title: str, points: Points) -> str:
         for x, anchor in ((xs[0], "start"), (xs[-1], "end"))
     )
     name = f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}" text-anchor="middle">step</text>'
-    return figure(title, f'{ticks}{steps}{name}<polyline class="curve" points="{path}"/>', HEIGHT)
+    return figure(caption, title, f'{ticks}{steps}{name}<polyline class="curve" points="{path}"/>', HEIGHT)
 
 
 def interval_chart(title: str, rows: list[tuple[str, list[tuple[str, dict[str, float]]]]]) -> str:
     """Shares in [0, 1] with their intervals: for each label, a dot with whiskers for each named series."""
-    left = 92
+    left = 108
     lines, y = [], TOP + 4
 
     def across(value: float) -> float:
@@ -66,11 +66,11 @@ def interval_chart(title: str, rows: list[tuple[str, list[tuple[str, dict[str, f
     )
     names = dict.fromkeys(name for _, series in rows for name, _ in series)
     legend = "".join(f' <span class="tag {escape(name)}">● {escape(name)}</span>' for name in names)
-    return figure(title, scale + "".join(lines), y + 24, legend)
+    return figure(escape(title) + legend, title, scale + "".join(lines), y + 24)
 
 
-def bar_chart(title: str, rows: list[tuple[str, int]]) -> str:
-    """Counts by name, such as the rows left after each step."""
+def bar_chart(caption: str, title: str, rows: list[tuple[str, int]]) -> str:
+    """Counts by name, such as the rows left after each step; see line_chart for the other arguments."""
     left, top = 132, TOP
     most = max(count for _, count in rows) or 1
     lines = []
@@ -82,12 +82,12 @@ def bar_chart(title: str, rows: list[tuple[str, int]]) -> str:
             f'<rect x="{left}" y="{y}" width="{width:.1f}" height="{ROW}" rx="3"/>'
             f'<text x="{left + width + 6:.1f}" y="{y + 15}">{count:,}</text>'
         )
-    return figure(title, "".join(lines), top + len(rows) * (ROW + 4) + 4)
+    return figure(caption, title, "".join(lines), top + len(rows) * (ROW + 4) + 4)
 
 
-def figure(title: str, content: str, height: float, legend: str = "") -> str:
+def figure(caption: str, title: str, content: str, height: float) -> str:
     """A captioned drawing that is as wide as its place."""
     return (
-        f'<figure><figcaption>{escape(title)}{legend}</figcaption><svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
+        f'<figure><figcaption>{caption}</figcaption><svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
         f'aria-label="{escape(title)}">{content}</svg></figure>'
     )

@@ -1,12 +1,13 @@
 """metrics/eval_report.html: the evaluation on one page that opens offline, at any width, light or dark."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from stages.lib.reports import words
+from stages.lib.reports.bilingual import Words
 from stages.lib.reports.charts import bar_chart, interval_chart, line_chart
 from stages.lib.reports.evidence import (
-    PEOPLE,
-    SETS,
     Evidence,
     benchmark_rows,
     benchmarked,
@@ -18,30 +19,10 @@ from stages.lib.reports.evidence import (
     shown_in,
     wrong_answers,
 )
-from stages.lib.reports.numbers import MARKS, Cell, counted, figure, judgement, marked
-from stages.lib.reports.verdict import in_words
+from stages.lib.reports.numbers import Cell, counted, figure, judgement, marked
+from stages.lib.reports.verdict import idle_steps, verdict
+from stages.lib.reports.words import HEADINGS
 
-HEADINGS = {
-    "Figures": "점수",
-    "Learning": "학습",
-    "Before and after": "튜닝 전과 후",
-    "Regressions": "나빠진 답",
-    "Judge": "심사 모델",
-    "People": "사람의 투표",
-    "Benchmarks": "벤치마크",
-    "Data: rows left after each step": "데이터: 단계마다 남은 행",
-    "Lineage and settings": "출처와 설정",
-    "Caveats": "주의할 점",
-}
-"""Headings of the page, and what they are in Korean."""
-CURVES = [
-    ("sft", "loss", "SFT: loss"),
-    ("sft", "token_accuracy", "SFT: share of tokens predicted"),
-    ("sft", "kl_to_base", "SFT: KL divergence to the base on held chats, nats a token"),
-    ("dpo", "loss", "DPO: loss"),
-    ("dpo", "reward_margin", "DPO: reward margin"),
-    ("dpo", "reward_accuracy", "DPO: share of pairs with the better answer ahead"),
-]
 SHARES = ["key_exact", "key_recall", "chrf", "rouge_l", "korquad_f1", "stop_rate", "refusal_rate", "over_refusal_rate",
           "accuracy"]  # fmt: skip
 
@@ -58,13 +39,17 @@ STYLE = """
 body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.55; overflow-wrap: anywhere;
   font-family: system-ui, "Noto Sans KR", "Apple SD Gothic Neo", "Malgun Gothic", NanumGothic, sans-serif;
   word-break: keep-all }
-main { max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }
+main { max-width: 77rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }
 h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem }
-h2 small { color: var(--soft); font-weight: 400; margin-left: .4rem } p { margin: .4rem 0 }
+p { margin: .4rem 0 } i { font-style: normal; color: var(--soft) } h2 [lang=en] { color: var(--soft); font-weight: 400 }
+#ko:target ~ main [lang=en], #ko:target ~ main i, #en:target ~ main [lang=ko], #en:target ~ main i { display: none }
+#en:target ~ main h2 [lang=en] { color: inherit; font-weight: inherit }
+nav { float: right; font-size: .9rem } nav a { color: var(--soft); margin-left: .6rem }
 .soft, figcaption { color: var(--soft); font-size: .9rem }
 section > .box, .answer, figure, .warn, details { background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: .8rem 1rem; margin: 0 0 .7rem }
 .verdict { font-size: 1.05rem; border-left: 4px solid var(--sft); padding-left: .8rem; margin: .8rem 0 }
+.verdict ul { margin: .2rem 0; padding-left: 1.1rem }
 .warn { background: var(--warn); color: var(--warnink); border-color: transparent } .warn p { margin: .2rem 0 }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .7rem; margin-top: 1rem }
 .cards div { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1rem }
@@ -75,11 +60,11 @@ svg rect { fill: var(--sft) } .grid { stroke: var(--line) } .curve { fill: none;
 .whisker { stroke-width: 3; opacity: .45 } g.base { stroke: var(--base); fill: var(--base) }
 g.sft { stroke: var(--sft); fill: var(--sft) } g.dpo { stroke: var(--dpo); fill: var(--dpo) }
 g.orpo { stroke: var(--orpo); fill: var(--orpo) } circle { stroke: none }
-.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .88rem }
-th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap;
+.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .82rem }
+th, td { text-align: left; padding: .35rem .45rem; border-bottom: 1px solid var(--line); white-space: nowrap;
   font-variant-numeric: tabular-nums } th { color: var(--soft); font-weight: 600 } td.wrap { white-space: normal }
-.answer p { margin: .25rem 0; display: grid; grid-template-columns: 4rem 1fr } .answer .q { display: block;
-  font-weight: 600 }
+.answer p { margin: .25rem 0; display: grid; grid-template-columns: minmax(4rem, max-content) 1fr }
+.answer .q { display: block; font-weight: 600 }
 .tag { display: inline-block; margin-right: .4rem; color: var(--soft); font-size: .82rem }
 .tag.base { color: var(--base) } .tag.sft { color: var(--sft) } .tag.dpo { color: var(--dpo) }
 .tag.orpo { color: var(--orpo) }
@@ -93,46 +78,47 @@ def page(evidence: Evidence) -> str:
     models = evidence.models
     parts = [
         section("", headline(evidence)),
-        section("Figures", short_table(evidence) + figures_chart(evidence) + full_table(evidence)),
-        section("Learning", '<div class="charts">' + "".join(curves(evidence)) + "</div>"),
-        section("Before and after", before_and_after(evidence)),
-        section(f"The worst answers of {evidence.tuned}", worst(evidence)),
-        section("Regressions", "".join(regression(evidence, *pair) for pair in regressions(models))),
+        section("figures", short_table(evidence) + figures_chart(evidence) + full_table(evidence)),
+        section("learning", '<div class="charts">' + "".join(curves(evidence)) + "</div>"),
+        section("before_and_after", before_and_after(evidence)),
+        section("worst", worst(evidence)),
+        section("regressions", "".join(regression(evidence, *pair) for pair in regressions(models))),
     ]
     if evidence.judged:
-        parts.append(section("Judge", judge(evidence.judged)))
+        parts.append(section("judge", judge(evidence.judged)))
     if evidence.people:
-        parts.append(section("People", f'<div class="box">{table(PEOPLE, people_rows(evidence.people))}</div>'))
+        parts.append(section("people", f'<div class="box">{table(words.VOTED, people_rows(evidence.people))}</div>'))
     if evidence.benchmark:
-        parts.append(section("Benchmarks", benchmark(evidence)))
+        parts.append(section("benchmark", benchmark(evidence)))
     parts += [
-        section("Data: rows left after each step", '<div class="charts">' + "".join(
-            bar_chart(name, steps) for name, steps in evidence.funnels.items()) + "</div>"),
-        section("Lineage and settings", lineage(evidence)),
+        section("data", '<div class="charts">' + "".join(
+            bar_chart(words.FUNNELS[name].inline(), words.FUNNELS[name].en, steps)
+            for name, steps in evidence.funnels.items()) + "</div>"),
+        section("lineage", lineage(evidence)),
     ]  # fmt: skip
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name_of(evidence))}</title>'
+        f'<!doctype html>\n<html lang="ko"><head><meta charset="utf-8"><title>{escape(titled(evidence).en)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         'img-src data:">'
-        f"<style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
+        f'<style>{STYLE}</style></head><body><a id="ko"></a><a id="en"></a>'
+        f"<main>{''.join(parts)}</main></body></html>\n"
     )
 
 
-def section(title: str, content: str) -> str:
-    """A titled part of the page."""
-    return f"<section>{heading(title) if title else ''}{content}</section>"
+def section(name: str, content: str) -> str:
+    """A part of the page, titled where it has a heading."""
+    return f"<section>{heading(name) if name else ''}{content}</section>"
 
 
-def heading(title: str) -> str:
-    """A part's title, in both languages where it has two."""
-    korean = f' <small lang="ko">{HEADINGS[title]}</small>' if title in HEADINGS else ""
-    return f"<h2>{escape(title)}{korean}</h2>"
+def heading(name: str) -> str:
+    """A part's title, in both languages."""
+    return f"<h2>{HEADINGS[name].inline()}</h2>"
 
 
-def name_of(evidence: Evidence) -> str:
+def titled(evidence: Evidence) -> Words:
     """What the page is about, for a tab among others: the base model by its name."""
-    return f"{evidence.lineages['base']['name'].rpartition('/')[2]}, tuned: what it learned"
+    return words.title(evidence.lineages["base"]["name"].rpartition("/")[2])
 
 
 def headline(evidence: Evidence) -> str:
@@ -141,33 +127,38 @@ def headline(evidence: Evidence) -> str:
     cards = []
     controls = [split for split in sets_in(detail["models"][models[0]]) if split.startswith("control_")]
     for split, name, told in (
-        ("seen", "key_exact", "seen facts stated exactly"),
-        ("unanswerable", "refusal_rate", "unanswerable questions refused"),
-        *((split, "perplexity", f"perplexity on other chats ({split.removeprefix('control_')})") for split in controls),
-        ("preferences", "accuracy", "preference accuracy on held-out pairs"),
+        ("seen", "key_exact", words.SEEN),
+        ("unanswerable", "refusal_rate", words.REFUSED),
+        *((split, "perplexity", words.perplexity_of(split.removeprefix("control_"))) for split in controls),
+        ("preferences", "accuracy", words.PREFERRED),
     ):
         before, after = (detail["models"][model].get(split, {}).get(name) for model in (models[0], evidence.tuned))
         if before and after:
             cards.append(
-                f"<div><b>{after['value']:.2f}</b>{told}<br>"
+                f"<div><b>{after['value']:.2f}</b>{told.inline('<br>')}<br>"
                 f"<span>[{after['low']:.2f}, {after['high']:.2f}], n {after['n']}"
                 f"<br>{models[0]}: {before['value']:.2f}</span></div>"
             )
-    warned = "".join(f"<p>{escape(line)}</p>" for line in evidence.warnings)
-    words = "".join(f'<p lang="{name}">{escape(in_words(detail, name))}</p>' for name in ("ko", "en"))
+    idle = {step.en: step.paragraphs() for step in idle_steps(detail)}
+    warned = "".join(idle.get(line) or f"<p>{escape(line)}</p>" for line in evidence.warnings)
+    said = verdict(detail)
+    lists = "".join(
+        f'<ul lang="{language}">' + "".join(f"<li>{escape(getattr(each, language))}</li>" for each in said) + "</ul>"
+        for language in ("ko", "en")
+    )
+    asked = words.how_asked(detail["settings"]["max_new_tokens"])
     return (
-        f"<h1>{escape(name_of(evidence))}</h1><p class=soft>{escape(evidence.made)}</p>"
-        f'<div class="verdict">{words}</div><p class=soft>{" → ".join(models)}. '
-        f"Greedy answers, at most {detail['settings']['max_new_tokens']} new tokens; 95 % intervals over facts, "
-        "Wilson's of shares, else bootstrap; differences paired.</p>"
-        f'<div class="cards">{"".join(cards)}</div>'
-        + (f'{heading("Caveats")}<div class="warn">{warned}</div>' if warned else "")
+        '<nav><a href="#ko" lang="">한국어</a><a href="#en" lang="">English</a></nav>'
+        f"<h1>{titled(evidence).inline('<br>')}</h1><p class=soft>{escape(evidence.made)}</p>"
+        f'<div class="verdict">{lists}</div><p class=soft>{" → ".join(models)}</p>'
+        f'{asked.paragraphs("soft")}<div class="cards">{"".join(cards)}</div>'
+        + (f'{heading("caveats")}<div class="warn">{warned}</div>' if warned else "")
     )
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table that scrolls inside its box on a narrow screen. Cells are HTML already."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+def table(header: Sequence[Words | str], rows: list[list[str]]) -> str:
+    """A table that scrolls inside its box on a narrow screen. Cells are HTML already, those of the header aren't."""
+    head = "".join(f"<th>{cell.inline() if isinstance(cell, Words) else escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -196,10 +187,10 @@ def coloured(change: Cell | None, split: str, name: str) -> str:
 def short_table(evidence: Evidence) -> str:
     """The lines that the terminal shows too."""
     models = evidence.models
-    meanings = "".join(f"<p class=soft><b>{name}</b>: {meaning}.</p>" for name, meaning in SETS.items())
-    header = ["set", "figure", "n", *models, *evidence.compared]
+    meanings = "".join(f"<p class=soft><b>{name}</b>: {told.inline()}</p>" for name, told in words.MEANINGS.items())
+    header: list[Words | str] = [words.SET, words.FIGURE, "n", *models, *evidence.compared]
     rows = figure_rows(evidence, shown_in(evidence.detail["models"][models[0]]))
-    return f'<div class="box">{table(header, rows)}<p class=soft>{MARKS}</p>{meanings}</div>'
+    return f'<div class="box">{table(header, rows)}{words.BETTER_AND_WORSE.paragraphs("soft")}{meanings}</div>'
 
 
 def full_table(evidence: Evidence) -> str:
@@ -207,8 +198,9 @@ def full_table(evidence: Evidence) -> str:
     models, detail = evidence.models, evidence.detail
     figures = detail["models"][models[0]]
     names = [(split, name) for split in sets_in(figures) for name in sorted(figures[split])]
-    header = ["set", "figure", "n", *models, *evidence.compared]
-    return f"<details><summary>All figures</summary>{table(header, figure_rows(evidence, names))}</details>"
+    header: list[Words | str] = [words.SET, words.FIGURE, "n", *models, *evidence.compared]
+    rows = table(header, figure_rows(evidence, names))
+    return f"<details><summary>{words.ALL_FIGURES.inline()}</summary>{rows}</details>"
 
 
 def figures_chart(evidence: Evidence) -> str:
@@ -229,17 +221,17 @@ def figures_chart(evidence: Evidence) -> str:
 def curves(evidence: Evidence) -> list[str]:
     """Training curves of the logs that there are."""
     return [
-        line_chart(title, points)
-        for stage, column, title in CURVES
+        line_chart(title.inline(), title.en, points)
+        for stage, column, title in words.CURVES
         if (points := [(row["step"], row[column]) for row in evidence.logs.get(stage, []) if column in row])
     ]
 
 
 def answer(question: str, reference: str, given: list[tuple[str, str]]) -> str:
     """A question, what was wanted, and what the models said."""
-    wanted = f'<p><span class="tag">wanted</span>{escape(reference)}</p>' if reference else ""
+    wanted = f'<p><span class="tag">{words.WANTED.inline()}</span>{escape(reference)}</p>' if reference else ""
     said = "".join(
-        f'<p><span class="tag {model}">{model}</span>{escape(" ".join(text.split())[:400]) or "(empty)"}</p>'
+        f'<p><span class="tag {model}">{model}</span>{escape(" ".join(text.split())[:400]) or words.EMPTY.inline()}</p>'
         for model, text in given
     )
     return f'<div class="answer"><p class="q">{escape(question)}</p>{wanted}{said}</div>'
@@ -262,7 +254,7 @@ def worst(evidence: Evidence) -> str:
     """The ten worst wrong answers on facts that were trained."""
     rows, model = wrong_answers(evidence), evidence.tuned
     shown = "".join(answer(row["prompt"], row["reference"], [(model, row["prediction"])]) for row in rows[:10])
-    return f"<p class=soft>{len(rows)} of the seen facts are wrong or incomplete.</p>" + shown
+    return words.wrong(len(rows), model).paragraphs("soft") + shown
 
 
 def regression(evidence: Evidence, before: str, after: str) -> str:
@@ -272,10 +264,9 @@ def regression(evidence: Evidence, before: str, after: str) -> str:
         answer(old["prompt"], old["reference"], [(before, old["prediction"]), (after, new["prediction"])])
         for old, new in lost
     )
-    title = f"Right by {before}, wrong by {after}: {len(lost)}"
-    return (
-        f"<details{' open' if 0 < len(lost) <= 5 else ''}><summary>{title}</summary>{shown or '<p>None.</p>'}</details>"
-    )
+    title = words.lost(before, after, len(lost)).inline()
+    shown = shown or words.NONE.paragraphs()
+    return f"<details{' open' if 0 < len(lost) <= 5 else ''}><summary>{title}</summary>{shown}</details>"
 
 
 def judge(figures: dict[str, Any]) -> str:
@@ -286,14 +277,13 @@ def judge(figures: dict[str, Any]) -> str:
         rates = [counted(cells[name]) for name in names]
         counts = f"{cells['win']} / {cells['tie']} / {cells['loss']}"
         rows.append([pair, counts, figure(cells["win_rate"]), figure(cells["win_rate_like_length"]), *rates])
-    header = ["pair", "win / tie / loss", "win rate", "of like length", "inconsistent", "prefers first"]
-    return f'<div class="box">{table([*header, "prefers longer", "unreadable"], rows)}</div>'
+    return f'<div class="box">{table(words.JUDGED, rows)}</div>'
 
 
 def benchmark(evidence: Evidence) -> str:
     """lm-evaluation-harness's figures."""
     rows = [[escape(cell) for cell in row] for row in benchmark_rows(evidence)]
-    return f'<div class="box">{table(["task", "figure", "n", *benchmarked(evidence)], rows)}</div>'
+    return f'<div class="box">{table([words.TASK, words.FIGURE, "n", *benchmarked(evidence)], rows)}</div>'
 
 
 def lineage(evidence: Evidence) -> str:
@@ -309,6 +299,6 @@ def lineage(evidence: Evidence) -> str:
     facts |= {f"{name}.jsonl": digest[:12] for name, digest in detail["sets_sha256"].items()}
     settings = [[escape(name), f"<code>{escape(str(value))}</code>"] for name, value in facts.items()]
     return (
-        f'<div class="box">{table(["model", "kind", "made of"], rows)}</div>'
-        f"<details><summary>How it was scored</summary>{table(['what', 'value'], settings)}</details>"
+        f'<div class="box">{table([words.MODEL, words.KIND, words.MADE_OF], rows)}</div>'
+        f"<details><summary>{words.HOW_SCORED.inline()}</summary>{table([words.WHAT, words.VALUE], settings)}</details>"
     )

@@ -4,9 +4,8 @@ A step counts as useful if a figure that it is for got better beyond chance: the
 to the model that it started from has 0 outside. A step that earns nothing is named, with what to try.
 """
 
-from dataclasses import dataclass
-
 from stages.lib.family import STARTED_FROM, TUNED
+from stages.lib.reports.bilingual import Words
 from stages.lib.reports.numbers import Cell, Detail, Sets, judgement, signed
 
 AS_BEFORE = 1.10
@@ -40,14 +39,6 @@ TRY = {
     ),
 }
 """What may help a step that earned nothing."""
-
-
-@dataclass
-class Words:
-    """One thing said, in both languages."""
-
-    ko: str
-    en: str
 
 
 def changes(detail: Detail, step: str, wanted: int) -> list[tuple[str, str]]:
