@@ -153,13 +153,19 @@ def test_a_merge_that_is_rounded_to_four_bits_again_is_refused(place, monkeypatc
         merge(section, place)
 
 
-def test_a_cpu_compares_in_what_it_computes_fast():
-    plain, fast = Hardware("cpu", 1, 1, bfloat16=False), Hardware("cpu", 1, 1, bfloat16=True)
-    old_gpu = Hardware("cuda", 1, 1, bfloat16=False)
-    found = [
-        stages.lib.merging.merge_adapter.dtype_to_compare_in(torch.bfloat16, each) for each in (plain, fast, old_gpu)
-    ]
-    assert found == [torch.float32, torch.bfloat16, torch.bfloat16]
+@pytest.mark.parametrize(
+    ("device", "bfloat16", "merged", "computes"),
+    [
+        ("cpu", False, torch.bfloat16, torch.float32),
+        ("cpu", True, torch.bfloat16, torch.bfloat16),
+        ("cuda", True, torch.bfloat16, torch.bfloat16),
+        ("cuda", False, torch.bfloat16, torch.float32),  # a T4
+        ("cuda", False, torch.float16, torch.float16),
+    ],
+)
+def test_models_are_compared_in_what_the_hardware_computes(device, bfloat16, merged, computes):
+    hardware = Hardware(device, 1, 1, bfloat16=bfloat16)
+    assert stages.lib.merging.merge_adapter.dtype_to_compare_in(merged, hardware) is computes
 
 
 def test_weights_that_do_not_fit_the_config_are_refused(place):

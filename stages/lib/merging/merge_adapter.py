@@ -89,13 +89,15 @@ def merge_adapter(
 
 
 def dtype_to_compare_in(dtype: torch.dtype, hardware: Hardware) -> torch.dtype:
-    """What a merged model of `dtype` computes in: float32 on a CPU without bfloat16 instructions.
+    """What a merged model of `dtype` computes in: float32 where the hardware can't compute in it.
 
-    torch multiplies 16-bit numbers there one by one: 0.5 billion operations a second of a core instead of 60.
+    torch multiplies 16-bit numbers one by one on a CPU without such instructions: 0.5 billion operations a second of a
+    core instead of 60. GPUs before capability 8.0 (a T4) have float16 alone.
     """
     import torch
 
-    return dtype if hardware.device == "cuda" or hardware.bfloat16 else torch.float32
+    able = hardware.bfloat16 or (hardware.device == "cuda" and dtype is torch.float16)
+    return dtype if able else torch.float32
 
 
 def load_unmerged(base: Path, adapter: Path, lineage: dict[str, Any]) -> Any:
