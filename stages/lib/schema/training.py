@@ -26,6 +26,9 @@ UNSLOTH = ("unsloth", "unsloth_zoo")
 """What engine=unsloth imports beyond Graft's own packages."""
 
 
+INITS = ("default", "gaussian")
+"""What peft's init_lora_weights may be; the first is its True."""
+
 ALL_LINEAR = "all-linear"
 """peft's word for every linear layer but the head; what it stands for is in the base's lineage.json."""
 
@@ -41,6 +44,10 @@ class Lora:
     # all-linear, or a list of names; OmegaConf has no type for either
     target_modules: Any = ALL_LINEAR
     num_layers: int = -1  # that are tuned, counted from the last; -1, or more than there are: all (mlx-lm's name)
+    use_dora: bool = False  # directions and lengths of the weights apart (Liu et al. 2024, arXiv 2402.09353)
+    use_rslora: bool = False  # scaled by alpha / sqrt(r) in place of alpha / r (Kalajdzievski 2023, arXiv 2312.03732)
+    init_lora_weights: str = "default"  # of A: default (Kaiming's uniform) or gaussian; B starts at 0
+    loraplus_lr_ratio: float = 0.0  # B's learning rate to A's (Hayou et al. 2024, arXiv 2402.12354); 0: equal
 
 
 @dataclass
@@ -112,6 +119,7 @@ class Training:
             "none, all or lora_only",
         )
         require(self.lora.lora_alpha > 0, f"{section}.lora.lora_alpha", self.lora.lora_alpha, "1 or more")
+        self.check_lora_variants(section)
         require(0 <= self.seed < 2**32, f"{section}.seed", self.seed, "0 to 4294967295")
         self.check_sharing(section)
         require(self.threads >= 0, f"{section}.threads", self.threads, "0 (all usable) or more")
@@ -132,6 +140,31 @@ class Training:
             self.quantization.value,
             f"none, since {section}.method=full trains the weights themselves",
         )
+
+    def check_lora_variants(self, section: str) -> None:
+        """Raise UserError for a variant of LoRA that starts elsewhere than at the base, or goes with nothing else set.
+
+        PiSSA, OLoRA, CorDA, EVA and LoftQ move a part of the base into the adapter, or change the base: with the
+        adapter off it is another model, which is DPO's reference and keep_base's teacher.
+        """
+        lora, trl = self.lora, self.engine is Engine.trl
+        require(
+            lora.init_lora_weights in INITS,
+            f"{section}.lora.init_lora_weights",
+            lora.init_lora_weights,
+            f"{' or '.join(INITS)}: with the adapter off the model must be the base, and others change it",
+        )
+        ratio = lora.loraplus_lr_ratio
+        require(ratio == 0 or ratio >= 1, f"{section}.lora.loraplus_lr_ratio", ratio, "1 or more, or 0 for plain LoRA")
+        for name, on in {"use_dora": lora.use_dora, "loraplus_lr_ratio": ratio > 0}.items():
+            key, value = f"{section}.lora.{name}", getattr(lora, name)
+            require(not on or trl, key, value, f"{section}.engine=trl: Unsloth's kernels are those of plain LoRA")
+            require(
+                not on or self.distributed in (Distributed.none, Distributed.ddp),
+                key,
+                value,
+                f"{section}.distributed=none or ddp: weights that are sharded have no norms and no groups of their own",
+            )
 
     def check_sharing(self, section: str) -> None:
         """Raise UserError for what several processes can't share."""

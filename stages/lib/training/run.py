@@ -24,7 +24,13 @@ from stages.lib.training.processes import count, count_here, from_all, from_main
 from stages.lib.training.progress import refuse_broken_steps, report_progress, write_log
 from stages.lib.training.rehearsal import longest_rows, rehearse
 from stages.lib.training.target_modules import with_target_modules
-from stages.lib.training.trainer import keep_adapter_in_float32, keep_losses_in_float32, lora_config, save_adapter
+from stages.lib.training.trainer import (
+    keep_adapter_in_float32,
+    keep_losses_in_float32,
+    lora_config,
+    save_adapter,
+    use_loraplus,
+)
 from stages.lib.training.trl_trainer import TrlTrainer
 from stages.lib.training.unsloth_engine import UNLOGGED, add_adapter, load_for_unsloth, settle_trainer, start_engine
 
@@ -105,6 +111,8 @@ class TrainingRun:
             settle_trainer(trainer, rows)
         else:
             speed_up_trainer(trainer, plan, self.dtype)
+        if self.section.method is Method.lora and self.section.lora.loraplus_lr_ratio:
+            use_loraplus(trainer, self.section.lora)
         return trainer
 
     @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.lib.hardware import device
 from stages.lib.schema.choices import Method
-from stages.lib.schema.training import Training
+from stages.lib.schema.training import INITS, Lora, Training
 from stages.lib.training.plan import Plan
 from stages.lib.training.target_modules import adapted_by
 from stages.lib.training.trl_trainer import TrlTrainer
@@ -75,8 +75,31 @@ def lora_config(section: Training, model: PreTrainedModel) -> Any:
         lora_dropout=section.lora.lora_dropout,
         bias=section.lora.bias,  # type: ignore[arg-type]
         task_type="CAUSAL_LM",
+        **variant_of(section.lora),
         **adapted_by(section.lora, model),
     )
+
+
+def variant_of(lora: Lora) -> dict[str, Any]:
+    """peft's options for the variant of LoRA that is asked for; none for plain LoRA, whose files stay as they were."""
+    options: dict[str, Any] = {"use_dora": lora.use_dora, "use_rslora": lora.use_rslora}
+    options = {name: True for name, on in options.items() if on}
+    if lora.init_lora_weights != INITS[0]:
+        options["init_lora_weights"] = lora.init_lora_weights
+    return options
+
+
+def use_loraplus(trainer: TrlTrainer, lora: Lora) -> None:
+    """Give the trainer LoRA+'s optimizer: B's weights learn `lora.loraplus_lr_ratio` times as fast as A's.
+
+    Source: Hayou et al. 2024, arXiv 2402.12354; the logged learning rate is A's.
+    """
+    from peft.optimizers import create_loraplus_optimizer
+
+    built: Any = trainer
+    optimizer, options = built.get_optimizer_cls_and_kwargs(built.args, built.model)
+    options |= {"loraplus_weight_decay": built.args.weight_decay, "loraplus_lr_ratio": lora.loraplus_lr_ratio}
+    built.optimizer = create_loraplus_optimizer(built.model, optimizer, **options)
 
 
 def keep_adapter_in_float32(model: Module) -> None:

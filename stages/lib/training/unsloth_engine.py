@@ -21,6 +21,7 @@ from stages.lib.schema.training import UNSLOTH, Training
 from stages.lib.training.checkpoints import checkpoint_home
 from stages.lib.training.plan import Plan
 from stages.lib.training.target_modules import adapted_by
+from stages.lib.training.trainer import variant_of
 from stages.lib.training.trl_trainer import TrlTrainer
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def add_adapter(model: PreTrainedModel, section: Training, plan: Plan) -> Any:
         bias=section.lora.bias,
         use_gradient_checkpointing="unsloth" if plan.gradient_checkpointing else False,
         random_state=section.seed,
+        **variant_of(section.lora),
         **adapted_by(section.lora, model),
     )
     adapted.peft_config[ADAPTER].auto_mapping = None  # as peft itself writes it for a model that it knows
