@@ -103,7 +103,10 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
         train_dataset=dataset,
         processing_class=tuning.tokenizer,
     )
-    return tuning.prepared(trainer, plan, dataset)
+    trainer = tuning.prepared(trainer, plan, dataset)
+    if section.precompute_ref_log_probs:
+        trainer.refer()
+    return trainer
 
 
 if __name__ == "__main__":

@@ -66,11 +66,24 @@ def kept_figures(trainer: object) -> dict[str, list[float]]:
 
 
 def tokenised_dpo_trainer() -> type[DPOTrainer]:
-    """trl's trainer for DPO, on pairs that are tokenised already: it has no option to take rows as they are."""
+    """trl's trainer for DPO, on pairs that are tokenised already: it has no option to take rows as they are.
+
+    Where the reference's log-probabilities are computed before training, trl's own does so while it is built, by a head
+    and layers that are not yet what training computes with: slower, and not at all for a model whose decoder returns
+    logits' kind of output (Llama 4's). Here `refer` does it, once the trainer is ready.
+    """
     from trl import DPOTrainer
 
     class TokenisedDPOTrainer(DPOTrainer):
         def _prepare_dataset(self, dataset: object, *_: object) -> Any:
             return dataset
+
+        def _precompute_ref_logps(self, dataset: Any, *_: object) -> Any:
+            return dataset
+
+        def refer(self) -> None:
+            """Add the reference's log-probabilities to the rows."""
+            size = self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size
+            self.train_dataset = super()._precompute_ref_logps(self.train_dataset, "train", size)
 
     return TokenisedDPOTrainer
