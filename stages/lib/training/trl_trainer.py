@@ -83,7 +83,8 @@ def tokenised_dpo_trainer() -> type[DPOTrainer]:
 
         def refer(self) -> None:
             """Add the reference's log-probabilities to the rows."""
-            size = self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size
+            given: Any = self.args  # trl.DPOConfig
+            size = given.precompute_ref_batch_size or given.per_device_train_batch_size
             self.train_dataset = super()._precompute_ref_logps(self.train_dataset, "train", size)
 
     return TokenisedDPOTrainer
