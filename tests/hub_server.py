@@ -248,8 +248,8 @@ class HubHandler(BaseHTTPRequestHandler):
         if fault == "cut" and part:
             part = part[: len(part) // 2]
             self.close_connection = True
+        self.hub.requests.append((self.command, path, len(part)))  # first: a reader of what drips goes in the middle
         self.send_body(part, drips=fault == "drip")
-        self.hub.requests.append((self.command, path, len(part)))
 
     def send_page(self) -> None:
         """A sign-in page, as of a hotel's network."""

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
 
@@ -34,6 +35,8 @@ def test_the_readme_has_the_commands_that_are_tried_here() -> None:
 def fresh(tiny_model, tmp_path_factory) -> Project:
     """After `make repro` and a commit of its scores."""
     project = Project(tmp_path_factory.mktemp("readme"), tiny_model)
+    for name in ("pyproject.toml", "constraints.txt"):  # graft doctor reads them
+        shutil.copyfile(ROOT / name, project.directory / name)
     params = project.directory / "params.yaml"
     path = f"path: {tiny_model}"
     origin = "origin: {name: org/tiny, license: apache-2.0}"

@@ -293,8 +293,13 @@ def lay_out(place: Path) -> None:
     (place / "conf/chat_template").symlink_to(ROOT / "conf/chat_template")
     (place / "data/raw/ultrachat").symlink_to(ROOT / "data/raw/ultrachat")
     for source, (target, count) in FEW.items():
-        lines = (ROOT / "data/raw" / source).read_text(encoding="utf-8").splitlines(keepends=True)
-        (place / "data/raw" / (target or source)).write_text("".join(lines[:count]), encoding="utf-8")
+        lines = (ROOT / "data/raw" / source).read_text(encoding="utf-8").splitlines(keepends=True)[:count]
+        if source.startswith("preferences"):
+            pairs = [json.loads(line) for line in lines]
+            for pair in pairs:
+                pair["chosen"] = f"{pair['chosen']} " * 8  # beyond a window of attention, whatever the tokenizer
+            lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs]
+        (place / "data/raw" / (target or source)).write_text("".join(lines), encoding="utf-8")
 
 
 def run_stage(name: str, root: Path = Path(), **changes: Any) -> dict[str, Any]:

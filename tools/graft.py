@@ -25,6 +25,7 @@ from tools.lib.expected_run import expected_run, keys_of_lock
 from tools.lib.phrases import KOREAN, phrases_of
 
 REPORT = Path("metrics/eval_report.html")
+BASE_LINK = Path("data/raw/base")
 FORWARDED = {
     "scores": "Show the scores of the last run, and what each stage cost.",
     "chat": "Talk to the tuned model, or to base, sft or orpo.",
@@ -88,6 +89,8 @@ def run(
     words = words or []
     values = [word for word in words if "=" in word and not word.startswith("-")]
     others = [word for word in words if word not in values]
+    if values:
+        refuse_uncommitted_link()
     wait_for([sys.executable, "-m", "tools.repair"])
     command = (
         ["dvc", "exp", "run", *(part for value in values for part in ("-S", value))] if values else ["dvc", "repro"]
@@ -133,6 +136,16 @@ def go_home() -> None:
             os.chdir(folder)
             return
     raise UserError(f"{Path.cwd()}: found no dvc.yaml and stages/ here or above; needed a folder of the repository")
+
+
+def refuse_uncommitted_link() -> None:
+    """Raise UserError where the link to a local base model isn't committed: DVC's experiments can't put it aside."""
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", str(BASE_LINK)], capture_output=True).returncode
+    if changed == 1 and BASE_LINK.is_symlink():
+        raise UserError(
+            f"{BASE_LINK}: found a link to a local base model that isn't committed; needed a committed one, since an "
+            f"experiment starts from what is. git add {BASE_LINK}, git commit, and run it again"
+        )
 
 
 def find_programs() -> None:

@@ -71,6 +71,25 @@ def test_a_report_that_is_not_there_says_how_it_comes(tmp_path):
     )
 
 
+def test_an_experiment_beside_a_link_that_is_not_committed_is_refused(tmp_path):
+    """git would write the note that is committed through the link, into a directory."""
+    for name in ("stages", "data/raw", "model"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "data/raw/base").write_text("a note\n")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "first"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    (tmp_path / "data/raw/base").unlink()
+    (tmp_path / "data/raw/base").symlink_to(tmp_path / "model")
+    done = graft("run", "dpo.beta=0.2", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "graft: data/raw/base: found a link to a local base model that isn't committed; needed" in done.stderr
+    for words in (["add", "-A"], [*identity, "commit", "-qm", "second"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    assert "isn't committed" not in graft("run", "dpo.beta=0.2", cwd=tmp_path).stderr
+
+
 @pytest.mark.parametrize(("locale", "language"), [("ko_KR.UTF-8", "ko"), ("en_US.UTF-8", "en"), ("", "en")])
 def test_the_report_opens_in_the_language_of_the_locale(tmp_path, locale, language):
     for name in ("stages", "metrics"):
