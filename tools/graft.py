@@ -22,7 +22,7 @@ import typer
 from stages.lib.every_stage.entry import exit_on_user_error
 from stages.lib.every_stage.errors import UserError
 from tools.lib.expected_run import expected_run, keys_of_lock
-from tools.lib.phrases import KOREAN, phrases_of
+from tools.lib.phrases import is_korean
 
 REPORT = Path("metrics/eval_report.html")
 BASE_LINK = Path("data/raw/base")
@@ -97,7 +97,7 @@ def run(
     )
     if not values:
         wait_for(["dvc", "repro", "--quiet", "config"])  # says which sections of params.lock.yaml are others now
-        print(expected_run([word for word in others if not word.startswith("-")]), flush=True)
+        print(expected_run([word for word in others if not word.startswith("-")], is_korean(os.environ)), flush=True)
     wait_for([*command, *others])
     become("scores", [])
 
@@ -108,7 +108,7 @@ def report() -> None:
     if not REPORT.is_file():
         raise UserError(f"{REPORT}: no such file; run `graft run` first")
     # Both languages stand on the page; the part after # leaves one of them.
-    address = f"{REPORT.absolute().as_uri()}#{'ko' if phrases_of(os.environ) is KOREAN else 'en'}"
+    address = f"{REPORT.absolute().as_uri()}#{'ko' if is_korean(os.environ) else 'en'}"
     print(address)
     webbrowser.open(address)
 

@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from tests.short_chain import ShortChain
 from tools.graft import FORWARDED
-from tools.lib.expected_run import before, in_words, keys_of_lock, with_those_before
+from tools.lib.expected_run import ENGLISH, KOREAN, before, expected_run, in_words, keys_of_lock, with_those_before
 
 GRAFT = [sys.executable, "-m", "tools.graft"]
 
@@ -136,7 +136,7 @@ def test_keys_are_those_of_the_lock(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("seconds", "said"), [(12.4, "12 seconds"), (600, "10 minutes"), (9000, "2.5 hours")])
 def test_seconds_are_said_as_people_say_them(seconds, said):
-    assert in_words(seconds) == said
+    assert in_words(seconds, ENGLISH) == said
 
 
 @pytest.mark.slow
@@ -157,3 +157,25 @@ def test_run_says_what_is_out_of_date_and_what_it_will_take_then_runs_it(tmp_pat
     assert re.search(r"about \d+ minutes and up to 2\.0 GiB of memory by the last runs", again), again
     second = chain.run(*GRAFT, "run", "dpo.beta=0.3")
     assert "Reproduced experiment" in second or "Ran experiment" in second
+
+
+@pytest.mark.parametrize(
+    ("korean", "known", "unknown"),
+    [
+        (
+            False,
+            "graft: about 2 minutes and up to 2.0 GiB of memory by the last runs, beside dpo; ",
+            "after the first run",
+        ),
+        (True, "graft: 지난 실행 기준으로 약 2분, 메모리 최대 2.0 GiB (dpo 제외); 디스크 여유 ", "한 번 실행한 뒤에"),
+    ],
+)
+def test_what_a_run_will_take_is_said_in_either_language(tmp_path, monkeypatch, korean, known, unknown):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tools.lib.expected_run.to_run", lambda targets: ["config", "sft", "dpo"])
+    assert unknown in expected_run([], korean)
+    (tmp_path / "metrics/runs").mkdir(parents=True)
+    (tmp_path / "metrics/runs/sft.json").write_text('{"process_seconds": 120.0, "peak_memory_mib": 2048}')
+    assert expected_run([], korean).splitlines()[1].startswith(known)
+    monkeypatch.setattr("tools.lib.expected_run.to_run", lambda targets: [])
+    assert expected_run([], korean) == (KOREAN if korean else ENGLISH).up_to_date

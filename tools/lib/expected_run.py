@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,60 @@ RUNS = Path("metrics/runs")
 LOCK = Path("params.lock.yaml")
 
 
-def expected_run(targets: list[str]) -> str:
+@dataclass(frozen=True)
+class Phrases:
+    """One language's sentences; names in braces are filled in."""
+
+    up_to_date: str
+    out_of_date: str
+    costs: str
+    beside: str
+    unknown: str
+    disk: str
+    seconds: str
+    minutes: str
+    hours: str
+
+
+KOREAN = Phrases(
+    up_to_date="graft: 모두 최신입니다",
+    out_of_date="graft: 다시 실행할 스테이지: {stages}",
+    costs="graft: 지난 실행 기준으로 약 {time}, 메모리 최대 {gib:.1f} GiB{beside}; {disk}",
+    beside=" ({stages} 제외)",
+    unknown="graft: 걸리는 시간은 이 컴퓨터에서 한 번 실행한 뒤에 알 수 있습니다; {disk}",
+    disk="디스크 여유 {gib:.0f} GiB",
+    seconds="{:.0f}초",
+    minutes="{:.0f}분",
+    hours="{:.1f}시간",
+)
+ENGLISH = Phrases(
+    up_to_date="graft: everything is up to date",
+    out_of_date="graft: out of date: {stages}",
+    costs="graft: about {time} and up to {gib:.1f} GiB of memory by the last runs{beside}; {disk}",
+    beside=", beside {stages}",
+    unknown="graft: how long they take is known after the first run here; {disk}",
+    disk="{gib:.0f} GiB of disk are free",
+    seconds="{:.0f} seconds",
+    minutes="{:.0f} minutes",
+    hours="{:.1f} hours",
+)
+
+
+def expected_run(targets: list[str], korean: bool = False) -> str:
     """One or two lines: which stages run, how long they took here before, what memory and disk they need."""
-    stages = to_run(targets)
+    say, stages = KOREAN if korean else ENGLISH, to_run(targets)
     if not stages:
-        return "graft: everything is up to date"
+        return say.up_to_date
     known = {name: record for name in stages if (record := last_run(name))}
-    lines = [f"graft: out of date: {', '.join(stages)}"]
+    lines, disk = [say.out_of_date.format(stages=", ".join(stages))], say.disk.format(gib=free_disk())
     if known:
         seconds = sum(record["process_seconds"] for record in known.values())
-        peak = max(record["peak_memory_mib"] for record in known.values())
+        gib = max(record["peak_memory_mib"] for record in known.values()) / 1024
         unknown = [name for name in stages if name not in known and name != "config"]
-        beside = f", beside {', '.join(unknown)}" if unknown else ""
-        lines.append(
-            f"graft: about {in_words(seconds)} and up to {peak / 1024:.1f} GiB of memory by the last runs{beside}; "
-            f"{free_disk()}"
-        )
+        beside = say.beside.format(stages=", ".join(unknown)) if unknown else ""
+        lines.append(say.costs.format(time=in_words(seconds, say), gib=gib, beside=beside, disk=disk))
     else:
-        lines.append(f"graft: how long they take is known after the first run here; {free_disk()}")
+        lines.append(say.unknown.format(disk=disk))
     return "\n".join(lines)
 
 
@@ -89,16 +126,16 @@ def last_run(stage: str) -> dict[str, Any] | None:
     return record if {"process_seconds", "peak_memory_mib"} <= record.keys() else None
 
 
-def free_disk() -> str:
-    """How much is free where the models are written."""
-    return f"{shutil.disk_usage('.').free / 2**30:.0f} GiB of disk are free"
+def free_disk() -> float:
+    """GiB that are free where the models are written."""
+    return shutil.disk_usage(".").free / 2**30
 
 
-def in_words(seconds: float) -> str:
+def in_words(seconds: float, say: Phrases) -> str:
     """Seconds as a person says them."""
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+        return say.seconds.format(seconds)
+    return say.minutes.format(seconds / 60) if seconds < 5400 else say.hours.format(seconds / 3600)
 
 
 def keys_of_lock() -> list[str]:

@@ -58,7 +58,12 @@ ENGLISH = Phrases(
 )
 
 
-def phrases_of(environment: Mapping[str, str]) -> Phrases:
-    """Korean where the locale of messages is Korean, by POSIX's order of variables; else English."""
+def is_korean(environment: Mapping[str, str]) -> bool:
+    """Whether the locale of messages is Korean, by POSIX's order of variables."""
     locale = next((environment[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if environment.get(name)), "")
-    return KOREAN if locale.lower().startswith("ko") else ENGLISH
+    return locale.lower().startswith("ko")
+
+
+def phrases_of(environment: Mapping[str, str]) -> Phrases:
+    """Korean where the locale of messages is Korean, else English."""
+    return KOREAN if is_korean(environment) else ENGLISH
