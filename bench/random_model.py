@@ -150,6 +150,9 @@ def write_data(place: Path, chats: list[int], pairs: list[int], seed: int = 0) -
             for length in pairs
         ],
     )
+    sampled = place / "data/prepared/sampled_preferences/train.jsonl"
+    sampled.parent.mkdir(parents=True)
+    sampled.touch()  # as sample-preferences leaves it where it is off
 
 
 def enter(place: Path) -> None:
