@@ -106,7 +106,10 @@ def run(
 def report() -> None:
     """Open the report of the last run in a browser."""
     if not REPORT.is_file():
-        raise UserError(f"{REPORT}: no such file; run `graft run` first")
+        raise UserError(
+            f"{REPORT}: no such file; `dvc repro report` makes it of scores that are here, `dvc pull` fetches it "
+            "where a remote has it, `graft run` runs all"
+        )
     # Both languages stand on the page; the part after # leaves one of them.
     address = f"{REPORT.absolute().as_uri()}#{'ko' if is_korean(os.environ) else 'en'}"
     print(address)

@@ -60,14 +60,15 @@ def gates_text(gates: dict[str, Path]) -> str:
 
 def costs_text(runs: Path) -> str:
     """Seconds and peak memory of the stages that ran on this machine."""
-    lines = [f"{'stage':24}{'seconds':>9}{'peak MiB':>10}  finished (UTC)"]
+    header = f"{'stage':24}{'seconds':>9}{'peak MiB':>10}  finished (UTC)"
+    lines = []
     for name in STAGES:
         path = runs / f"{name}.json"
         if path.is_file():
             record = read(path)
             cost = f"{record['seconds']:>9.1f}{record['peak_memory_mib']:>10}"
             lines.append(f"{record['stage']:24}{cost}  {record['finished']}")
-    return "\n".join(lines)
+    return "\n".join([header, *lines]) if lines else "No stage has run on this machine yet."
 
 
 def read(path: Path) -> Any:

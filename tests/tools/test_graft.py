@@ -67,7 +67,8 @@ def test_a_report_that_is_not_there_says_how_it_comes(tmp_path):
     done = graft("report", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         1,
-        "graft: metrics/eval_report.html: no such file; run `graft run` first\n",
+        "graft: metrics/eval_report.html: no such file; `dvc repro report` makes it of scores that are here, `dvc "
+        "pull` fetches it where a remote has it, `graft run` runs all\n",
     )
 
 

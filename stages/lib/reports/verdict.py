@@ -13,28 +13,28 @@ AS_BEFORE = 1.10
 
 AIMS = {
     ("seen", "key_exact"): ("사실 정답률", "facts stated"),
-    ("unanswerable", "refusal_rate"): ("모르는 질문의 거절", "refusals of what it can't know"),
+    ("unanswerable", "refusal_rate"): ("답이 없는 질문의 거절", "refusals of what it can't know"),
     ("preferences", "accuracy"): ("선호 정확도", "preference accuracy"),
 }
 """What tuning is for: set and figure, in Korean and in English."""
-OTHERS = {("seen", "over_refusal_rate"): ("답할 수 있는 질문의 거절", "refusals of what it can answer")}
+OTHERS = {("seen", "over_refusal_rate"): ("답이 있는 질문의 거절", "refusals of what it can answer")}
 """What must not get worse beside them, and the perplexity of the control sets."""
 
 TRY = {
     "sft": (
-        "sft.num_train_epochs나 sft.learning_rate를 올리거나, 사실마다 물음을 늘려 보십시오. 무엇을 배우는지는 "
+        "sft.num_train_epochs나 sft.learning_rate를 올리거나, 사실마다 물음을 늘려 보세요. 무엇을 배우는지는 "
         "metrics/sft_preview.html에 있습니다.",
         "try more sft.num_train_epochs, a higher sft.learning_rate or more wordings of each fact; "
         "metrics/sft_preview.html shows what is learned",
     ),
     "dpo": (
-        "dpo.max_steps나 dpo.learning_rate를 올리거나, 모델 자신의 틀린 답으로 쌍을 만들어 보십시오. 그때까지는 "
-        "models/sft-merged가 같은 일을 합니다.",
+        "dpo.max_steps나 dpo.learning_rate를 올리거나, 모델 자신의 틀린 답으로 쌍을 만들어 보세요. 그때까지는 "
+        "models/sft-merged를 써도 차이가 없습니다.",
         "try more dpo.max_steps, a higher dpo.learning_rate or pairs of the model's own wrong answers; until then "
         "models/sft-merged does the same",
     ),
     "orpo": (
-        "orpo.num_train_epochs나 orpo.learning_rate를 올려 보십시오.",
+        "orpo.num_train_epochs나 orpo.learning_rate를 올려 보세요.",
         "try more orpo.num_train_epochs or a higher orpo.learning_rate",
     ),
 }
@@ -102,8 +102,8 @@ def facts(detail: Detail, model: str) -> Words | None:
         return None
     known, asked = found["known"], found["asked"]
     return Words(
-        f"사실 {asked}개 가운데 {known}개를 압니다(base는 {before['known']}개)",
-        f"learned {known} of {asked} facts (base knew {before['known']})",
+        f"사실 {asked}개 가운데 {known}개를 절반 넘는 표현에서 맞힙니다(base는 {before['known']}개)",
+        f"learned {known} of {asked} facts, right in most wordings (base knew {before['known']})",
     )
 
 
@@ -118,8 +118,10 @@ def manner(detail: Detail, model: str) -> Words | None:
         return None
     told = ", ".join(f"{name} {old:.1f} -> {new:.1f}" for name, old, new in pairs)
     if all(new <= AS_BEFORE * old for _, old, new in pairs):
-        return Words(f"다른 대화는 전과 같이 합니다(perplexity {told})", f"still speaks as before (perplexity {told})")
-    return Words(f"다른 대화를 잊었습니다(perplexity {told})", f"forgot how to chat (perplexity {told})")
+        return Words(
+            f"다른 주제의 대화 능력은 그대로입니다(perplexity {told})", f"still speaks as before (perplexity {told})"
+        )
+    return Words(f"다른 주제의 대화 능력을 잃었습니다(perplexity {told})", f"forgot how to chat (perplexity {told})")
 
 
 def refusals(detail: Detail, model: str) -> Words | None:
@@ -129,12 +131,12 @@ def refusals(detail: Detail, model: str) -> Words | None:
     if not cell:
         return None
     alone = figures["sft"]["unanswerable"]["refusal_rate"] if "sft" in figures and model != "sft" else None
-    ko = f"알 수 없는 질문 {cell['n']}개 가운데 {count(cell)}개를 거절합니다"
+    ko = f"답이 없는 질문 {cell['n']}개 가운데 {count(cell)}개를 거절합니다"
     en = f"refuses {count(cell)} of {cell['n']} questions it can't know"
     if alone:
         ko, en = f"{ko}(sft만으로는 {count(alone)}개)", f"{en} (sft alone {count(alone)})"
     if over := figures[model].get("seen", {}).get("over_refusal_rate"):
-        ko += f", 답할 수 있는 질문은 {over['n']}개 가운데 {count(over)}개를 거절합니다"
+        ko += f", 답이 있는 질문은 {over['n']}개 가운데 {count(over)}개를 거절합니다"
         en += f" and {count(over)} of {over['n']} that it can"
     return Words(ko, en)
 
@@ -147,10 +149,10 @@ def gains(detail: Detail, step: str, before: str) -> Words:
         cells = [(name_of(split, name)[language], found[split][name]) for split, name in changes(detail, step, wanted)]
         return ", ".join(f"{words} {signed(cell)}" for words, cell in cells)
 
-    ko = f"{before}에 견준 {step}의 이득: {told(1, 0) or '없음'}"
+    ko = f"{before}보다 {step}가 나아진 점: {told(1, 0) or '없음'}"
     en = f"{step}'s gain over {before}: {told(1, 1) or 'none'}"
     if told(-1, 1):
-        ko, en = f"{ko}, 손해: {told(-1, 0)}", f"{en}, its cost: {told(-1, 1)}"
+        ko, en = f"{ko}, 나빠진 점: {told(-1, 0)}", f"{en}, its cost: {told(-1, 1)}"
     return Words(ko, en)
 
 

@@ -21,7 +21,7 @@ HEADINGS = {
 CURVES = [
     ("sft", "loss", Words("SFT: 손실", "SFT: loss")),
     ("sft", "token_accuracy", Words("SFT: 맞힌 토큰의 비율", "SFT: share of tokens predicted")),
-    ("sft", "kl_to_base", Words("SFT: 붙잡아 둔 대화에서 베이스와의 KL divergence, 토큰당 nat",
+    ("sft", "kl_to_base", Words("SFT: 원래 모델과 비교한 KL divergence, 토큰당 nat",
                                 "SFT: KL divergence to the base on held chats, nats a token")),
     ("dpo", "loss", Words("DPO: 손실", "DPO: loss")),
     ("dpo", "reward_margin", Words("DPO: 보상 마진", "DPO: reward margin")),
@@ -41,14 +41,14 @@ MEANINGS = {
     "unseen": Words("학습하지 않은 사실: 맞으면 운이고, 틀리면 지어낸 것", SETS["unseen"]),
     "unanswerable": Words("학습에 없던 주제로, 문서에 답이 없는 질문: 모른다고 해야 맞음", SETS["unanswerable"]),
     "control": Words("학습에 쓰지 않은 대화: 튜닝으로 무엇을 잊었는지 보여 줌", SETS["control"]),
-    "preferences": Words("더 나은 답과 못한 답의 쌍, 학습에 쓰지 않은 것", SETS["preferences"]),
+    "preferences": Words("나은 답과 못한 답의 쌍, 학습에 쓰지 않은 것", SETS["preferences"]),
 }
 BETTER_AND_WORSE = Words(
     "▲ 나아짐, ▼ 나빠짐: 같은 문항끼리 견준 차이의 95 % 구간에 0이 없어 우연으로 보기 어려운 것", MARKS
 )
 
 SEEN = Words("배운 사실을 정확히 답한 비율", "seen facts stated exactly")
-REFUSED = Words("답할 수 없는 질문을 거절한 비율", "unanswerable questions refused")
+REFUSED = Words("답이 없는 질문을 거절한 비율", "unanswerable questions refused")
 PREFERRED = Words("선호 정확도(학습에 쓰지 않은 쌍)", "preference accuracy on held-out pairs")
 SET, FIGURE = Words("문항", "set"), Words("지표", "figure")
 ALL_FIGURES = Words("모든 지표", "All figures")
@@ -97,7 +97,7 @@ def how_asked(tokens: int) -> Words:
 def wrong(count: int, model: str) -> Words:
     """How many trained facts are answered wrongly."""
     return Words(
-        f"배운 사실을 물은 문항 가운데 {model}이(가) 틀리거나 빠뜨린 것: {count}개",
+        f"배운 사실을 물은 문항 가운데 {model} 모델이 틀리거나 빠뜨린 것: {count}개",
         f"{count} of {model}'s answers on seen facts are wrong or incomplete",
     )
 

@@ -50,18 +50,18 @@ REFUSES = figures(0.85, 36 / 44, 2 / 90, 0.85, 24.0, 31.4)
 def test_what_was_learned_kept_and_refused_is_said_in_both_languages() -> None:
     detail = table(LEARNED, REFUSES)
     assert in_words(detail, "en") == (
-        "dpo: learned 27 of 30 facts (base knew 0); still speaks as before (perplexity en 23.3 -> 24.0, ko 31.0 -> "
-        "31.4); refuses 36 of 44 questions it can't know (sft alone 12) and 2 of 90 that it can; sft's gain over base: "
-        "facts stated +0.86 [+0.76, +0.96], refusals of what it can't know +0.27 [+0.17, +0.37], preference accuracy "
-        "+0.20 [+0.10, +0.30]; dpo's gain over sft: refusals of what it can't know +0.55 [+0.45, +0.65], preference "
-        "accuracy +0.15 [+0.05, +0.25]."
+        "dpo: learned 27 of 30 facts, right in most wordings (base knew 0); still speaks as before (perplexity en 23.3 "
+        "-> 24.0, ko 31.0 -> 31.4); refuses 36 of 44 questions it can't know (sft alone 12) and 2 of 90 that it can; "
+        "sft's gain over base: facts stated +0.86 [+0.76, +0.96], refusals of what it can't know +0.27 [+0.17, +0.37], "
+        "preference accuracy +0.20 [+0.10, +0.30]; dpo's gain over sft: refusals of what it can't know +0.55 [+0.45, "
+        "+0.65], preference accuracy +0.15 [+0.05, +0.25]."
     )
     assert in_words(detail, "ko") == (
-        "dpo: 사실 30개 가운데 27개를 압니다(base는 0개); 다른 대화는 전과 같이 합니다(perplexity en 23.3 -> 24.0, ko "
-        "31.0 -> 31.4); 알 수 없는 질문 44개 가운데 36개를 거절합니다(sft만으로는 12개), 답할 수 있는 질문은 90개 "
-        "가운데 2개를 거절합니다; base에 견준 sft의 이득: 사실 정답률 +0.86 [+0.76, +0.96], 모르는 질문의 거절 +0.27 "
-        "[+0.17, +0.37], 선호 정확도 +0.20 [+0.10, +0.30]; sft에 견준 dpo의 이득: 모르는 질문의 거절 +0.55 [+0.45, "
-        "+0.65], 선호 정확도 +0.15 [+0.05, +0.25]."
+        "dpo: 사실 30개 가운데 27개를 절반 넘는 표현에서 맞힙니다(base는 0개); 다른 주제의 대화 능력은 그대로입니다("
+        "perplexity en 23.3 -> 24.0, ko 31.0 -> 31.4); 답이 없는 질문 44개 가운데 36개를 거절합니다(sft만으로는 12개), "
+        "답이 있는 질문은 90개 가운데 2개를 거절합니다; base보다 sft가 나아진 점: 사실 정답률 +0.86 [+0.76, +0.96], 답이 "
+        "없는 질문의 거절 +0.27 [+0.17, +0.37], 선호 정확도 +0.20 [+0.10, +0.30]; sft보다 dpo가 나아진 점: 답이 없는 "
+        "질문의 거절 +0.55 [+0.45, +0.65], 선호 정확도 +0.15 [+0.05, +0.25]."
     )
     assert idle_steps(detail) == []
 
@@ -72,7 +72,7 @@ def test_a_step_that_earns_nothing_is_named_with_what_to_try() -> None:
     assert words.en.startswith("dpo earned nothing: no aim is better than sft's beyond chance; try more dpo.max_steps")
     assert words.ko.startswith("dpo 단계는 sft보다 나아진 것이 없습니다") and "models/sft-merged" in words.ko
     assert "dpo's gain over sft: none." in in_words(detail, "en")
-    assert "sft에 견준 dpo의 이득: 없음." in in_words(detail, "ko")
+    assert "sft보다 dpo가 나아진 점: 없음." in in_words(detail, "ko")
 
 
 def test_a_gain_within_chance_is_no_gain() -> None:
@@ -99,7 +99,7 @@ def test_what_was_forgotten_and_what_a_step_cost_is_said() -> None:
         "its cost: facts stated -0.26 [-0.36, -0.16], refusals of what it can answer +0.40 [+0.30, +0.50], perplexity "
         "of control_ko +31.10 [+31.00, +31.20]."
     )
-    assert "다른 대화를 잊었습니다" in in_words(table(LEARNED, ruined), "ko")
+    assert "다른 주제의 대화 능력을 잃었습니다" in in_words(table(LEARNED, ruined), "ko")
 
 
 def test_sets_that_there_are_not_are_not_spoken_of() -> None:
