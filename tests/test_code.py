@@ -14,6 +14,7 @@ PRIVATE = {
     "stages/lib/training/peft_adapter.py": {"_disable_adapters"},
     "stages/lib/training/trl_trainer.py": {
         "_metrics",
+        "_precompute_ref_logps",
         "_prepare_dataset",
         "_prepare_inputs",
         "_stored_metrics",

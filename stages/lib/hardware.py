@@ -50,6 +50,17 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_top_pad, 256 * 2**20)
 
 
+def return_freed_memory() -> None:
+    """Have glibc's allocator give the system what is free between tensors; elsewhere nothing changes.
+
+    Rows of ever-changing lengths leave holes that the next tensors don't fit into: kept for reuse, they grew DPO's
+    process from 2.5 to 3.6 GiB in 70 steps (`dvc repro`, SmolLM2-135M, 2026-11-27).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def available_memory() -> int:
     """Bytes that this process can still take: the system's available memory, cut by the cgroup's limit (v2)."""
     lines = Path("/proc/meminfo").read_text().splitlines()

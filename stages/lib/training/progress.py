@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.lib.every_stage.errors import UserError
+from stages.lib.hardware import device, return_freed_memory
 from stages.lib.training.keep_base import KL
 from stages.lib.training.trl_trainer import TrlTrainer
 
@@ -94,6 +95,18 @@ def report_progress(trainer: TrlTrainer, clock: Callable[[], float] = time.monot
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Report())
+
+
+def return_holes(trainer: TrlTrainer) -> None:
+    """Return what a CPU's allocator holds between tensors whenever the trainer logs: its holes grow step by step."""
+    from transformers import TrainerCallback
+
+    class Return(TrainerCallback):
+        def on_log(self, *_: object, **__: object) -> None:
+            return_freed_memory()
+
+    if device() == "cpu":
+        trainer.add_callback(Return())
 
 
 def refuse_broken_steps(name: str, trainer: TrlTrainer) -> None:

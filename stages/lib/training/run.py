@@ -21,7 +21,7 @@ from stages.lib.training.parity import Row, own_pass, path_difference, rule_out
 from stages.lib.training.plan import Plan, make_plan
 from stages.lib.training.precision import resolve_precision
 from stages.lib.training.processes import count, count_here, from_all, from_main, is_main, sharded
-from stages.lib.training.progress import refuse_broken_steps, report_progress, write_log
+from stages.lib.training.progress import refuse_broken_steps, report_progress, return_holes, write_log
 from stages.lib.training.rehearsal import longest_rows, rehearse
 from stages.lib.training.target_modules import with_target_modules
 from stages.lib.training.trainer import (
@@ -165,6 +165,7 @@ class TrainingRun:
         """Train to the end, with progress printed and checkpoints in `folder`. Raises UserError if a step is broken."""
         refuse_broken_steps(self.name, trainer)
         report_progress(trainer)
+        return_holes(trainer)
         if sharded():
             keep_losses_in_float32(trainer, self.dtype)
         began = time.monotonic()

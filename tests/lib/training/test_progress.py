@@ -1,6 +1,9 @@
 """A run in which nothing can be learned any more ends; the log of an interrupted run is that of one that was not."""
 
 import csv
+import ctypes
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -77,3 +80,30 @@ def test_the_pace_is_the_recent_one_and_time_left_goes_by_it(capsys):
     assert lines[9] == "sft: step 100 of 300, loss 2.0000, 1.00 s a step, about 0:03:20 left"
     assert lines[19] == "sft: step 200 of 300, loss 2.0000, 3.00 s a step, about 0:05:00 left"
     assert lines[29] == "sft: step 300 of 300, loss 2.0000, 3.00 s a step"
+
+
+HOLES = """
+import sys
+from types import SimpleNamespace
+from stages.lib.hardware import set_up_cpu
+import torch
+from stages.lib.training.progress import return_holes
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 // 2**20
+
+set_up_cpu(1)
+callbacks = []
+return_holes(SimpleNamespace(add_callback=callbacks.append))
+held = [torch.ones(2**20) for _ in range(200)]  # 4 MiB each
+del held[::2]  # between tensors that live on: nothing at the heap's end is free
+before = resident()
+callbacks[0].on_log(None, None, None, logs={"loss": 1.0})
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the allocator is not glibc's")
+def test_holes_between_tensors_are_returned_whenever_training_logs():
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 350  # of 400 MiB
