@@ -1,8 +1,8 @@
 """Scores of the base, SFT and DPO models, and of ORPO's where it ran, on the same questions, in one run.
 
 Reads   models/{base,sft-merged,dpo-merged,orpo-merged}, data/prepared/{ultrachat,pdf_qa,preferences}
-Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals, differences, hashes, settings,
-        warnings), metrics/predictions.jsonl (every scored row)
+Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals, differences, hashes, settings),
+        metrics/predictions.jsonl (every scored row)
 Run     python -m stages.evaluate
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.evaluation.bertscore import add_bert_scores, bertscore_signature
-from stages.lib.evaluation.figures import differences, figures_of, known_facts, values_alone, warnings_of
+from stages.lib.evaluation.figures import differences, figures_of, known_facts, values_alone
 from stages.lib.evaluation.generation import decoding
 from stages.lib.evaluation.metric_checks import refuse_broken_metrics, refuse_other_templates
 from stages.lib.evaluation.scored_rows import Record
@@ -99,7 +99,6 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         "chat_template_sha256": file_sha256(BASE / "chat_template.jinja"),
         "tokenizer_sha256": file_sha256(BASE / "tokenizer.json"),
         "versions": {name: version(name) for name in ("sacrebleu", "tokenizers", "torch", "transformers")},
-        "warnings": warnings_of(figures),
     }
     with published(root / PREDICTIONS) as path:
         write_jsonl(path, [row for held in rows.values() for row in held])

@@ -2,7 +2,7 @@
 
 Reads   models/{base,sft-merged,dpo-merged,orpo-merged}
 Writes  data/raw/votes/votes.jsonl, a line a vote
-Run     python -m tools.arena [base sft dpo orpo] [--port 8765]        then open the address that it prints
+Run     graft arena [base sft dpo orpo] [--port 8765]        then open the address that it prints
 
 Only this machine reaches it unless --host says otherwise, and it asks nobody for anything.
 """
@@ -22,6 +22,7 @@ from tools.lib.chat_models import (
     get_ready,
     model_directory,
 )
+from tools.lib.command_line import parser_of
 from tools.lib.doorkeeper import names_of
 
 VOTES = Path("data/raw/votes")
@@ -30,7 +31,7 @@ TEMPERATURE = 0.7
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("arena", __doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(TEMPERATURES)}; default: all")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets whoever reaches this machine ask and vote")
     parser.add_argument(

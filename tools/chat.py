@@ -1,8 +1,8 @@
 """Talk to a model of the chain in the terminal.
 
 Reads   models/{base,sft-merged,dpo-merged,orpo-merged}, each with its own chat template
-Run     python -m tools.chat [base|sft|dpo|orpo] [--temperature 0.5] [--top-p 0.9] [--max-new-tokens 256]
-        python -m tools.chat --ask QUESTION [--ask QUESTION ...]        asks these, one after the other, and ends
+Run     graft chat [base|sft|dpo|orpo] [--temperature 0.5] [--top-p 0.9] [--max-new-tokens 256]
+        graft chat --ask QUESTION [--ask QUESTION ...]        asks these, one after the other, and ends
 
 exit, quit, 종료 or Ctrl-D ends the chat; Ctrl-C stops an answer; /clear forgets what was said, /help says so. Messages
 are Korean or English by the locale.
@@ -28,6 +28,7 @@ from tools.lib.chat_models import (
     get_ready,
     model_directory,
 )
+from tools.lib.command_line import parser_of
 from tools.lib.phrases import Phrases, phrases_of
 from tools.lib.suggestions import Suggestions, suggestions
 
@@ -143,7 +144,7 @@ def write(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("chat", __doc__)
     parser.add_argument("model", nargs="?", default="dpo", choices=list(TEMPERATURES))
     parser.add_argument("--temperature", type=float, help=f"0: the likeliest token; default {TEMPERATURES}")
     parser.add_argument("--top-p", type=float, default=TOP_P)

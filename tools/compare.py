@@ -2,7 +2,7 @@
 changed?
 
 Reads   params.lock.yaml and metrics/eval_detail.json of both commits from Git, metrics/predictions.jsonl from DVC
-Run     python -m tools.compare REV_A [REV_B] [--model dpo] [--all]        REV_B left out: the working tree
+Run     graft compare REV_A [REV_B] [--model dpo] [--all]        REV_B left out: the working tree
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import on_one_line, shown
 from stages.lib.reports.evidence import shown_in
 from stages.lib.reports.numbers import figure, judgement, signed
+from tools.lib.command_line import parser_of
 
 DETAIL = "metrics/eval_detail.json"
 PREDICTIONS = "metrics/predictions.jsonl"
@@ -86,8 +87,8 @@ def read_from_dvc(revision: str, path: str) -> str:
         return dvc.api.read(path, rev=revision, encoding="utf-8")
     except (DvcException, FileNotFoundError) as error:
         raise UserError(
-            f"{revision}: {path} can't be had: {error}. `dvc fetch --all-commits` if there is a remote, or check out "
-            "the commit and run `dvc repro`"
+            f"{revision}: {path} can't be had: {str(error).rstrip('.')}. Needed a commit whose run is in DVC's cache: "
+            "`dvc fetch --all-commits` if there is a remote, or check out the commit and run `dvc repro`"
         ) from None
 
 
@@ -195,7 +196,7 @@ def indented(lines: list[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("compare", __doc__)
     parser.add_argument("before", metavar="REV_A")
     parser.add_argument("after", metavar="REV_B", nargs="?", default="")
     parser.add_argument("--model", default="dpo", help="base, sft or dpo (default)")

@@ -1,7 +1,7 @@
 """Whether this machine and this repository are ready, a line for each thing that a run needs, with what to do.
 
 Reads   pyproject.toml, constraints.txt, metrics/runs/
-Run     python -m tools.doctor        exit status 1 where something prevents a run
+Run     graft doctor        exit status 1 where something prevents a run
 """
 
 from __future__ import annotations

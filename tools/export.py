@@ -2,12 +2,11 @@
 
 Reads   models/{base,sft-merged,dpo-merged,orpo-merged}
 Writes  outputs/ollama/<model>/Modelfile
-Run     python -m tools.export [base|sft|dpo|orpo] [--gguf FILE]        then it says how to go on
+Run     graft export [base|sft|dpo|orpo] [--gguf FILE]        then it says how to go on
 
 Ollama reads the safetensors themselves, or a GGUF file made of them: docs/serving.md.
 """
 
-import argparse
 import os
 from pathlib import Path
 
@@ -16,13 +15,14 @@ from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import refuse_damaged
 from stages.lib.every_stage.publish import published
 from tools.lib.chat_models import TEMPERATURES, model_directory
+from tools.lib.command_line import parser_of
 from tools.lib.modelfile import modelfile
 
 OUT = Path("outputs/ollama")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("export", __doc__)
     parser.add_argument("model", nargs="?", default="dpo", choices=list(TEMPERATURES))
     parser.add_argument("--gguf", type=Path, help="a GGUF file of the model, to be taken instead of its safetensors")
     given = parser.parse_args()

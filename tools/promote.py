@@ -2,10 +2,9 @@
 
 Reads   the latest multirun/sweep/<time>/points.json (or --sweep's), the point's DVC experiment
 Writes  params.yaml, params.lock.yaml, dvc.lock, metrics/, models/, data/prepared: as they were in the experiment
-Run     python -m tools.promote [POINT]     the best point, or the one whose name begins so
+Run     graft promote [POINT]     the best point, or the one whose name begins so
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from stages.lib.every_stage.entry import exit_on_user_error
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import shown
+from tools.lib.command_line import parser_of
 from tools.lib.points import DIGEST, experiments, git
 from tools.lib.queue import dvc
 from tools.lib.sweep_table import figure_text, label
@@ -37,7 +37,7 @@ def read_sweep(sweep: Path | None) -> dict[str, Any]:
     found = sorted(SWEEPS.glob("*/points.json")) if sweep is None else [sweep / "points.json"]
     if not found or not found[-1].is_file():
         where = found[-1] if found else SWEEPS
-        raise UserError(f"{where}: no finished sweep; run `python -m tools.sweep --multirun …` first")
+        raise UserError(f"{where}: no finished sweep; run `graft sweep …` first")
     return json.loads(found[-1].read_text(encoding="utf-8"))
 
 
@@ -87,7 +87,7 @@ def refuse_changes() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("promote", __doc__)
     parser.add_argument("point", nargs="?", default="", help="beginning of a point's name; the best if left out")
     parser.add_argument("--sweep", type=Path, help="multirun/sweep/<time>; the latest if left out")
     arguments = parser.parse_args()

@@ -2,7 +2,7 @@
 
 Reads   models/dpo-merged (with the folder `license`, where its base has terms), models/card/README.md
 Writes  the Hub's repository that is named, with HF_TOKEN or the token of `hf auth login`
-Run     python -m tools.push OWNER/NAME [--public] [--adapter]
+Run     graft push OWNER/NAME [--public] [--adapter]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import shown
 from stages.lib.every_stage.lineage import read_lineage, refuse_damaged
 from tools.lib.chat_models import model_directory
+from tools.lib.command_line import parser_of
 
 TUNED = "dpo"
 """The model that the card is about."""
@@ -27,7 +28,7 @@ ADAPTER = Path("models/dpo")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("push", __doc__)
     parser.add_argument("repository", metavar="OWNER/NAME", help="on the Hub; made if it isn't there")
     parser.add_argument("--public", action="store_true", help="everybody may read it; by default nobody else may")
     parser.add_argument("--adapter", action="store_true", help="the adapter too, below adapter/")

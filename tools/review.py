@@ -2,8 +2,8 @@
 
 Reads   data/prepared/pdf_qa, its dropped rows too; the PDFs, for pictures of their pages
 Writes  data/raw/pdf_qa/review/decisions.jsonl, a line a decision as it is made; the next `dvc repro` applies them
-Run     python -m tools.review [--port 8766]           then open the address that it prints
-        python -m tools.review --terminal [--split train] [--file guide.pdf] [--reason language]
+Run     graft review [--port 8766]           then open the address that it prints
+        graft review --terminal [--split train] [--file guide.pdf] [--reason language]
 """
 
 import argparse
@@ -17,6 +17,7 @@ from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import shown
 from stages.lib.pdf_qa.review_decisions import FILE
 from stages.lib.schema.data import PreparePdfQa
+from tools.lib.command_line import parser_of
 from tools.lib.doorkeeper import names_of
 from tools.lib.review_rows import DROPPED, OPEN, SPLITS, ReviewDesk, Row
 
@@ -25,7 +26,7 @@ NAMES = {"a": "accept", "r": "reject", "e": "edit", "s": "skip", "u": "undo", "q
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("review", __doc__)
     parser.add_argument("--terminal", action="store_true", help="ask in this terminal instead of a page")
     parser.add_argument("--split", choices=[*SPLITS, DROPPED], help="terminal: rows of this split, or dropped ones")
     parser.add_argument("--file", help="terminal: rows from this file")

@@ -1,10 +1,11 @@
 """Print the last evaluation and what each stage cost.
 
 Reads   metrics/eval_detail.json, metrics/{merge,dpo,merge_dpo}.json, metrics/runs/*.json
-Run     python -m tools.scores
+Run     graft scores
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from stages.lib.every_stage.entry import exit_on_user_error
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import shown
 from stages.lib.family import NAMES, STARTED_FROM, TUNED
+from stages.lib.reports.caveats import caveats
 from stages.lib.reports.evidence import shown_in
 from stages.lib.reports.numbers import MARKS, Detail, figure, marked
 from stages.lib.reports.verdict import idle_steps, in_words
+from tools.lib.phrases import is_korean
 
 DETAIL = Path("metrics/eval_detail.json")
+REPORT = Path("metrics/eval_report.html")
 RUNS = Path("metrics/runs")
 GATES = {name: Path(f"metrics/{name}.json") for name in ("merge", "dpo", "merge_dpo")}
 STAGES = ["prepare_base", "prepare_ultrachat", "prepare_pdf_qa", "prepare_preferences", "sft", "merge"]
@@ -38,7 +42,10 @@ def scores_text(detail: Detail) -> str:
     lines += [f"  {model:5} {' '.join(answers[model].split())[:110]}" for model in models]
     lines += ["", in_words(detail, "ko"), in_words(detail, "en"), MARKS]
     lines += [text for step in idle_steps(detail) for text in (step.ko, step.en)]
-    lines += ["", *(f"Caveat: {line}" for line in detail["warnings"]), "More: metrics/eval_report.html"]
+    korean = is_korean(os.environ)
+    lines += ["", *(f"주의: {line.ko}" if korean else f"Caveat: {line.en}" for line in caveats(detail))]
+    if REPORT.is_file():
+        lines.append(f"{'자세히' if korean else 'More'}: {REPORT}")
     return "\n".join(lines)
 
 

@@ -3,10 +3,10 @@
 Reads   the workspace: conf/, params.yaml, code and data as they stand
 Writes  one DVC experiment a point; multirun/sweep/<time>/: table.csv, points.json, heat_map.svg, cost.svg;
         multirun/points/<point>/: what it cost, its log
-Run     python -m tools.sweep --multirun sft.lora.r=4,8 sft.learning_rate=1e-4,2e-4
+Run     graft sweep sft.lora.r=4,8 sft.learning_rate=1e-4,2e-4
         … hydra/launcher=joblib hydra.launcher.n_jobs=2      points side by side; or submitit_slurm, ray
         … sweep.queue=2                                      or by two workers of DVC's queue
-        python -m tools.promote                              the best point becomes the workspace
+        graft promote                              the best point becomes the workspace
 
 The same command again runs what is missing: a point that ran before is taken from its experiment.
 """

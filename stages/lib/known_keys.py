@@ -56,8 +56,9 @@ class KnownKeys:
         outer, _, last = name.rpartition(".")
         known = sorted({*self.names, *self.groups})
         beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == outer}
-        if close := get_close_matches(last, beside, n=1, cutoff=0.7):
-            return f"needed {beside[close[0]]}"
+        close = get_close_matches(last, beside, n=1, cutoff=0.7)
+        if found := close or [key for key in beside if key and (last.startswith(key) or last in key.split("_"))]:
+            return f"needed {' or '.join(beside[key] for key in found[:3])}"
         elsewhere = [key for key in known if key.rpartition(".")[2] == last]
         if meant := (elsewhere or get_close_matches(name, known, n=3, cutoff=0.7))[:3]:
             return f"needed {' or '.join(meant)}"

@@ -140,8 +140,8 @@ def test_rewordings_of_reviewed_rows_alone_are_refused(place, monkeypatch):
 
 UNKNOWN = {
     "sft.learningrate=5": "the key sft.learningrate; needed sft.learning_rate",
-    "sft.lora.rank=5": "the key sft.lora.rank; needed",
-    "sft.lora={r: 8, alpha: 3}": "the key sft.lora.alpha; needed",
+    "sft.lora.rank=5": "the key sft.lora.rank; needed sft.lora.r",
+    "sft.lora={r: 8, alpha: 3}": "the key sft.lora.alpha; needed sft.lora.lora_alpha",
     "sft={lora: {rr: 3}}": "the key sft.lora.rr; needed sft.lora.r",
     "sft.beta=0.2": "the key sft.beta; needed dpo.beta or orpo.beta",
     "sft.lora.r.x=1": "the key sft.lora.r.x; needed sft.lora.r",
@@ -286,7 +286,7 @@ def test_an_edited_default_of_any_section_reaches_the_lock(tiny_model, tmp_path)
     project = Project(tmp_path / "project", tiny_model)
     assert project.repro("config") == ["config"]
     assert project.repro("config") == []
-    project.write("stages/lib/schema/merging.py", "max_kl: float = 0.5", "max_kl: float = 0.25")
+    project.write("stages/lib/schema/merging.py", "more_than(0), 0.5)", "more_than(0), 0.25)")
     assert project.repro("config") == ["config"]
     lock = yaml.safe_load((project.directory / "params.lock.yaml").read_text(encoding="utf-8"))
     assert lock["merge"]["max_kl"] == lock["merge_dpo"]["max_kl"] == 0.25

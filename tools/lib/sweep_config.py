@@ -1,6 +1,6 @@
 """The settings of a sweep, in a module of their own.
 
-Launchers that send a job to another process (submitit) pickle what `python -m tools.sweep` defines by value, and a
+Launchers that send a job to another process (submitit) pickle what `graft sweep` defines by value, and a
 dataclass that was pickled by value has no fields.
 """
 

@@ -1,7 +1,7 @@
 """The account of a data stage: every row read is kept or is in rejects.jsonl under one reason.
 
 rejects.jsonl: {"where": "faq.jsonl:12", "reason": "duplicate_key", "detail": "['output'] stands …", "text": "{…"}
-A question that could be read has its `row` there too, whole, so that people can look at it (python -m tools.review).
+A question that could be read has its `row` there too, whole, so that people can look at it (graft review).
 """
 
 import json

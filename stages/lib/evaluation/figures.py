@@ -18,10 +18,6 @@ Figures = dict[str, dict[str, dict[str, float]]]
 """Split, figure, then value, low, high, n and groups."""
 
 
-SMALL_SET = 100
-"""Below so many groups a 95 % interval of a share is up to 0.2 wide: bench/power.py."""
-
-
 @dataclass
 class Ratio:
     """A figure that is no mean: a sum over rows over another sum."""
@@ -113,31 +109,6 @@ def known_facts(rows: list[Row]) -> dict[str, int]:
     for row in rows_by_figure(rows, "seen").get("key_exact", []):
         right.setdefault(row["fact_id"], []).append(row["scores"]["key_exact"])
     return {"known": sum(2 * sum(scores) > len(scores) for scores in right.values()), "asked": len(right)}
-
-
-def warnings_of(figures: dict[str, Figures]) -> list[str]:
-    """What a reader of the figures must know before believing them."""
-    lines = []
-    tuned = "dpo"
-    before, after = figures[next(iter(figures))], figures[tuned]
-    for split in ("seen", "unseen", "unanswerable"):
-        cell = after.get(split, {}).get("key_exact")
-        if cell and cell["groups"] < SMALL_SET:
-            lines.append(
-                f"{split} has {cell['groups']} facts: a difference below about {0.98 / cell['groups'] ** 0.5:.2f} "
-                "is within chance"
-            )
-        stops = after.get(split, {}).get("stop_rate")
-        if stops and stops["value"] < 0.9:
-            lines.append(f"{split}: {1 - stops['value']:.0%} of {tuned}'s answers were truncated at max_new_tokens")
-    for split in sorted(name for name in after if name.startswith("control_")):
-        old, new = (side.get(split, {}).get("perplexity") for side in (before, after))
-        if old and new and new["value"] > 1.5 * old["value"]:
-            lines.append(
-                f"{split}: perplexity rose from {old['value']:.1f} to {new['value']:.1f}: tuning made the model "
-                "forget; mix in more chats or lower the learning rate"
-            )
-    return lines
 
 
 def values_alone(figures: dict[str, Figures]) -> dict[str, Any]:

@@ -27,9 +27,11 @@ def questions_and_pdfs(section: PreparePdfQa) -> tuple[list[Path], list[Path]]:
     files = files_in(named, ENDINGS, "prepare_pdf_qa.files")
     pdfs = files_in(section.pdfs, (".pdf",), "prepare_pdf_qa.pdfs")
     if not files and not texts and not pdfs:
-        places, others = ", ".join([*section.files, *section.pdfs]), ", ".join(ENDINGS)
-        raise UserError(f"found no *.jsonl and no *.pdf in {places}, nor rows in another format ({others}); needed at "
-                        "least one. Put yours there")  # fmt: skip
+        places = " and ".join(dict.fromkeys([*section.files, *section.pdfs]))
+        raise UserError(
+            f"put PDFs or files of questions and answers into {places}: found none there; needed at least one *.pdf, "
+            f"or rows as {', '.join(f'*{ending}' for ending in ENDINGS)}"
+        )
     return files, pdfs
 
 

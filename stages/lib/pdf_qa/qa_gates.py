@@ -169,7 +169,7 @@ def caveats(report: dict[str, Any], section: PreparePdfQa) -> list[str]:
         flagged = ", ".join(f"{count} {name}" for name, count in pdf["problems"].items()) or "none"
         notes.append(f"{pdf['pages']} pages of PDFs were read; with problems: {flagged} (`pages.jsonl` says which). "
                      "Questions come from headings that ask, FAQs, tables and articles unless a model was asked; "
-                     "`python -m tools.review` shows them to you one by one.")  # fmt: skip
+                     "`graft review` shows them to you one by one.")  # fmt: skip
     if any(reason.startswith("pii") for reason in report["reported"]):
         notes.append("Personal data may be in the kept rows (counted above, by patterns: the count misses some and may "
                      "hold false ones). `prepare_pdf_qa.personal_data=drop` removes those rows.")  # fmt: skip

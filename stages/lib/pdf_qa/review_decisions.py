@@ -5,7 +5,7 @@
 
 A decision holds for its words, question and answer to the letter: wherever they stand, as lines move and documents get
 other names, and for no other words, so that a row whose text has changed is looked at again. Of two decisions on the
-same words the later holds; {"decision": "undo", "undoes": "5f0c…"} takes one back. python -m tools.review writes them.
+same words the later holds; {"decision": "undo", "undoes": "5f0c…"} takes one back. graft review writes them.
 """
 
 import hashlib

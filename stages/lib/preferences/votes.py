@@ -6,7 +6,7 @@
  "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 256, "time": "2026-11-22T03:41:07Z"}
 
 verdict is first, second, tie or both_bad; the first answer stood on the left. fact_id is the same for one question
-however it is spaced. python -m tools.arena writes them.
+however it is spaced. graft arena writes them.
 """
 
 from pathlib import Path

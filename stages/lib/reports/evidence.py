@@ -6,6 +6,8 @@ from typing import Any
 
 from stages.lib.every_stage.foreign_text import in_markdown
 from stages.lib.family import NAMES, STARTED_FROM, TUNED
+from stages.lib.reports.bilingual import Words
+from stages.lib.reports.caveats import caveats
 from stages.lib.reports.numbers import MARKS, Detail, Sets, counted, figure, marked
 from stages.lib.reports.verdict import idle_steps, in_words
 
@@ -68,20 +70,24 @@ class Evidence:
         return [f"{self.tuned} - {self.models[0]}", f"{self.tuned} - {STARTED_FROM[self.tuned]}"]
 
     @property
-    def warnings(self) -> list[str]:
-        """What to know before believing the figures."""
-        idle = [step.en for step in idle_steps(self.detail)]
-        return [*self.unknown_origin, *idle, *self.detail["warnings"], *self.judge.get("warnings", [])]
+    def warnings(self) -> list[Words]:
+        """What to know before believing the figures. What a judge is warned of is said in English alone."""
+        judged = [Words(line, line) for line in self.judge.get("warnings", [])]
+        return [*self.unknown_origin, *idle_steps(self.detail), *caveats(self.detail), *judged]
 
     @property
-    def unknown_origin(self) -> list[str]:
+    def unknown_origin(self) -> list[Words]:
         """What isn't known of the base model, and must be before anything made of it is passed on."""
         base = self.lineages["base"]
         if base["license"] != UNKNOWN:
             return []
         return [
-            f"base model: nothing says under which licence {base['name']} is: find out before you publish what is "
-            "made of it, and set prepare_base.origin"
+            Words(
+                f"베이스 모델: {base['name']}의 라이선스가 어디에도 적혀 있지 않습니다. 이 모델로 만든 것을 공개하기 "
+                "전에 확인하고 prepare_base.origin에 적으세요.",
+                f"base model: nothing says under which licence {base['name']} is: find out before you publish what is "
+                "made of it, and set prepare_base.origin",
+            )
         ]
 
     @property
@@ -185,7 +191,7 @@ def render(evidence: Evidence) -> str:
         MARKS,
     ]
     if evidence.warnings:
-        parts += ["## Caveats", "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)]
+        parts += ["## Caveats", "\n".join(f"- {in_markdown(line.en)}" for line in evidence.warnings)]
     parts += ["## Before and after", in_markdown(detail["demo"]["question"]), demo]
     if evidence.judged:
         parts += ["## Judge", judge_table(evidence.judged)]

@@ -27,7 +27,7 @@ def model_card(section: Report, evidence: Evidence) -> str:
     rows = "\n".join(f"- {in_markdown(name)}: {digest}" for name, digest in evidence.detail["weights_sha256"].items())
     left = {name: count for name, steps in evidence.funnels.items() for _, count in steps[-1:]}
     made = "\n".join(f"- {in_markdown(name)}: {count} rows" for name, count in left.items())
-    caveats = "\n".join(f"- {in_markdown(line)}" for line in evidence.warnings)
+    caveats = "\n".join(f"- {in_markdown(line.en)}" for line in evidence.warnings)
     caveats = caveats or "Nothing was found; read the table all the same."
     wrong = wrong_answers(evidence)
     question = json.dumps(evidence.detail["demo"]["question"], ensure_ascii=False)  # a literal of Python too

@@ -22,7 +22,6 @@ class Detail(TypedDict):
     chat_template_sha256: str
     tokenizer_sha256: str
     versions: dict[str, str]
-    warnings: list[str]
 
 
 HIGHER = {"key_exact", "key_recall", "chrf", "bleu", "rouge_l", "korquad_exact", "korquad_f1", "bertscore",

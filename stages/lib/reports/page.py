@@ -20,7 +20,7 @@ from stages.lib.reports.evidence import (
     wrong_answers,
 )
 from stages.lib.reports.numbers import Cell, counted, figure, judgement, marked
-from stages.lib.reports.verdict import idle_steps, verdict
+from stages.lib.reports.verdict import verdict
 from stages.lib.reports.words import HEADINGS
 
 SHARES = ["key_exact", "key_recall", "chrf", "rouge_l", "korquad_f1", "stop_rate", "refusal_rate", "over_refusal_rate",
@@ -139,8 +139,9 @@ def headline(evidence: Evidence) -> str:
                 f"<span>[{after['low']:.2f}, {after['high']:.2f}], n {after['n']}"
                 f"<br>{models[0]}: {before['value']:.2f}</span></div>"
             )
-    idle = {step.en: step.paragraphs() for step in idle_steps(detail)}
-    warned = "".join(idle.get(line) or f"<p>{escape(line)}</p>" for line in evidence.warnings)
+    warned = "".join(
+        line.paragraphs() if line.ko != line.en else f"<p>{escape(line.en)}</p>" for line in evidence.warnings
+    )
     said = verdict(detail)
     lists = "".join(
         f'<ul lang="{language}">' + "".join(f"<li>{escape(getattr(each, language))}</li>" for each in said) + "</ul>"

@@ -21,7 +21,7 @@ class AskedOf(Enum):
 
 class PairSource(Enum):
     rows = "rows"
-    votes = "votes"  # data/raw/votes, where python -m tools.arena puts them
+    votes = "votes"  # data/raw/votes, where graft arena puts them
 
 
 class SystemMessages(Enum):

@@ -2,10 +2,13 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from omegaconf import MISSING
 
 from stages.lib.every_stage.errors import UserError, require
+from stages.lib.schema.asking import require_model
+from stages.lib.schema.bounds import Section, at_least, bounded, filled, share, within
 from stages.lib.schema.choices import (
     Backend,
     BaseSource,
@@ -61,7 +64,8 @@ class Terms:
 
 
 @dataclass
-class PrepareBase:
+class PrepareBase(Section):
+    NAME: ClassVar[str] = "prepare_base"
     source: BaseSource = MISSING  # where the weights come from
     id: str = ""  # hub: repository id
     revision: str = ""  # hub: commit, tag or branch; none: main, whose commit is said, to be pinned here
@@ -81,7 +85,7 @@ class PrepareBase:
     terms: Terms | None = None  # of a model that isn't free to use as one likes
     accept_license: str = ""  # set by who has read them
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         needs = {
             BaseSource.hub: ("id",),
             BaseSource.local: ("path",),
@@ -112,8 +116,10 @@ def require_columns(key: str, columns: dict[str, str]) -> None:
 
 
 @dataclass
-class Rows:
+class Rows(Section):
     """Which rows of which source, in order: shuffle with `shuffle_seed`, leave out `skip`, take `take`."""
+
+    NAME: ClassVar[str] = "rows"
 
     source: RowSource = MISSING
     id: str = ""  # hub: dataset id
@@ -122,35 +128,37 @@ class Rows:
     path: str = ""  # jsonl: the file, in any format that own questions may have
     columns: dict[str, str] = field(default_factory=dict)  # the Column that a column is, if its name doesn't say so
     shuffle_seed: int = -1  # -1: the source's own order
-    skip: int = 0
-    take: int = 0  # 0: all that are left
+    skip: int = bounded(at_least(0), 0)
+    take: int = bounded(at_least(0, zero="all that are left"), 0)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         needs = ("id", "revision", "split") if self.source is RowSource.hub else ("path",)
         for name in needs:
             require(bool(getattr(self, name)), f"rows.{name}", "", f"a value for source={self.source.value}")
         require_columns("rows.columns", self.columns)
-        require(self.skip >= 0 and self.take >= 0, "rows.skip and rows.take", (self.skip, self.take), "0 or more")
+
+
+NAMED_ROWS = filled("rows under a name such as en")
 
 
 @dataclass
-class PrepareUltrachat:
-    train: dict[str, Rows] = MISSING  # by language, or any other name; what is trained on is all of them
-    evaluation: dict[str, Rows] = MISSING  # by language, or any other name: each is scored by itself, as control_NAME
-    max_tokens: int = 0  # longer conversations lose whole last turns; 0: left to SFT, which truncates at its max_length
+class PrepareUltrachat(Section):
+    NAME: ClassVar[str] = "prepare_ultrachat"
+    # by language, or any other name; what is trained on is all of them
+    train: dict[str, Rows] = bounded(NAMED_ROWS)
+    # by language, or any other name: each is scored by itself, as control_NAME
+    evaluation: dict[str, Rows] = bounded(NAMED_ROWS)
+    # longer conversations lose whole last turns; 0: left to SFT, which truncates at its max_length
+    max_tokens: int = bounded(at_least(0, zero="not truncated here"), 0)
     system_messages: SystemMessages = MISSING
     overlap: Overlap = Overlap.error  # a training conversation whose first question is an evaluation one's
-    max_reject_rate: float = 0.1  # share of rows that may be unfit before the stage fails
+    max_reject_rate: float = bounded(within(0, 1), 0.1)  # share of rows that may be unfit before the stage fails
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for split in ("train", "evaluation"):
-            names = list(getattr(self, split))
-            require(bool(names), f"prepare_ultrachat.{split}", {}, "rows under a name such as en")
-            for name in names:
-                key = f"prepare_ultrachat.{split}.{name}"
+            for name in getattr(self, split):
+                key = f"{self.NAME}.{split}.{name}"
                 require(bool(SET_NAME.fullmatch(name)), key, name, "a name of small letters, digits and _, such as en")
-        require(self.max_tokens >= 0, "prepare_ultrachat.max_tokens", self.max_tokens, "0 (not truncated here) or more")
-        require(0 <= self.max_reject_rate <= 1, "prepare_ultrachat.max_reject_rate", self.max_reject_rate, "0 to 1")
 
 
 @dataclass
@@ -164,52 +172,46 @@ class PdfLimits:
 
 
 @dataclass
-class Generate:
+class Generate(Section):
     """How questions are made from the pages of PDFs."""
+
+    NAME: ClassVar[str] = "prepare_pdf_qa.generate"
 
     backend: Backend = Backend.rules
     rules: bool = True  # the rules' questions too, beside those of a model
     # what a model is asked to ask
-    kinds: list[QuestionKind] = field(default_factory=lambda: [kind for kind in QuestionKind])
-    wordings: int = 3  # in which a model writes each question: one fact, of which evaluation may keep a wording
+    kinds: list[QuestionKind] = bounded(filled("at least one kind of question"), list(QuestionKind))
+    # in which a model writes each question: one fact, of which evaluation may keep a wording
+    wordings: int = bounded(at_least(1), 3)
     model: str = ""  # huggingface: a directory with a chat model; openai: the model's name
     endpoint: str = ""  # openai: the address that /chat/completions is appended to; the key is OPENAI_API_KEY's
-    chunk_characters: int = 1500  # of a page that the model sees at once
-    max_new_tokens: int = 2048  # huggingface and openai: of one response, its thinking included
+    chunk_characters: int = bounded(at_least(200), 1500)  # of a page that the model sees at once
+    max_new_tokens: int = bounded(at_least(1), 2048)  # huggingface and openai: of one response, its thinking included
 
-    def __post_init__(self) -> None:
-        require(bool(self.kinds), "prepare_pdf_qa.generate.kinds", [], "at least one kind of question")
-        require(self.wordings > 0, "prepare_pdf_qa.generate.wordings", self.wordings, "1 or more")
-        require(self.max_new_tokens > 0, "prepare_pdf_qa.generate.max_new_tokens", self.max_new_tokens, "1 or more")
-        require(self.rules or self.backend is not Backend.rules, "prepare_pdf_qa.generate.rules", self.rules,
-                "true, or a model in prepare_pdf_qa.generate.backend: else nobody writes questions")  # fmt: skip
-        if self.backend is not Backend.rules:
-            require(bool(self.model), "prepare_pdf_qa.generate.model", "", f"a value for backend={self.backend.value}")
-        if self.backend is Backend.openai:
-            key = "prepare_pdf_qa.generate.endpoint"
-            require(self.endpoint.startswith("http"), key, self.endpoint, "an http(s) address")
-        key = "prepare_pdf_qa.generate.chunk_characters"
-        require(self.chunk_characters >= 200, key, self.chunk_characters, "200 or more")
+    def check(self) -> None:
+        require(
+            self.rules or self.backend is not Backend.rules,
+            f"{self.NAME}.rules",
+            self.rules,
+            f"true, or a model in {self.NAME}.backend: else nobody writes questions",
+        )
+        require_model(self.NAME, self.backend, self.model, self.endpoint)
 
 
 @dataclass
-class Rate:
+class Rate(Section):
     """A model's look at each question made from PDFs: is it clear, is the answer complete, and is it in the text?"""
+
+    NAME: ClassVar[str] = "prepare_pdf_qa.rate"
 
     backend: JudgeBackend = JudgeBackend.none
     model: str = ""  # huggingface: a directory with a chat model; openai: the model's name
     endpoint: str = ""  # openai: the address that /chat/completions is appended to; the key is OPENAI_API_KEY's
-    least: int = 4  # of 5; a pair with a lower score is dropped
-    max_new_tokens: int = 1024  # of one rating, its thinking included
+    least: int = bounded(within(1, 5), 4)  # of 5; a pair with a lower score is dropped
+    max_new_tokens: int = bounded(at_least(1), 1024)  # of one rating, its thinking included
 
-    def __post_init__(self) -> None:
-        if self.backend is not JudgeBackend.none:
-            require(bool(self.model), "prepare_pdf_qa.rate.model", "", f"a value for backend={self.backend.value}")
-        if self.backend is JudgeBackend.openai:
-            key = "prepare_pdf_qa.rate.endpoint"
-            require(self.endpoint.startswith("http"), key, self.endpoint, "an http(s) address")
-        require(1 <= self.least <= 5, "prepare_pdf_qa.rate.least", self.least, "1 to 5")
-        require(self.max_new_tokens > 0, "prepare_pdf_qa.rate.max_new_tokens", self.max_new_tokens, "1 or more")
+    def check(self) -> None:
+        require_model(self.NAME, self.backend, self.model, self.endpoint)
 
 
 @dataclass
@@ -217,60 +219,52 @@ class Reword:
     """More wordings of the training questions; evaluation is left as it is."""
 
     backend: Rewording = Rewording.none
-    wordings: int = 1  # added to each training row at most
-
-    def __post_init__(self) -> None:
-        require(self.wordings > 0, "prepare_pdf_qa.reword.wordings", self.wordings, "1 or more")
+    wordings: int = bounded(at_least(1), 1)  # added to each training row at most
 
 
 @dataclass
-class PreparePdfQa:
+class PreparePdfQa(Section):
+    NAME: ClassVar[str] = "prepare_pdf_qa"
     files: list[str] = MISSING  # files of questions and answers (JSONL, JSON, CSV, Parquet, …), or folders of them
     pdfs: list[str] = field(default_factory=list)  # PDF files that questions are made from, or folders of them
     # clean passages of the PDFs, and *.txt, *.md and rows {"text": "…"} of `files`, are raw text that sft learns, too
     raw_text: bool = False
     # by the file's name or a pattern such as "*.csv": the Column that a column is, if its name doesn't say so
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
-    max_tokens: int = MISSING  # rows longer than this in the base model's tokens are dropped
-    max_reject_rate: float = 0.1  # share of rows that may be unreadable or unclear before the stage fails
+    max_tokens: int = bounded(at_least(1))  # rows longer than this in the base model's tokens are dropped
+    # share of rows that may be unreadable or unclear before the stage fails
+    max_reject_rate: float = bounded(within(0, 1), 0.1)
     conflicts: Conflicts = Conflicts.drop_all  # one question with several answers
     personal_data: PersonalData = PersonalData.report
     on_bad_pdf: OnBadPdf = OnBadPdf.stop
     # languages of documents whose tables become questions; what a document asks itself is read in any
-    languages: list[Language] = field(default_factory=lambda: [Language.ko, Language.en])
+    languages: list[Language] = bounded(filled("one or more codes, such as [ko, en]"), [Language.ko, Language.en])
     limits: PdfLimits = field(default_factory=PdfLimits)
     generate: Generate = field(default_factory=Generate)
     rate: Rate = field(default_factory=Rate)
     reword: Reword = field(default_factory=Reword)
-    only_reviewed: bool = False  # train on the rows alone that a person accepted or edited (python -m tools.review)
-    held_out_facts: float = 0.2  # share of facts that training never sees
-    held_out_wordings: int = 1  # wordings of each trained fact kept for evaluation, at most half of those it has
+    only_reviewed: bool = False  # train on the rows alone that a person accepted or edited (graft review)
+    held_out_facts: float = bounded(share(), 0.2)  # share of facts that training never sees
+    # wordings of each trained fact kept for evaluation, at most half of those it has
+    held_out_wordings: int = bounded(at_least(0), 1)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for pattern, columns in self.columns.items():
             require_columns(f"prepare_pdf_qa.columns.{pattern}", columns)
-        require(bool(self.languages), "prepare_pdf_qa.languages", [], "one or more codes, such as [ko, en]")
-        require(0 <= self.held_out_facts < 1, "prepare_pdf_qa.held_out_facts", self.held_out_facts, "0 <= share < 1")
-        require(self.held_out_wordings >= 0, "prepare_pdf_qa.held_out_wordings", self.held_out_wordings, "0 or more")
-        require(0 <= self.max_reject_rate <= 1, "prepare_pdf_qa.max_reject_rate", self.max_reject_rate, "0 to 1")
         require(self.reword.backend is not Rewording.back_translation or self.generate.backend is not Backend.rules,
                 "prepare_pdf_qa.reword.backend", self.reword.backend.value,
                 "prepare_pdf_qa.generate.backend=huggingface or openai, whose model translates")  # fmt: skip
         require(not self.only_reviewed or self.reword.backend is Rewording.none, "prepare_pdf_qa.reword.backend",
                 self.reword.backend.value, "none, or only_reviewed=false: nobody has seen a rewording")  # fmt: skip
-        require(self.max_tokens > 0, "prepare_pdf_qa.max_tokens", self.max_tokens, "1 or more")
 
 
 @dataclass
-class PreparePreferences:
-    sources: list[PairSource] = field(default_factory=lambda: [PairSource.rows, PairSource.votes])
+class PreparePreferences(Section):
+    NAME: ClassVar[str] = "prepare_preferences"
+    sources: list[PairSource] = bounded(filled("rows, votes or both"), [PairSource.rows, PairSource.votes])
     rows: Rows = MISSING
     system_messages: SystemMessages = MISSING
     min_chosen_score: float = 8.0  # pairs whose chosen answer is rated lower are left out
-    held_out_pairs: float = 0.2  # share of pairs kept for evaluation
-    max_reject_rate: float = 0.1  # share of rows that may be defective before the stage fails; filtered ones aren't
-
-    def __post_init__(self) -> None:
-        require(bool(self.sources), "prepare_preferences.sources", [], "rows, votes or both")
-        require(0 < self.held_out_pairs < 1, "prepare_preferences.held_out_pairs", self.held_out_pairs, "0 < share < 1")
-        require(0 <= self.max_reject_rate <= 1, "prepare_preferences.max_reject_rate", self.max_reject_rate, "0 to 1")
+    held_out_pairs: float = bounded(share(zero=False), 0.2)  # share of pairs kept for evaluation
+    # share of rows that may be defective before the stage fails; filtered ones aren't
+    max_reject_rate: float = bounded(within(0, 1), 0.1)

@@ -1,112 +1,88 @@
 """The sections of evaluate, judge, benchmark and report."""
 
 from dataclasses import dataclass, field
-
-from omegaconf import MISSING
+from typing import ClassVar
 
 from stages.lib.every_stage.errors import require
+from stages.lib.schema.asking import require_model
+from stages.lib.schema.bounds import Section, at_least, bounded, filled, more_than
 from stages.lib.schema.choices import AskedOf, Dtype, JudgeBackend
+
+THREADS = at_least(0, zero="all usable cores")
 
 
 @dataclass
-class Evaluate:
-    max_new_tokens: int = 0  # of one answer; 0: an eighth more than the longest one that is wanted
-    batch_tokens: int = 0  # padded tokens in one batch of answers; 0: as many as fit into memory, to a limit
+class Evaluate(Section):
+    NAME: ClassVar[str] = "evaluate"
+    max_new_tokens: int = bounded(
+        at_least(0), 0
+    )  # of one answer; 0: an eighth more than the longest one that is wanted
+    batch_tokens: int = bounded(
+        at_least(0), 0
+    )  # padded tokens in one batch of answers; 0: as many as fit into memory, to a limit
     continuous_batching: bool = False  # transformers' own, for many questions on a GPU; in 16 bit answers may differ
     dtype: Dtype = Dtype.auto  # to compute in; answers in float32 don't depend on how they are batched
     demo_question: str = ""  # shown before and after tuning; empty: the first of the seen questions
     bertscore_model: str = ""  # a directory with an encoder; empty: no BERTScore
-    bootstrap_resamples: int = 2000
-    seed: int = MISSING
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.max_new_tokens >= 0, "evaluate.max_new_tokens", self.max_new_tokens, "0 or more")
-        require(self.batch_tokens >= 0, "evaluate.batch_tokens", self.batch_tokens, "0 or more")
-        require(self.bootstrap_resamples > 0, "evaluate.bootstrap_resamples", self.bootstrap_resamples, "1 or more")
-        require(self.seed >= 0, "evaluate.seed", self.seed, "0 or more")
-        require(self.threads >= 0, "evaluate.threads", self.threads, "0 (all usable cores) or more")
+    bootstrap_resamples: int = bounded(at_least(1), 2000)
+    seed: int = bounded(at_least(0))
+    threads: int = bounded(THREADS, 0)
 
 
 @dataclass
-class SamplePreferences:
+class SamplePreferences(Section):
     """Pairs for DPO from the merged SFT model's own answers to questions that have a known answer."""
 
-    enabled: bool = False
-    sources: list[AskedOf] = field(default_factory=lambda: [AskedOf.pdf_qa, AskedOf.preferences])
-    samples: int = 8  # answers to each question
-    temperature: float = 1.0
-    wordings: int = 0  # of each trained fact that are asked; 0: all
-    pairs_per_question: int = 2  # at most, the answers that are drawn most often first
-    max_ratio: float = 4.0  # pairs of answerable to one of unanswerable questions at most, or the other way; 0: any
-    max_new_tokens: int = 0  # of an answer; 0: an eighth more than the longest trained one
-    batch_tokens: int = 0  # padded tokens in one batch of answers; 0: as many as fit into memory, to a limit
-    dtype: Dtype = Dtype.auto
-    seed: int = MISSING
-    threads: int = 0
+    NAME: ClassVar[str] = "sample_preferences"
 
-    def __post_init__(self) -> None:
-        require(bool(self.sources), "sample_preferences.sources", [], "pdf_qa, preferences or both")
-        require(self.samples > 0, "sample_preferences.samples", self.samples, "1 or more")
-        require(self.temperature > 0, "sample_preferences.temperature", self.temperature, "more than 0")
-        require(self.wordings >= 0, "sample_preferences.wordings", self.wordings, "0 (all) or more")
-        key = "sample_preferences.pairs_per_question"
-        require(self.pairs_per_question > 0, key, self.pairs_per_question, "1 or more")
-        require(
-            self.max_ratio == 0 or self.max_ratio >= 1,
-            "sample_preferences.max_ratio",
-            self.max_ratio,
-            "0 (any) or 1 and more",
-        )
-        key = "sample_preferences.max_new_tokens"
-        require(self.max_new_tokens >= 0, key, self.max_new_tokens, "0 (by the longest trained answer) or more")
-        require(self.batch_tokens >= 0, "sample_preferences.batch_tokens", self.batch_tokens, "0 or more")
-        require(self.seed >= 0, "sample_preferences.seed", self.seed, "0 or more")
-        require(self.threads >= 0, "sample_preferences.threads", self.threads, "0 (all usable cores) or more")
+    enabled: bool = False
+    sources: list[AskedOf] = bounded(filled("pdf_qa, preferences or both"), [AskedOf.pdf_qa, AskedOf.preferences])
+    samples: int = bounded(at_least(1), 8)  # answers to each question
+    temperature: float = bounded(more_than(0), 1.0)
+    wordings: int = bounded(at_least(0, zero="all"), 0)  # of each trained fact that are asked
+    pairs_per_question: int = bounded(at_least(1), 2)  # at most, the answers that are drawn most often first
+    # pairs of answerable to one of unanswerable questions at most, or the other way
+    max_ratio: float = bounded(at_least(1).or_else(0, "for any"), 4.0)
+    # of an answer; 0: an eighth more than the longest trained one
+    max_new_tokens: int = bounded(at_least(0, zero="by the longest trained answer"), 0)
+    # padded tokens in one batch of answers; 0: as many as fit into memory, to a limit
+    batch_tokens: int = bounded(at_least(0), 0)
+    dtype: Dtype = Dtype.auto
+    seed: int = bounded(at_least(0))
+    threads: int = bounded(THREADS, 0)
 
 
 @dataclass
-class Judge:
+class Judge(Section):
+    NAME: ClassVar[str] = "judge"
     backend: JudgeBackend = JudgeBackend.none
     model: str = ""  # huggingface: a directory with a chat model; openai: the model's name
     endpoint: str = ""  # openai: the address that /chat/completions is appended to; the key is OPENAI_API_KEY's
     pairs: list[str] = field(default_factory=lambda: ["dpo:base", "dpo:sft"])  # models whose answers are compared
-    questions: int = 100  # at most so many, the same ones however the set grows
-    max_new_tokens: int = 256  # of one verdict
-    bootstrap_resamples: int = 2000
-    seed: int = MISSING
+    questions: int = bounded(at_least(1), 100)  # at most so many, the same ones however the set grows
+    max_new_tokens: int = bounded(at_least(1), 256)  # of one verdict
+    bootstrap_resamples: int = bounded(at_least(1), 2000)
+    seed: int = bounded(at_least(0))
 
-    def __post_init__(self) -> None:
-        if self.backend is not JudgeBackend.none:
-            require(bool(self.model), "judge.model", "", f"a value for backend={self.backend.value}")
-        if self.backend is JudgeBackend.openai:
-            require(self.endpoint.startswith("http"), "judge.endpoint", self.endpoint, "an http(s) address")
+    def check(self) -> None:
+        require_model(self.NAME, self.backend, self.model, self.endpoint)
         models = {"base", "sft", "dpo", "orpo"}
         for pair in self.pairs:
             sides = pair.split(":")
             fits = len(sides) == 2 and set(sides) <= models and sides[0] != sides[1]
             require(fits, "judge.pairs", pair, "two different ones of base, sft, dpo, orpo, such as dpo:base")
-        require(self.questions > 0, "judge.questions", self.questions, "1 or more")
-        require(self.max_new_tokens > 0, "judge.max_new_tokens", self.max_new_tokens, "1 or more")
-        require(self.bootstrap_resamples > 0, "judge.bootstrap_resamples", self.bootstrap_resamples, "1 or more")
-        require(self.seed >= 0, "judge.seed", self.seed, "0 or more")
 
 
 @dataclass
-class Benchmark:
+class Benchmark(Section):
+    NAME: ClassVar[str] = "benchmark"
     tasks: list[str] = field(default_factory=list)  # lm-evaluation-harness's own names; none: nothing is run
     task_folder: str = ""  # a folder with task files (YAML) of one's own
-    limit: int = 0  # rows of each task; 0: all
-    batch_size: int = 8
+    limit: int = bounded(at_least(0, zero="all rows"), 0)  # rows of each task
+    batch_size: int = bounded(at_least(1), 8)
     allow_code: bool = False  # run tasks that execute what a model wrote, such as humaneval
-    seed: int = MISSING
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.limit >= 0, "benchmark.limit", self.limit, "0 (all rows) or more")
-        require(self.batch_size > 0, "benchmark.batch_size", self.batch_size, "1 or more")
-        require(self.seed >= 0, "benchmark.seed", self.seed, "0 or more")
-        require(self.threads >= 0, "benchmark.threads", self.threads, "0 (all usable cores) or more")
+    seed: int = bounded(at_least(0))
+    threads: int = bounded(THREADS, 0)
 
 
 @dataclass

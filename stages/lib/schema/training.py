@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
 from stages.lib.every_stage.errors import require
+from stages.lib.schema.bounds import Bound, Section, at_least, bounded, filled, more_than, one_of, share, within
 from stages.lib.schema.choices import (
     Choice,
     Distributed,
@@ -32,26 +33,45 @@ INITS = ("default", "gaussian")
 ALL_LINEAR = "all-linear"
 """peft's word for every linear layer but the head; what it stands for is in the base's lineage.json."""
 
+BASE_KEPT = Bound(
+    lambda init: init in INITS,
+    f"{' or '.join(INITS)}: with the adapter off the model must be the base, and others change it",
+)
+"""PiSSA, OLoRA, CorDA, EVA and LoftQ move a part of the base into the adapter, or change the base: with the adapter off
+it is another model, which is DPO's reference and keep_base's teacher."""
+
+
+def names_modules(value: object) -> bool:
+    """Whether this is all-linear, or a list of at least one name."""
+    return value == ALL_LINEAR or (
+        isinstance(value, list) and bool(value) and all(isinstance(name, str) and name for name in value)
+    )
+
 
 @dataclass
 class Lora:
     """peft.LoraConfig's own names."""
 
-    r: int = MISSING
-    lora_alpha: int = MISSING
-    lora_dropout: float = MISSING
-    bias: str = "none"
+    r: int = bounded(at_least(1))
+    lora_alpha: int = bounded(at_least(1))
+    lora_dropout: float = bounded(share("p"))
+    bias: str = bounded(one_of("none", "all", "lora_only"), "none")
     # all-linear, or a list of names; OmegaConf has no type for either
-    target_modules: Any = ALL_LINEAR
-    num_layers: int = -1  # that are tuned, counted from the last; -1, or more than there are: all (mlx-lm's name)
+    target_modules: Any = bounded(
+        Bound(names_modules, f"{ALL_LINEAR}, or a list of at least one module name"), ALL_LINEAR
+    )
+    # that are tuned, counted from the last; -1, or more than there are: all (mlx-lm's name)
+    num_layers: int = bounded(at_least(1).or_else(-1, "for all"), -1)
     use_dora: bool = False  # directions and lengths of the weights apart (Liu et al. 2024, arXiv 2402.09353)
     use_rslora: bool = False  # scaled by alpha / sqrt(r) in place of alpha / r (Kalajdzievski 2023, arXiv 2312.03732)
-    init_lora_weights: str = "default"  # of A: default (Kaiming's uniform) or gaussian; B starts at 0
-    loraplus_lr_ratio: float = 0.0  # B's learning rate to A's (Hayou et al. 2024, arXiv 2402.12354); 0: equal
+    # of A: default (Kaiming's uniform) or gaussian; B starts at 0
+    init_lora_weights: str = bounded(BASE_KEPT, INITS[0])
+    # B's learning rate to A's (Hayou et al. 2024, arXiv 2402.12354); 0: equal
+    loraplus_lr_ratio: float = bounded(at_least(1).or_else(0, "for plain LoRA"), 0.0)
 
 
 @dataclass
-class Training:
+class Training(Section):
     """What SFT and DPO have in common, by transformers.TrainingArguments' names where it has one."""
 
     method: Method = Method.lora
@@ -59,164 +79,110 @@ class Training:
     quantization: Quantization = MISSING  # of the frozen base weights during training
     dtype: Dtype = Dtype.auto  # auto: bfloat16 where the hardware has it, else float16 on a GPU, float32 on a CPU
     lora: Lora = field(default_factory=Lora)
-    learning_rate: float = MISSING
+    learning_rate: float = bounded(more_than(0))
     lr_scheduler_type: Scheduler = MISSING
-    warmup_steps: float = 0.0  # below 1: a share of all steps
-    num_train_epochs: float = 1.0
-    max_steps: int = -1  # -1: as many as the epochs need
-    batch_size: int = MISSING  # rows per optimizer step, whatever the hardware
-    max_length: int = MISSING  # tokens
+    warmup_steps: float = bounded(at_least(0), 0.0)  # below 1: a share of all steps
+    num_train_epochs: float = bounded(more_than(0), 1.0)
+    max_steps: int = bounded(at_least(1).or_else(-1, "for as many as the epochs need"), -1)
+    batch_size: int = bounded(at_least(1))  # rows per optimizer step, whatever the hardware
+    max_length: int = bounded(at_least(2))  # tokens
     optim: Optim = MISSING
-    adam_beta2: float = 0.999
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    logging_steps: int = 10  # each logged loss is the mean over so many
-    seed: int = MISSING
-    micro_batch_size: int = 0  # at most so many rows per forward pass; 0: decided from the hardware found
+    adam_beta2: float = bounded(share("beta2"), 0.999)
+    weight_decay: float = bounded(at_least(0), 0.0)
+    max_grad_norm: float = bounded(more_than(0), 1.0)
+    logging_steps: int = bounded(at_least(1), 10)  # each logged loss is the mean over so many
+    seed: int = bounded(within(0, 2**32 - 1))
+    # at most so many rows per forward pass; 0: decided from the hardware found
+    micro_batch_size: int = bounded(at_least(0, zero="auto"), 0)
     gradient_checkpointing: Choice = Choice.auto
     torch_compile: Choice = Choice.auto  # of each layer; on a GPU, where the run is long enough to pay for it
     cuda_graphs: Choice = Choice.auto  # replay the decoder's passes; on a GPU, where a step is one pass
     dequantize_once: Choice = Choice.auto  # keep 16-bit values of 4-bit weights, where memory allows: equal, and faster
     distributed: Distributed = Distributed.none  # over several GPUs, by accelerate; the batch_size stays what it is
-    processes: int = 0  # of distributed; 0: all visible GPUs, as far as the batch divides; on a CPU a number
-    threads: int = 0  # CPU threads; 0: all that this process may use
-    checkpoint_minutes: float = 5.0  # a crash may cost so much and logging_steps; 0: only those
+    # of distributed; 0: all visible GPUs, as far as the batch divides; on a CPU a number
+    processes: int = bounded(at_least(0, zero="all visible GPUs"), 0)
+    threads: int = bounded(at_least(0, zero="all usable"), 0)  # of a CPU
+    # a crash may cost so much and logging_steps; 0: only those
+    checkpoint_minutes: float = bounded(at_least(0, zero="every step"), 5.0)
     report_to: list[Tracker] = field(default_factory=list)
 
-    def check(self, section: str) -> None:
-        """Raise UserError for a value or combination that can't train."""
-        require(self.batch_size > 0, f"{section}.batch_size", self.batch_size, "1 or more")
-        require(self.max_length > 1, f"{section}.max_length", self.max_length, "2 or more")
-        require(self.learning_rate > 0, f"{section}.learning_rate", self.learning_rate, "more than 0")
-        require(self.lora.r > 0, f"{section}.lora.r", self.lora.r, "1 or more")
-        require(0 <= self.lora.lora_dropout < 1, f"{section}.lora.lora_dropout", self.lora.lora_dropout, "0 <= p < 1")
-        layers = self.lora.num_layers
-        require(layers == -1 or layers > 0, f"{section}.lora.num_layers", layers, "1 or more, or -1 for all")
-        modules = self.lora.target_modules
-        names = isinstance(modules, list) and modules and all(isinstance(name, str) and name for name in modules)
-        require(
-            modules == ALL_LINEAR or bool(names),
-            f"{section}.lora.target_modules",
-            modules,
-            f"{ALL_LINEAR}, or a list of at least one module name",
-        )
-        require(self.warmup_steps >= 0, f"{section}.warmup_steps", self.warmup_steps, "0 or more")
-        require(self.num_train_epochs > 0, f"{section}.num_train_epochs", self.num_train_epochs, "more than 0")
-        require(
-            self.max_steps == -1 or self.max_steps > 0,
-            f"{section}.max_steps",
-            self.max_steps,
-            "1 or more, or -1 for as many as the epochs need",
-        )
-        require(self.max_grad_norm > 0, f"{section}.max_grad_norm", self.max_grad_norm, "more than 0")
-        require(self.weight_decay >= 0, f"{section}.weight_decay", self.weight_decay, "0 or more")
-        require(0 <= self.adam_beta2 < 1, f"{section}.adam_beta2", self.adam_beta2, "0 <= beta2 < 1")
-        require(self.logging_steps > 0, f"{section}.logging_steps", self.logging_steps, "1 or more")
-        require(
-            self.lora.bias in ("none", "all", "lora_only"),
-            f"{section}.lora.bias",
-            self.lora.bias,
-            "none, all or lora_only",
-        )
-        require(self.lora.lora_alpha > 0, f"{section}.lora.lora_alpha", self.lora.lora_alpha, "1 or more")
-        self.check_lora_variants(section)
-        require(0 <= self.seed < 2**32, f"{section}.seed", self.seed, "0 to 4294967295")
-        self.check_sharing(section)
-        require(self.threads >= 0, f"{section}.threads", self.threads, "0 (all usable) or more")
-        require(
-            self.checkpoint_minutes >= 0,
-            f"{section}.checkpoint_minutes",
-            self.checkpoint_minutes,
-            "0 (every step) or more",
-        )
+    def check(self) -> None:
+        self.check_lora_variants()
+        self.check_sharing()
         absent = [tracker.value for tracker in self.report_to if find_spec(tracker.value) is None]
-        require(not absent, f"{section}.report_to", absent, f"installed packages: pip install {' '.join(absent)}")
-        require(self.micro_batch_size >= 0, f"{section}.micro_batch_size", self.micro_batch_size, "0 (auto) or more")
+        require(not absent, f"{self.NAME}.report_to", absent, f"installed packages: pip install {' '.join(absent)}")
         if self.engine is Engine.unsloth:
-            self.check_unsloth(section)
+            self.check_unsloth()
         require(
             self.method is Method.lora or self.quantization in (Quantization.none, Quantization.auto),
-            f"{section}.quantization",
+            f"{self.NAME}.quantization",
             self.quantization.value,
-            f"none, since {section}.method=full trains the weights themselves",
+            f"none, since {self.NAME}.method=full trains the weights themselves",
         )
 
-    def check_lora_variants(self, section: str) -> None:
-        """Raise UserError for a variant of LoRA that starts elsewhere than at the base, or goes with nothing else set.
-
-        PiSSA, OLoRA, CorDA, EVA and LoftQ move a part of the base into the adapter, or change the base: with the
-        adapter off it is another model, which is DPO's reference and keep_base's teacher.
-        """
-        lora, trl = self.lora, self.engine is Engine.trl
-        require(
-            lora.init_lora_weights in INITS,
-            f"{section}.lora.init_lora_weights",
-            lora.init_lora_weights,
-            f"{' or '.join(INITS)}: with the adapter off the model must be the base, and others change it",
-        )
-        ratio = lora.loraplus_lr_ratio
-        require(ratio == 0 or ratio >= 1, f"{section}.lora.loraplus_lr_ratio", ratio, "1 or more, or 0 for plain LoRA")
+    def check_lora_variants(self) -> None:
+        """Raise UserError for a variant of LoRA that goes with nothing else that is set."""
+        lora, trl, ratio = self.lora, self.engine is Engine.trl, self.lora.loraplus_lr_ratio
         for name, on in {"use_dora": lora.use_dora, "loraplus_lr_ratio": ratio > 0}.items():
-            key, value = f"{section}.lora.{name}", getattr(lora, name)
-            require(not on or trl, key, value, f"{section}.engine=trl: Unsloth's kernels are those of plain LoRA")
+            key, value = f"{self.NAME}.lora.{name}", getattr(lora, name)
+            require(not on or trl, key, value, f"{self.NAME}.engine=trl: Unsloth's kernels are those of plain LoRA")
             require(
                 not on or self.distributed in (Distributed.none, Distributed.ddp),
                 key,
                 value,
-                f"{section}.distributed=none or ddp: weights that are sharded have no norms and no groups of their own",
+                f"{self.NAME}.distributed=none or ddp: sharded weights have no norms and no groups of their own",
             )
 
-    def check_sharing(self, section: str) -> None:
+    def check_sharing(self) -> None:
         """Raise UserError for what several processes can't share."""
-        require(self.processes >= 0, f"{section}.processes", self.processes, "0 (all visible GPUs) or more")
         require(
             self.processes == 0 or self.batch_size % self.processes == 0,
-            f"{section}.processes",
+            f"{self.NAME}.processes",
             self.processes,
-            f"a number that divides {section}.batch_size={self.batch_size}: {divisors(self.batch_size)}",
+            f"a number that divides {self.NAME}.batch_size={self.batch_size}: {divisors(self.batch_size)}",
         )
         require(
             self.processes < 2 or self.distributed is not Distributed.none,
-            f"{section}.processes",
+            f"{self.NAME}.processes",
             self.processes,
-            f"0 or 1 with {section}.distributed=none; or {section}.distributed=auto",
+            f"0 or 1 with {self.NAME}.distributed=none; or {self.NAME}.distributed=auto",
         )
         require(
             self.distributed is not Distributed.fsdp or self.quantization is not Quantization.int8,
-            f"{section}.quantization",
+            f"{self.NAME}.quantization",
             self.quantization.value,
-            f"none, nf4 or auto with {section}.distributed=fsdp: int8 weights can't be sharded",
+            f"none, nf4 or auto with {self.NAME}.distributed=fsdp: int8 weights can't be sharded",
         )
 
-    def check_unsloth(self, section: str) -> None:
+    def check_unsloth(self) -> None:
         """Raise UserError for what engine=unsloth can't do, or would ignore; and where it isn't installed."""
-        chosen = f"since {section}.engine=unsloth"
-        require(self.method is Method.lora, f"{section}.method", self.method.value, f"lora, {chosen} tunes no more")
+        chosen = f"since {self.NAME}.engine=unsloth"
+        require(self.method is Method.lora, f"{self.NAME}.method", self.method.value, f"lora, {chosen} tunes no more")
         require(
             self.quantization is not Quantization.int8,
-            f"{section}.quantization",
+            f"{self.NAME}.quantization",
             self.quantization.value,
             f"auto, nf4 or none, {chosen} has kernels for 4 and 16 bits",
         )
         require(
             self.dtype is not Dtype.float32,
-            f"{section}.dtype",
+            f"{self.NAME}.dtype",
             self.dtype.value,
             f"auto, bfloat16 or float16, {chosen} would compute in 16 bits all the same",
         )
         require(
             self.distributed is Distributed.none,
-            f"{section}.distributed",
+            f"{self.NAME}.distributed",
             self.distributed.value,
             f"none, {chosen} trains on one GPU",
         )
         for name in ("torch_compile", "cuda_graphs", "dequantize_once"):
             choice = getattr(self, name)
-            require(choice is Choice.auto, f"{section}.{name}", choice.value, f"auto, {chosen} decides it by itself")
+            require(choice is Choice.auto, f"{self.NAME}.{name}", choice.value, f"auto, {chosen} decides it by itself")
         absent = [package for package in UNSLOTH if find_spec(package) is None]
         require(
             not absent,
-            f"{section}.engine",
+            f"{self.NAME}.engine",
             self.engine.value,
             f"trl, or the packages {' and '.join(absent)}: make unsloth (docs/unsloth.md)",
         )
@@ -231,34 +197,33 @@ def divisors(number: int) -> str:
 class Mix:
     """How often each data set's rows are in one epoch; 0 leaves it out."""
 
-    ultrachat: int = 1
-    pdf_qa: int = 1
-    raw_text: int = 1  # where prepare_pdf_qa.raw_text made any
+    ultrachat: int = bounded(at_least(0), 1)
+    pdf_qa: int = bounded(at_least(0), 1)
+    raw_text: int = bounded(at_least(0), 1)  # where prepare_pdf_qa.raw_text made any
 
 
 @dataclass
 class KeepBase:
     """Chats held to what the base says of them, by the forward KL divergence, in place of being learned."""
 
-    weight: float = 0.0  # of the KL in nats a token, beside the loss of what is learned; 0: chats are learned
-    max_tokens: int = 128  # of each chat, the first that would be learned
+    # of the KL in nats a token, beside the loss of what is learned; 0: chats are learned
+    weight: float = bounded(at_least(0, zero="off"), 0.0)
+    max_tokens: int = bounded(at_least(1), 128)  # of each chat, the first that would be learned
 
 
 @dataclass
 class Sft(Training):
+    NAME: ClassVar[str] = "sft"
     mix: Mix = field(default_factory=Mix)
     keep_base: KeepBase = field(default_factory=KeepBase)
     loss_on: LossOn = LossOn.assistant  # the tokens that are learned
     overlong: Overlong = Overlong.cut_turns  # beyond max_length: whole last turns go, or the tail of the tokens
     padding_free: Choice = Choice.auto  # packed rows, where attention can keep them apart
 
-    def __post_init__(self) -> None:
-        self.check("sft")
+    def check(self) -> None:
+        super().check()
         shares = (self.mix.ultrachat, self.mix.pdf_qa)
-        require(min(shares) >= 0 and sum(shares) > 0, "sft.mix", shares, "0 or more each, and not both 0")
-        require(self.mix.raw_text >= 0, "sft.mix.raw_text", self.mix.raw_text, "0 or more")
-        require(self.keep_base.weight >= 0, "sft.keep_base.weight", self.keep_base.weight, "0 (off) or more")
-        require(self.keep_base.max_tokens > 0, "sft.keep_base.max_tokens", self.keep_base.max_tokens, "1 or more")
+        require(sum(shares) > 0, "sft.mix", shares, "not both 0")
         if self.keep_base.weight:
             self.check_keep_base()
         require(
@@ -288,25 +253,23 @@ class Sft(Training):
 
 @dataclass
 class Dpo(Training):
-    prepared_share: float = 1.0  # of the prepared pairs beside sampled ones and votes, which are all trained on
-    beta: float = MISSING
-    loss_type: list[DpoLoss] = field(default_factory=lambda: [DpoLoss.sigmoid])
+    NAME: ClassVar[str] = "dpo"
+    # of the prepared pairs beside sampled ones and votes, which are all trained on
+    prepared_share: float = bounded(within(0, 1), 1.0)
+    beta: float = bounded(more_than(0))
+    loss_type: list[DpoLoss] = bounded(filled("at least one of trl's losses"), [DpoLoss.sigmoid])
     loss_weights: list[float] = field(default_factory=list)  # one for each loss_type; empty: 1 each
-    label_smoothing: float = 0.0
+    label_smoothing: float = bounded(share("p", below=0.5), 0.0)
     precompute_ref_log_probs: bool = False  # once before training instead of in each step; kept by content
 
-    def __post_init__(self) -> None:
-        self.check("dpo")
-        require(0 <= self.prepared_share <= 1, "dpo.prepared_share", self.prepared_share, "0 to 1")
-        require(self.beta > 0, "dpo.beta", self.beta, "more than 0")
-        require(bool(self.loss_type), "dpo.loss_type", [], "at least one of trl's losses")
+    def check(self) -> None:
+        super().check()
         require(
             len(self.loss_weights) in (0, len(self.loss_type)),
             "dpo.loss_weights",
             self.loss_weights,
             f"one for each of the {len(self.loss_type)} losses in dpo.loss_type, or none",
         )
-        require(0 <= self.label_smoothing < 0.5, "dpo.label_smoothing", self.label_smoothing, "0 <= p < 0.5")
         require(
             DpoLoss.exo_pair not in self.loss_type or self.label_smoothing > 0,
             "dpo.label_smoothing",
@@ -331,10 +294,10 @@ class Dpo(Training):
 class Orpo(Training):
     """SFT and preferences in one step, from the base model (Hong et al. 2024, arXiv 2403.07691)."""
 
+    NAME: ClassVar[str] = "orpo"
     enabled: bool = False
-    beta: float = 0.1  # the paper's lambda
+    beta: float = bounded(more_than(0), 0.1)  # the paper's lambda
 
-    def __post_init__(self) -> None:
-        self.check("orpo")
-        require(self.beta > 0, "orpo.beta", self.beta, "more than 0")
+    def check(self) -> None:
+        super().check()
         require(self.method is Method.lora, "orpo.method", self.method.value, "lora")

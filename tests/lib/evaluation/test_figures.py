@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from stages.lib.evaluation.figures import differences, figures_of, known_facts, warnings_of
+from stages.lib.evaluation.figures import differences, figures_of, known_facts
 
 
 def row(name, right, nats, split="seen", fact=None):
@@ -59,15 +59,3 @@ def test_a_fact_is_known_if_most_of_its_wordings_are_answered_right():
     rows.append(row("other", 1.0, 1.0, split="unseen"))
     assert known_facts(rows) == {"known": 2, "asked": 4}
     assert known_facts([]) == {"known": 0, "asked": 0}
-
-
-def test_warnings_say_what_a_reader_must_know():
-    def cell(value):
-        return {"value": value, "low": 0.0, "high": 1.0, "n": 200, "groups": 200}
-
-    before = {"seen": {"key_exact": cell(0.1), "stop_rate": cell(0.1)}, "control_ko": {"perplexity": cell(20.0)}}
-    after = {"seen": {"key_exact": cell(0.9), "stop_rate": cell(0.5)}, "control_ko": {"perplexity": cell(50.0)}}
-    lines = warnings_of({"base": before, "dpo": after})
-    assert any("50% of dpo's answers were truncated" in line for line in lines)
-    assert any("control_ko: perplexity rose from 20.0 to 50.0" in line for line in lines)
-    assert warnings_of({"base": before, "dpo": {**before, "seen": {"stop_rate": cell(1.0)}}}) == []

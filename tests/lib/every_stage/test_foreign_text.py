@@ -49,7 +49,6 @@ def planted(tmp_path: Path) -> Path:
         "steps": {name: {"seen": {"key_exact": cell}} for name in ("sft", "dpo")},
         "facts": {name: {"known": 1, "asked": 2} for name in ("base", "sft", "dpo")},
         "demo": {"question": text, "answers": dict.fromkeys(("base", "sft", "dpo"), text)},
-        "warnings": [text],
     }
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics/eval_detail.json").write_text(json.dumps(detail))
