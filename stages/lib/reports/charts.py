@@ -38,7 +38,7 @@ def line_chart(caption: str, title: str, points: Points) -> str:
 
 def interval_chart(title: str, rows: list[tuple[str, list[tuple[str, dict[str, float]]]]]) -> str:
     """Shares in [0, 1] with their intervals: for each label, a dot with whiskers for each named series."""
-    left = 108
+    left = 122
     lines, y = [], TOP + 4
 
     def across(value: float) -> float:

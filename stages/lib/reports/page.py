@@ -70,6 +70,10 @@ th, td { text-align: left; padding: .35rem .45rem; border-bottom: 1px solid var(
 .tag.orpo { color: var(--orpo) }
 .up { color: var(--good) } .down { color: var(--bad) } summary { cursor: pointer; font-weight: 600 }
 code { font-size: .84rem; word-break: break-all }
+@media (max-width: 40rem) { .short th, .short td { white-space: normal; overflow-wrap: break-word;
+  padding: .3rem .2rem; font-size: .72rem }
+  .short th:nth-child(3), .short td:nth-child(3), .short th:nth-last-child(2), .short td:nth-last-child(2) {
+  display: none } }
 """
 
 
@@ -174,7 +178,8 @@ def figure_rows(evidence: Evidence, names: list[tuple[str, str]]) -> list[list[s
             n = next(cell["n"] for cell in cells if cell)
             found = [detail[kind][evidence.tuned].get(split, {}).get(name) for kind in ("differences", "steps")]
             told = [coloured(change, split, name) for change in found]
-            rows.append([split, name, str(n), *(figure(cell) for cell in cells), *told])
+            named = [word.replace("_", "_<wbr>") for word in (split, name)]  # where a narrow screen may break them
+            rows.append([*named, str(n), *(figure(cell) for cell in cells), *told])
     return rows
 
 
@@ -191,7 +196,7 @@ def short_table(evidence: Evidence) -> str:
     meanings = "".join(f"<p class=soft><b>{name}</b>: {told.inline()}</p>" for name, told in words.MEANINGS.items())
     header: list[Words | str] = [words.SET, words.FIGURE, "n", *models, *evidence.compared]
     rows = figure_rows(evidence, shown_in(evidence.detail["models"][models[0]]))
-    return f'<div class="box">{table(header, rows)}{words.BETTER_AND_WORSE.paragraphs("soft")}{meanings}</div>'
+    return f'<div class="box short">{table(header, rows)}{words.BETTER_AND_WORSE.paragraphs("soft")}{meanings}</div>'
 
 
 def full_table(evidence: Evidence) -> str:
