@@ -256,7 +256,7 @@ def test_a_system_message_is_folded_where_the_template_takes_none(chain: Chain) 
 def test_the_chain_ends_in_a_report(chain: Chain) -> None:
     scores = json.loads((chain.directory / "metrics/eval.json").read_text(encoding="utf-8"))
     assert set(scores) == {"base", "sft", "dpo", "orpo"}
-    # In bfloat16, where a CPU has it, merged weights round otherwise and GPT-OSS' router may choose another expert: 0.011.
+    # In bfloat16, where a CPU has it, merged weights round and GPT-OSS' router may choose another expert: 0.011.
     assert json.loads((chain.directory / "metrics/merge.json").read_text(encoding="utf-8"))["kl"] < 0.02
     assert (chain.directory / "metrics/eval_report.html").is_file()
     assert (chain.directory / "models/card/README.md").is_file()
