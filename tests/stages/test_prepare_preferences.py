@@ -243,8 +243,9 @@ def test_votes_on_one_answer_are_ktos_rows_and_each_is_counted(workspace: Path) 
     prepare(workspace, rows)
     held_out = next(read_jsonl(OUT / "evaluation.jsonl"))["prompt"][-1]["content"]
     good = {"prompt": "What is a tide?", "completion": "The sea's rise.", "label": True}
-    write_jsonl(votes / "unpaired.jsonl", [good, {**good, "completion": "A wave.", "label": False},
-                                           {**good, "prompt": held_out}, {**good, "prompt": ASKED}, {"prompt": "?"}])  # fmt: skip
+    bad = {**good, "completion": "A wave.", "label": False}
+    lines = [good, bad, {**good, "prompt": held_out}, {**good, "prompt": ASKED}, {"prompt": "?"}]
+    write_jsonl(votes / "unpaired.jsonl", lines)
     report = prepare(workspace, rows)
     assert [(row["completion"], row["label"]) for row in read_jsonl(OUT / "unpaired.jsonl")] == [
         ("The sea's rise.", True), ("A wave.", False)
