@@ -62,10 +62,10 @@ def steps(section: ProbeBase) -> list[tuple[str, Callable[[Path], Any], str]]:
     ]
     if section.preference_enabled:
         values = training_values(section.preference)
-        chosen = {"algorithm": section.preference_algorithm, "start": section.preference_start, "kl_batch_size": 2}
+        values |= {"algorithm": section.preference_algorithm, "start": section.preference_start, "kl_batch_size": 2}
         name = section.preference_algorithm.value.upper()
         found += [
-            (name, partial(preference, Preference(enabled=True, **chosen, **values)), "preference.quantization=none"),
+            (name, partial(preference, Preference(enabled=True, **values)), "preference.quantization=none"),
             (f"{name}'s merge", partial(merge_preference, MergePreference()), "preference.quantization=none"),
         ]
     return found

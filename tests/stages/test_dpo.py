@@ -83,7 +83,7 @@ def test_votes_without_a_partner_are_passed_over_and_counted(merged, capsys):
     write_jsonl(merged / "data/prepared/preferences/unpaired.jsonl", [vote, vote])
     dpo(Dpo(**tiny_training(beta=0.5, max_steps=1)), merged)
     assert json.loads((merged / METRICS).read_text(encoding="utf-8"))["votes_unpaired"] == 2
-    assert "2 votes on one answer passed over; preference.algorithm=kto" in capsys.readouterr().out
+    assert "2 votes on one answer are passed over; preference.algorithm=kto" in capsys.readouterr().out
 
 
 @pytest.mark.slow
