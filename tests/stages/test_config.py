@@ -69,6 +69,15 @@ def run_config(place, *overrides):
         ("sft.overlong=truncate", ["sft.overlong", "cut_turns"]),
         ("merge.base=dequantized", ["merge.base: found 'dequantized'", "original weights"]),
         ("dpo.method=full", ["dpo.method"]),
+        ("preference.method=full", ["preference.method: found 'full', needed lora"]),
+        (
+            "preference={algorithm: kto, kl_batch_size: 3}",
+            ["preference.kl_batch_size: found 3", "divides preference.batch_size=4: 1, 2, 4, and not 1"],
+        ),
+        ("preference={algorithm: kto, kl_batch_size: 1}", ["preference.kl_batch_size: found 1, needed 2 or more"]),
+        ("preference={algorithm: kto, engine: unsloth}", ["preference.engine: found 'unsloth'", "engine=trl"]),
+        ("preference.algorithm=dpo", ["orpo, cpo, simpo, kto", "preference.algorithm"]),
+        ("judge.pairs=[kto:gpt]", ["judge.pairs: found 'kto:gpt'", "base, sft, dpo, orpo, cpo, simpo, kto"]),
         ("sft.mix={ultrachat:0,pdf_qa:0}", ["sft.mix"]),
         ("prepare_pdf_qa.raw_text=some", ["prepare_pdf_qa.raw_text", "some"]),
         ("prepare_pdf_qa.generate.rules=false", ["prepare_pdf_qa.generate.rules: found False", "nobody writes"]),
@@ -127,6 +136,11 @@ def test_a_merge_that_dpo_would_quantise_again_is_refused(place, monkeypatch):
     monkeypatch.chdir(place)
     with pytest.raises(UserError, match=r"merge\.base: found 'dequantized'.*rounds back"):
         config(["sft.quantization=nf4", "merge.base=dequantized", "dpo.quantization=nf4"])
+    again = ["sft.quantization=nf4", "merge.base=dequantized", "preference.quantization=nf4", "preference.enabled=true"]
+    with pytest.raises(UserError, match=r"merge\.base: found 'dequantized'.*preference\.quantization=nf4.*rounds back"):
+        config([*again, "preference.algorithm=kto"])
+    config(again)  # ORPO starts from the base
+    (place / "params.lock.yaml").unlink()
     with pytest.raises(UserError, match=r"sft\.quantization: found 'nf4'.*sft\.method=full"):
         config(["sft.quantization=nf4", "merge.base=dequantized", "sft.method=full", "sft.keep_base.weight=0"])
 

@@ -70,17 +70,19 @@ def test_each_method_trains_the_model_that_it_is_for(merged, algorithm, start, t
 @pytest.mark.parametrize("quantization", [Quantization.nf4, Quantization.none])
 @pytest.mark.parametrize("algorithm", list(Algorithm))
 def test_on_it_learns_the_chosen_answers(merged, algorithm, quantization):
+    train = merged / "data/prepared/preferences/train.jsonl"
+    write_jsonl(train, list(read_jsonl(train))[:8])  # each of them is seen often
     chosen = {"enabled": True, "algorithm": algorithm, "quantization": quantization}
     preference(Preference(**tiny_training(max_steps=60, learning_rate=0.02, **chosen)), merged)
     rows = log(merged)
     early, late = rows[:5], rows[-5:]
     if algorithm is Algorithm.orpo:
-        assert mean(late, "nll_loss") < mean(early, "nll_loss") - 0.2
+        assert mean(late, "nll_loss") < mean(early, "nll_loss") - 1
     elif algorithm is Algorithm.kto:
-        assert mean(late, "reward_chosen") - mean(late, "reward_rejected") > 0.3
-        assert mean(late, "loss") < mean(early, "loss")
+        assert mean(late, "reward_chosen") - mean(late, "reward_rejected") > 1
+        assert mean(late, "loss") < mean(early, "loss") - 0.1
     else:
-        assert mean(late, "reward_margin") > mean(early, "reward_margin") + 0.3
+        assert mean(late, "reward_margin") > mean(early, "reward_margin") + 1
     assert (merged / OUT / "adapter_model.safetensors").is_file()
 
 
