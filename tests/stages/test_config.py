@@ -75,7 +75,10 @@ def run_config(place, *overrides):
             ["preference.kl_batch_size: found 3", "divides preference.batch_size=4: 1, 2, 4, and not 1"],
         ),
         ("preference={algorithm: kto, kl_batch_size: 1}", ["preference.kl_batch_size: found 1, needed 2 or more"]),
-        ("preference={algorithm: kto, engine: unsloth}", ["preference.engine: found 'unsloth'", "engine=trl"]),
+        (
+            "preference={algorithm: kto, engine: unsloth}",
+            ["preference.engine: found 'unsloth', needed trl, since preference.algorithm=kto"],
+        ),
         ("preference.algorithm=dpo", ["orpo, cpo, simpo, kto", "preference.algorithm"]),
         ("judge.pairs=[kto:gpt]", ["judge.pairs: found 'kto:gpt'", "base, sft, dpo, orpo, cpo, simpo, kto"]),
         ("sft.mix={ultrachat:0,pdf_qa:0}", ["sft.mix"]),

@@ -319,17 +319,20 @@ class Preference(Training):
         super().check()
         require(self.method is Method.lora, "preference.method", self.method.value, "lora")
         require(
-            self.engine is Engine.trl or self.algorithm is Algorithm.orpo,
-            "preference.engine",
-            self.engine.value,
-            f"trl, since preference.algorithm={self.algorithm.value}: Unsloth was tried with orpo alone",
-        )
-        require(
             self.algorithm is not Algorithm.kto or self.batch_size % self.kl_batch_size == 0,
             "preference.kl_batch_size",
             self.kl_batch_size,
             f"a number that divides preference.batch_size={self.batch_size}: {divisors(self.batch_size)}, and not 1",
         )
+
+    def check_unsloth(self) -> None:
+        require(
+            self.algorithm is Algorithm.orpo,
+            "preference.engine",
+            self.engine.value,
+            f"trl, since preference.algorithm={self.algorithm.value}: Unsloth was tried with orpo alone",
+        )
+        super().check_unsloth()
 
     def started_from(self) -> StartFrom:
         """The model that is tuned: base or sft."""
