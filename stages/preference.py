@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.every_stage.entry import run
-from stages.lib.every_stage.lineage import OFF, refuse_changed_weights, write_lineage
+from stages.lib.every_stage.lineage import OFF, arguments_of, refuse_changed_weights, write_lineage
 from stages.lib.every_stage.publish import published
 from stages.lib.every_stage.records import write_json
 from stages.lib.preference_tuning.kto_rows import kto_rows, rows_of_a_pass
@@ -76,11 +76,14 @@ def train_on_pairs(section: Preference, base: Path, root: Path) -> dict[str, Any
 
 def train_on_answers(section: Preference, base: Path, root: Path) -> dict[str, Any]:
     """KTO: each row is one answer that somebody likes or doesn't, of a pair or by itself."""
-    tuning = begin("preference", replace(section, micro_batch_size=rows_of_a_pass(section, count())), base)
+    own = rows_of_a_pass(section, count())  # this process's part of them
+    tuning = begin("preference", replace(section, micro_batch_size=own, kl_batch_size=own), base)
+    asked = replace(tuning.section, micro_batch_size=section.micro_batch_size, kl_batch_size=section.kl_batch_size)
     train, unpaired = PREFERENCES / "train.jsonl", PREFERENCES / "unpaired.jsonl"
     material = kto_rows(section, train, unpaired, tuning.tokenizer)
     plan = tuning.plan(material.lengths, material.labelled())
     lineage = tuning.lineage([train, unpaired], len(material.rows), material.dropped)
+    lineage["arguments"] = arguments_of(asked)
     with tuning.checkpoints(plan, lineage) as folder:
         trainer, plan, start = tuning.rehearsed(
             plan,
