@@ -50,10 +50,10 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
     dtype = resolve_dtype(section.dtype)
     for directory in MODELS.values():
         refuse_damaged(directory)
-    models, started_from = dict(MODELS), dict(STARTED_FROM)
+    models, beside = dict(MODELS), {}
     if (lineage := refuse_damaged(BESIDE)) != OFF:
         name, before = made_beside(lineage)
-        models[name], started_from[name] = BESIDE, before
+        models[name], beside[name] = BESIDE, before
     sets = {
         "seen": PDF_QA / "seen.jsonl",
         "unseen": PDF_QA / "unseen.jsonl",
@@ -85,8 +85,11 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         "differences": {
             name: differences(rows[against], held, **options) for name, held in rows.items() if name != against
         },
-        "steps": {name: differences(rows[before], rows[name], **options) for name, before in started_from.items()},
-        "started_from": started_from,
+        "steps": {
+            name: differences(rows[before], rows[name], **options)
+            for name, before in {**STARTED_FROM, **beside}.items()
+        },
+        "started_from": beside,
         "facts": {name: known_facts(held) for name, held in rows.items()},
         "demo": {"question": question, "answers": demo},
         "settings": {

@@ -9,7 +9,7 @@ from stages.lib.family import BESIDE, NAMES, STARTED_FROM, TUNED
 from stages.lib.reports.bilingual import Words
 from stages.lib.reports.caveats import caveats
 from stages.lib.reports.numbers import MARKS, Detail, Sets, counted, figure, marked
-from stages.lib.reports.verdict import idle_steps, in_words
+from stages.lib.reports.verdict import before_of, idle_steps, in_words
 
 Row = dict[str, Any]
 
@@ -209,7 +209,7 @@ def render(evidence: Evidence) -> str:
 def regressions(evidence: Evidence) -> list[tuple[str, str]]:
     """Pairs of models between which answers can get worse."""
     chain = [model for model in evidence.models if model not in BESIDE]
-    beside = [(evidence.detail["started_from"][model], model) for model in evidence.models if model in BESIDE]
+    beside = [(before_of(evidence.detail, model), model) for model in evidence.models if model in BESIDE]
     return list(dict.fromkeys([(chain[0], chain[-1]), *pairwise(chain), *beside]))
 
 

@@ -4,7 +4,7 @@ A step counts as useful if a figure that it is for got better beyond chance: the
 to the model that it started from has 0 outside. A step that earns nothing is named, with what to try.
 """
 
-from stages.lib.family import BESIDE, NAMES, TUNED
+from stages.lib.family import BESIDE, NAMES, STARTED_FROM, TUNED
 from stages.lib.reports.bilingual import Words
 from stages.lib.reports.numbers import Cell, Detail, Sets, judgement, signed
 
@@ -53,7 +53,7 @@ def changes(detail: Detail, step: str, wanted: int) -> list[tuple[str, str]]:
 
 def forgotten(detail: Detail, step: str) -> list[str]:
     """The control sets whose perplexity a step raised by more than is said to be as before."""
-    before, after = detail["models"][detail["started_from"][step]], detail["models"][step]
+    before, after = detail["models"][before_of(detail, step)], detail["models"][step]
     return [name for name in controls(after)
             if after[name]["perplexity"]["value"] > AS_BEFORE * before[name]["perplexity"]["value"]]  # fmt: skip
 
@@ -90,7 +90,12 @@ def in_words(detail: Detail, language: str) -> str:
 
 def steps(detail: Detail) -> list[tuple[str, str]]:
     """The steps that were scored, each with the model that it started from."""
-    return [(step, detail["started_from"][step]) for step in NAMES if step in detail["steps"]]
+    return [(step, before_of(detail, step)) for step in NAMES if step in detail["steps"]]
+
+
+def before_of(detail: Detail, step: str) -> str:
+    """The model that a step's training started from; that of the model beside the chain is chosen by its section."""
+    return STARTED_FROM[step] if step in STARTED_FROM else detail["started_from"][step]
 
 
 def controls(figures: Sets) -> list[str]:

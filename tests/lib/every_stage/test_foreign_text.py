@@ -47,7 +47,6 @@ def planted(tmp_path: Path) -> Path:
         "models": {name: {"seen": {"key_exact": cell}} for name in ("base", "sft", "dpo")},
         "differences": {name: {"seen": {"key_exact": cell}} for name in ("sft", "dpo")},
         "steps": {name: {"seen": {"key_exact": cell}} for name in ("sft", "dpo")},
-        "started_from": {"sft": "base", "dpo": "sft"},
         "facts": {name: {"known": 1, "asked": 2} for name in ("base", "sft", "dpo")},
         "demo": {"question": text, "answers": dict.fromkeys(("base", "sft", "dpo"), text)},
     }

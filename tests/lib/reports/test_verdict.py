@@ -37,7 +37,6 @@ def table(sft: dict[str, Any], dpo: dict[str, Any], known: tuple[int, int, int] 
     return {
         "models": {"base": base, "dpo": dpo, "sft": sft},  # as JSON sorts them
         "steps": {"sft": step(base, sft), "dpo": step(sft, dpo)},
-        "started_from": {"sft": "base", "dpo": "sft"},
         "facts": {
             name: {"known": count, "asked": 30} for name, count in zip(("base", "sft", "dpo"), known, strict=True)
         },
@@ -110,7 +109,6 @@ def test_sets_that_there_are_not_are_not_spoken_of() -> None:
     detail = {
         "models": {"base": base, "sft": after, "dpo": after},
         "steps": {"sft": step(base, after), "dpo": step(after, after)},
-        "started_from": {"sft": "base", "dpo": "sft"},
         "facts": {name: {"known": 0, "asked": 0} for name in ("base", "sft", "dpo")},
     }
     assert idle_steps(detail) == []
