@@ -33,8 +33,8 @@ ORDER = [
     "sample-preferences",
     "dpo",
     "merge-dpo",
-    "orpo",
-    "merge-orpo",
+    "preference",
+    "merge-preference",
     "evaluate",
     "judge",
     "benchmark",
@@ -116,7 +116,7 @@ MORE_THAN_IMPORTED = {
     "prepare-pdf-qa": {"stages/lib/data/hub_rows.py", "stages/lib/data/rows.py"},
     "merge": {"stages/lib/models/shape.py"},
     "merge-dpo": {"stages/lib/models/shape.py"},
-    "merge-orpo": {"stages/lib/models/shape.py"},
+    "merge-preference": {"stages/lib/models/shape.py"},
     "report": {"stages/lib/every_stage/lineage.py"},
 }
 """What a folder brings along that its stage doesn't import: an edit there reruns the stage, which takes seconds and

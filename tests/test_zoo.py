@@ -63,10 +63,10 @@ KNOBS: dict[str, Any] = {
     },
     "merge": {"base": "original"},
     "dpo": TRAINING,
-    "orpo": {**TRAINING, "enabled": True},
+    "preference": {**TRAINING, "enabled": True},
     "evaluate": {"max_new_tokens": 4, "bootstrap_resamples": 20, "threads": 1, "dtype": "float32"},
 }
-BASES = {"sft": "base", "dpo": "sft-merged", "orpo": "base"}
+BASES = {"sft": "base", "dpo": "sft-merged", "preference": "base"}
 """What each training stage trains."""
 
 REFUSED = {

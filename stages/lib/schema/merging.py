@@ -24,5 +24,5 @@ class MergeDpo(Merge):
 
 
 @dataclass
-class MergeOrpo(Merge):
-    NAME: ClassVar[str] = "merge_orpo"
+class MergePreference(Merge):
+    NAME: ClassVar[str] = "merge_preference"
