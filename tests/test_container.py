@@ -136,6 +136,8 @@ def test_build_arguments_and_variables_are_declared_before_they_are_used():
 
 def test_packages_are_constraints_and_come_before_the_code():
     installs = [words for words in all_of("RUN") if "pip install" in words]
+    converter = installs.pop()  # by its own hashes, in a folder of its own
+    assert "--no-cache-dir --require-hashes --no-deps --target /opt/venv/converter" in converter
     assert len(installs) == 2
     for words in installs:
         assert words.count("pip install") == words.count("--constraint constraints.txt") == 1

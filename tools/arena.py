@@ -12,10 +12,9 @@ from pathlib import Path
 
 from stages.lib.every_stage.entry import exit_on_user_error
 from stages.lib.every_stage.errors import UserError
+from stages.lib.quantizing.sampling import TEMPERATURES, TOP_P
 from tools.lib.chat_models import (
     MAX_NEW_TOKENS,
-    TEMPERATURES,
-    TOP_P,
     ChatModel,
     Sampling,
     available_models,

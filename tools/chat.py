@@ -3,6 +3,7 @@
 Reads   models/{base,sft-merged,dpo-merged,preference-merged}, each with its own chat template
 Run     graft chat [base|sft|dpo|kto] [--temperature 0.5] [--top-p 0.9] [--max-new-tokens 256]
         graft chat --ask QUESTION [--ask QUESTION ...]        asks these, one after the other, and ends
+        graft chat dpo --gguf models/gguf/q4_k_m.gguf         llama.cpp answers, from a file of the model
 
 exit, quit, 종료 or Ctrl-D ends the chat; Ctrl-C stops an answer; /clear forgets what was said, /help says so. Messages
 are Korean or English by the locale.
@@ -13,15 +14,15 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from stages.lib.every_stage.entry import exit_on_user_error
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.foreign_text import shown
 from stages.lib.models.chat import Messages
+from stages.lib.quantizing.sampling import TEMPERATURES, TOP_P
 from tools.lib.chat_models import (
     MAX_NEW_TOKENS,
-    TEMPERATURES,
-    TOP_P,
     ChatModel,
     Sampling,
     TooLong,
@@ -29,6 +30,7 @@ from tools.lib.chat_models import (
     model_directory,
 )
 from tools.lib.command_line import parser_of
+from tools.lib.gguf_model import gguf_model
 from tools.lib.phrases import Phrases, phrases_of
 from tools.lib.suggestions import Suggestions, suggestions
 
@@ -150,6 +152,7 @@ def main() -> None:
     parser.add_argument("--top-p", type=float, default=TOP_P)
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS)
     parser.add_argument("--ask", action="append", metavar="QUESTION", help="in place of the terminal; /clear works too")
+    parser.add_argument("--gguf", type=Path, metavar="FILE", help="llama.cpp answers from this file of the model")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all that this process may use")
     given = parser.parse_args()
     exit_on_user_error("chat", lambda: start(given), interrupted="nothing was said yet")
@@ -168,9 +171,13 @@ def start(given: argparse.Namespace) -> None:
     sampling = Sampling(temperature, given.top_p, given.max_new_tokens)
     directory = model_directory(given.model)
     write(phrases.loading.format(model=given.model) + "\n")
-    get_ready(given.threads)
+    threads = get_ready(given.threads)
     ask = asks(given.ask) if given.ask else ask_person
-    talk(ChatModel(given.model, directory), sampling, ask, write, phrases, suggestions())
+    if given.gguf:
+        with gguf_model(given.model, directory, given.gguf, threads) as model:
+            talk(model, sampling, ask, write, phrases, suggestions())
+    else:
+        talk(ChatModel(given.model, directory), sampling, ask, write, phrases, suggestions())
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from stages.lib.every_stage.entry import exit_on_user_error
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import refuse_damaged
 from stages.lib.every_stage.publish import published
-from tools.lib.chat_models import TEMPERATURES, model_directory
+from stages.lib.quantizing.modelfile import modelfile
+from stages.lib.quantizing.sampling import TEMPERATURES
+from tools.lib.chat_models import model_directory
 from tools.lib.command_line import parser_of
-from tools.lib.modelfile import modelfile
 
 OUT = Path("outputs/ollama")
 

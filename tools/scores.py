@@ -31,6 +31,7 @@ STAGES += [
     "preference",
     "merge_preference",
     "evaluate",
+    "quantize",
     "judge",
     "benchmark",
     "report",

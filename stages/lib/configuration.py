@@ -36,6 +36,7 @@ SECTIONS = [
     "preference",
     "merge_preference",
     "evaluate",
+    "quantize",
     "judge",
     "benchmark",
     "report",

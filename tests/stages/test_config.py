@@ -503,11 +503,14 @@ WRONG = {
     "pairs_per_question": "0",
     "max_ratio": "0.5",
     "allow_code": "perhaps",
+    "model": "gpt",
+    "formats": "[q9_9]",
+    "max_loss": "1",
 }
 """A value that nothing can use, for each key of a section that trains, merges or scores."""
 
 TRAINED = ("sft", "dpo", "preference", "merge", "merge_dpo", "merge_preference")
-SCORED = ("sample_preferences", "evaluate", "judge", "benchmark")
+SCORED = ("sample_preferences", "evaluate", "quantize", "judge", "benchmark")
 FREE = ("demo_question", "bertscore_model", "model", "endpoint", "tasks", "task_folder")
 """Keys of the latter that take any text; what it names is looked for when the stage runs."""
 

@@ -10,8 +10,8 @@ from conftest import ROOT
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.models.loading import load_tokenizer
+from stages.lib.quantizing.modelfile import go_template, modelfile
 from tools.export import export
-from tools.lib.modelfile import go_template, modelfile
 
 TURNS = {
     "chatml": ("<|im_start|>{role}\n", "<|im_end|>\n"),

@@ -33,8 +33,9 @@ from stages.lib.data.comparison import hash_of, letters
 from stages.lib.evaluation.verdicts import IDENTICAL, by_models, judged
 from stages.lib.every_stage.errors import UserError
 from stages.lib.preferences.votes import FILE, Vote, read_votes
+from stages.lib.quantizing.sampling import TEMPERATURES
 from tools.lib.append_only import append, take_back
-from tools.lib.chat_models import TEMPERATURES, ChatModel, Piece, Sampling, TooLong
+from tools.lib.chat_models import ChatModel, Piece, Sampling, TooLong
 from tools.lib.local_page import LocalPage, application, body
 from tools.lib.suggestions import suggestions
 

@@ -14,6 +14,7 @@ from stages.lib.family import BESIDE, made_beside
 from stages.lib.hardware import resolve_dtype, set_up_cpu
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 from stages.lib.models.loading import load_strictly, load_tokenizer
+from stages.lib.quantizing.sampling import TOP_P
 from stages.lib.schema.choices import Dtype
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ MODELS = {
     "dpo": Path("models/dpo-merged"),
     **dict.fromkeys(BESIDE, Path("models/preference-merged")),
 }
-TEMPERATURES = {"base": 0.7, "sft": 0.7, "dpo": 0.5, **dict.fromkeys(BESIDE, 0.5)}
-"""A model tuned on preferences is surer of its words, and is let to be."""
-TOP_P = 0.9
 MAX_NEW_TOKENS = 256
 
 

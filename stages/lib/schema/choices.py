@@ -181,6 +181,35 @@ class Tracker(Enum):
     wandb = "wandb"
 
 
+class MergedModel(Enum):
+    """A model that a merge made."""
+
+    sft = "sft"
+    dpo = "dpo"
+    preference = "preference"
+
+
+class GgufFormat(Enum):
+    """How a GGUF file holds weights: llama.cpp's own names. q4_k_m mixes q4_k and q6_k, q2_k hardly holds anything."""
+
+    f16 = "f16"
+    bf16 = "bf16"
+    q8_0 = "q8_0"
+    q6_k = "q6_k"
+    q5_k_m = "q5_k_m"
+    q5_k_s = "q5_k_s"
+    q5_1 = "q5_1"
+    q5_0 = "q5_0"
+    q4_k_m = "q4_k_m"
+    q4_k_s = "q4_k_s"
+    q4_1 = "q4_1"
+    q4_0 = "q4_0"
+    q3_k_l = "q3_k_l"
+    q3_k_m = "q3_k_m"
+    q3_k_s = "q3_k_s"
+    q2_k = "q2_k"
+
+
 class MergeBase(Enum):
     original = "original"
     dequantized = "dequantized"

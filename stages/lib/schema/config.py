@@ -7,7 +7,7 @@ from omegaconf import MISSING
 from stages.lib.every_stage.errors import require
 from stages.lib.schema.choices import MergeBase, Quantization, StartFrom, SystemMessages
 from stages.lib.schema.data import PrepareBase, PreparePdfQa, PreparePreferences, PrepareUltrachat
-from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report, SamplePreferences
+from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Quantize, Report, SamplePreferences
 from stages.lib.schema.merging import Merge, MergeDpo, MergePreference
 from stages.lib.schema.probe import ProbeBase
 from stages.lib.schema.training import Dpo, Preference, Sft
@@ -32,6 +32,7 @@ class Config:
     preference: Preference = MISSING
     merge_preference: MergePreference = MISSING
     evaluate: Evaluate = MISSING
+    quantize: Quantize = field(default_factory=Quantize)
     judge: Judge = MISSING
     benchmark: Benchmark = MISSING
     report: Report = field(default_factory=Report)

@@ -1,12 +1,12 @@
-"""The sections of evaluate, judge, benchmark and report."""
+"""The sections of evaluate, quantize, judge, benchmark and report."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from stages.lib.every_stage.errors import require
 from stages.lib.schema.asking import require_model
-from stages.lib.schema.bounds import Section, at_least, bounded, filled, more_than
-from stages.lib.schema.choices import Algorithm, AskedOf, Dtype, JudgeBackend
+from stages.lib.schema.bounds import Section, at_least, bounded, filled, more_than, share
+from stages.lib.schema.choices import Algorithm, AskedOf, Dtype, GgufFormat, JudgeBackend, MergedModel
 
 THREADS = at_least(0, zero="all usable cores")
 
@@ -49,6 +49,22 @@ class SamplePreferences(Section):
     batch_tokens: int = bounded(at_least(0), 0)
     dtype: Dtype = Dtype.auto
     seed: int = bounded(at_least(0))
+    threads: int = bounded(THREADS, 0)
+
+
+@dataclass
+class Quantize(Section):
+    """A merged model as files for llama.cpp, each of them scored by llama.cpp itself."""
+
+    NAME: ClassVar[str] = "quantize"
+    enabled: bool = False
+    model: MergedModel = MergedModel.dpo
+    formats: list[GgufFormat] = bounded(
+        filled("one or more of llama.cpp's, such as [q8_0, q4_k_m]"),
+        [GgufFormat.bf16, GgufFormat.q8_0, GgufFormat.q4_k_m],
+    )
+    # Of key_exact on seen questions, that a file may lose against the 16-bit one.
+    max_loss: float = bounded(share("loss"), 0.05)
     threads: int = bounded(THREADS, 0)
 
 

@@ -124,7 +124,8 @@ def test_what_evaluate_scores_can_be_talked_to() -> None:
     from stages.evaluate import BESIDE as PREFERENCE
     from stages.evaluate import MODELS as SCORED
     from stages.lib.family import BESIDE
-    from tools.lib.chat_models import MODELS, TEMPERATURES
+    from stages.lib.quantizing.sampling import TEMPERATURES
+    from tools.lib.chat_models import MODELS
 
     assert {**SCORED, **dict.fromkeys(BESIDE, PREFERENCE)} == MODELS
     assert list(TEMPERATURES) == list(MODELS)

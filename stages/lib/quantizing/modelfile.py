@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from stages.lib.every_stage.errors import UserError
 from stages.lib.models.chat import Messages, render, stop_ids
 from stages.lib.models.loading import load_tokenizer
-from tools.lib.chat_models import TOP_P
+from stages.lib.quantizing.sampling import TOP_P
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
