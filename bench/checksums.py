@@ -22,7 +22,8 @@ from stages.lib.every_stage.lineage import file_sha256
 MODELS = "models/"
 CHECKPOINT_SECONDS = 300
 TRAINED = {"sft": "models/sft", "dpo": "models/dpo"}
-UNHASHED = {"prepare-ultrachat", "prepare-pdf-qa", "prepare-preferences", "orpo", "merge-orpo", "benchmark"}
+UNHASHED = {"prepare-ultrachat", "prepare-pdf-qa", "prepare-preferences", "benchmark"}
+UNHASHED |= {"orpo", "merge-orpo", "reward", "rl", "merge-rl"}
 """Stages that read a tokenizer alone, and those that are off."""
 
 

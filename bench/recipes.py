@@ -29,9 +29,9 @@ COPIED = ("conf", "stages", "data/raw", "dvc.yaml", "params.yaml", "pyproject.to
 FIRST = ("config", "prepare-base")
 TUNED = "merge"
 LAST = "evaluate"
-LATER = ("sample_preferences", "dpo", "merge_dpo", "evaluate")
+LATER = ("sample_preferences", "dpo", "merge_dpo", "reward", "rl", "merge_rl", "evaluate")
 """Sections of what comes after SFT and its merge, which variants that differ in nothing else share."""
-SEEDED = ("sft", "sample_preferences", "dpo")
+SEEDED = ("sft", "sample_preferences", "dpo", "reward", "rl")
 
 
 def stages_of(place: Path) -> list[str]:

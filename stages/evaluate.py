@@ -1,6 +1,6 @@
-"""Scores of the base, SFT and DPO models, and of ORPO's where it ran, on the same questions, in one run.
+"""Scores of the base, SFT and DPO models, and of ORPO's and RL's where they ran, on the same questions, in one run.
 
-Reads   models/{base,sft-merged,dpo-merged,orpo-merged}, data/prepared/{ultrachat,pdf_qa,preferences}
+Reads   models/{base,sft-merged,dpo-merged,orpo-merged,rl-merged}, data/prepared/{ultrachat,pdf_qa,preferences}
 Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals, differences, hashes, settings),
         metrics/predictions.jsonl (every scored row)
 Run     python -m stages.evaluate
@@ -34,6 +34,7 @@ BASE = Path("models/base")
 SFT = Path("models/sft-merged")
 DPO = Path("models/dpo-merged")
 ORPO = Path("models/orpo-merged")
+RL = Path("models/rl-merged")
 ULTRACHAT = Path("data/prepared/ultrachat")
 PDF_QA = Path("data/prepared/pdf_qa")
 PREFERENCES = Path("data/prepared/preferences")
@@ -41,7 +42,7 @@ EVAL = Path("metrics/eval.json")
 DETAIL = Path("metrics/eval_detail.json")
 PREDICTIONS = Path("metrics/predictions.jsonl")
 
-MODELS = {"base": BASE, "sft": SFT, "dpo": DPO, "orpo": ORPO}
+MODELS = {"base": BASE, "sft": SFT, "dpo": DPO, "orpo": ORPO, "rl": RL}
 """What is scored, the first being what the others are compared with."""
 
 

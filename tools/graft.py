@@ -28,7 +28,7 @@ REPORT = Path("metrics/eval_report.html")
 BASE_LINK = Path("data/raw/base")
 FORWARDED = {
     "scores": "Show the scores of the last run, and what each stage cost.",
-    "chat": "Talk to the tuned model, or to base, sft or orpo.",
+    "chat": "Talk to the tuned model, or to base, sft, orpo or rl.",
     "arena": "Compare two models blind in a browser, and vote.",
     "review": "Accept, edit or reject the questions made of your documents, in a browser.",
     "compare": "What changed between the scores of two commits.",
@@ -39,7 +39,7 @@ FORWARDED = {
     "doctor": "See whether this machine and this repository are ready.",
     "repair": "Put the repository in order after DVC was killed.",
 }
-MODELS = ["base", "sft", "dpo", "orpo"]
+MODELS = ["base", "sft", "dpo", "orpo", "rl"]
 COMPLETED: dict[str, Callable[[], list[str]]] = {
     "chat": lambda: MODELS,
     "export": lambda: MODELS,

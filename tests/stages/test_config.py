@@ -479,10 +479,15 @@ WRONG = {
     "pairs_per_question": "0",
     "max_ratio": "0.5",
     "allow_code": "perhaps",
+    "algorithm": "ppo",
+    "reward": "applause",
+    "num_generations": "1",
+    "max_completion_length": "0",
+    "use_vllm": "perhaps",
 }
 """A value that nothing can use, for each key of a section that trains, merges or scores."""
 
-TRAINED = ("sft", "dpo", "orpo", "merge", "merge_dpo", "merge_orpo")
+TRAINED = ("sft", "dpo", "orpo", "reward", "rl", "merge", "merge_dpo", "merge_orpo", "merge_rl")
 SCORED = ("sample_preferences", "evaluate", "judge", "benchmark")
 FREE = ("demo_question", "bertscore_model", "model", "endpoint", "tasks", "task_folder")
 """Keys of the latter that take any text; what it names is looked for when the stage runs."""

@@ -23,8 +23,9 @@ MODELS = {
     "sft": Path("models/sft-merged"),
     "dpo": Path("models/dpo-merged"),
     "orpo": Path("models/orpo-merged"),
+    "rl": Path("models/rl-merged"),
 }
-TEMPERATURES = {"base": 0.7, "sft": 0.7, "dpo": 0.5, "orpo": 0.5}
+TEMPERATURES = {"base": 0.7, "sft": 0.7, "dpo": 0.5, "orpo": 0.5, "rl": 0.5}
 """A model tuned on preferences is surer of its words, and is let to be."""
 TOP_P = 0.9
 MAX_NEW_TOKENS = 256
@@ -75,7 +76,7 @@ def get_ready(threads: int) -> int:
 
 
 def available_models() -> list[str]:
-    """Names of the models that the last `dvc repro` left, in the order of tuning; ORPO's only where it ran."""
+    """Names of the models that the last `dvc repro` left, in the order of tuning; orpo and rl only where on."""
     return [name for name, path in MODELS.items() if path.is_dir() and read_lineage(path) != OFF]
 
 
@@ -84,7 +85,7 @@ def model_directory(name: str) -> Path:
     if name not in (found := available_models()):
         raise UserError(
             f"{name}: no such model here; found {', '.join(found) or 'none'}. `dvc repro` or `dvc pull` makes base, "
-            "sft and dpo, and orpo with orpo.enabled"
+            "sft and dpo, orpo with orpo.enabled and rl with rl.enabled"
         )
     return MODELS[name]
 

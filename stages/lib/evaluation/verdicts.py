@@ -201,7 +201,7 @@ def by_models(votes: Iterable[Vote], current: set[str]) -> dict[tuple[str, str],
     A name is no version: models whose weights are not among `current` are told apart by them, as in dpo@13eb9e7. Of a
     pair the one that was tuned further is first.
     """
-    order = ("orpo", "dpo", "sft", "base")
+    order = ("rl", "orpo", "dpo", "sft", "base")
     pairs: dict[tuple[str, str], list[Verdict]] = {}
     for vote in votes:
         row: Any = vote.model_dump()

@@ -61,7 +61,7 @@ class Evidence:
 
     @property
     def tuned(self) -> str:
-        """The model that the pipeline is for: DPO's. ORPO, where it ran, is an alternative shown beside it."""
+        """The model that the pipeline is for: DPO's. ORPO's and RL's are shown beside it."""
         return TUNED
 
     @property
@@ -208,8 +208,9 @@ def render(evidence: Evidence) -> str:
 
 def regressions(models: list[str]) -> list[tuple[str, str]]:
     """Pairs of models between which answers can get worse."""
-    chain = [model for model in models if model != "orpo"]  # ORPO starts from the base again
-    pairs = [(chain[0], chain[-1]), *pairwise(chain), *((chain[0], model) for model in models if model == "orpo")]
+    beside = [model for model in models if model in ("orpo", "rl")]  # not on the way to DPO
+    chain = [model for model in models if model not in beside]
+    pairs = [(chain[0], chain[-1]), *pairwise(chain), *((STARTED_FROM[model], model) for model in beside)]
     return list(dict.fromkeys(pairs))
 
 

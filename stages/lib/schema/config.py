@@ -8,8 +8,9 @@ from stages.lib.every_stage.errors import require
 from stages.lib.schema.choices import MergeBase, Quantization, SystemMessages
 from stages.lib.schema.data import PrepareBase, PreparePdfQa, PreparePreferences, PrepareUltrachat
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report, SamplePreferences
-from stages.lib.schema.merging import Merge, MergeDpo, MergeOrpo
+from stages.lib.schema.merging import Merge, MergeDpo, MergeOrpo, MergeRl
 from stages.lib.schema.probe import ProbeBase
+from stages.lib.schema.reinforcement import Reward, Rl
 from stages.lib.schema.training import Dpo, Orpo, Sft
 
 
@@ -31,6 +32,9 @@ class Config:
     merge_dpo: MergeDpo = MISSING
     orpo: Orpo = MISSING
     merge_orpo: MergeOrpo = MISSING
+    reward: Reward = MISSING
+    rl: Rl = MISSING
+    merge_rl: MergeRl = MISSING
     evaluate: Evaluate = MISSING
     judge: Judge = MISSING
     benchmark: Benchmark = MISSING

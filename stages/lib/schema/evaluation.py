@@ -66,11 +66,11 @@ class Judge(Section):
 
     def check(self) -> None:
         require_model(self.NAME, self.backend, self.model, self.endpoint)
-        models = {"base", "sft", "dpo", "orpo"}
+        models = {"base", "sft", "dpo", "orpo", "rl"}
         for pair in self.pairs:
             sides = pair.split(":")
             fits = len(sides) == 2 and set(sides) <= models and sides[0] != sides[1]
-            require(fits, "judge.pairs", pair, "two different ones of base, sft, dpo, orpo, such as dpo:base")
+            require(fits, "judge.pairs", pair, "two different ones of base, sft, dpo, orpo, rl, such as dpo:base")
 
 
 @dataclass

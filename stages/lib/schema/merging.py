@@ -26,3 +26,8 @@ class MergeDpo(Merge):
 @dataclass
 class MergeOrpo(Merge):
     NAME: ClassVar[str] = "merge_orpo"
+
+
+@dataclass
+class MergeRl(Merge):
+    NAME: ClassVar[str] = "merge_rl"
