@@ -7,8 +7,10 @@ Writes  models/reward: adapter and head, tokenizer, lineage.json (which alone sa
 Run     python -m stages.reward reward.enabled=true
 """
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.entry import run
 from stages.lib.every_stage.lineage import OFF, refuse_changed_weights, write_lineage
@@ -31,6 +33,9 @@ from stages.lib.training.rehearsal import rehearse
 from stages.lib.training.run import TrainingRun
 from stages.lib.training.token_rows import pair_lengths, preference_rows
 from stages.lib.training.trainer import keep_adapter_in_float32, lora_config, trainer_arguments, use_loraplus
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 BASE = Path("models/sft-merged")
 PREFERENCES = Path("data/prepared/preferences")
@@ -102,7 +107,7 @@ def make_trainer(tuning: TrainingRun, plan: Plan, pairs: list[dict[str, list[int
     return trainer
 
 
-def measured(tuning: TrainingRun, model: Any) -> dict[str, Any]:
+def measured(tuning: TrainingRun, model: PeftModel) -> dict[str, Any]:
     """Figures of the trained `model` on held-out pairs, whose scores are the same once it is saved and loaded again."""
     chosen, rejected, lengths, dropped = held_out_rows(
         PREFERENCES / "evaluation.jsonl", tuning.tokenizer, tuning.section.max_length

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.evaluation.batches import fitting_batches
 from stages.lib.evaluation.generation import sample_answers
@@ -24,7 +24,7 @@ from stages.lib.every_stage.records import write_json, write_jsonl
 from stages.lib.hardware import device
 from stages.lib.models.chat import stop_ids
 from stages.lib.rewards.policy_start import refuse_wrong_reference
-from stages.lib.rewards.questions import probed, refuse_nothing_to_learn, rewarded, summary, trained_questions
+from stages.lib.rewards.questions import Line, probed, refuse_nothing_to_learn, rewarded, summary, trained_questions
 from stages.lib.rewards.reward_functions import Reward, for_trl, rewards_of
 from stages.lib.rewards.reward_model import load_scorer, plan_of
 from stages.lib.schema.choices import RlAlgorithm, RlReward
@@ -35,6 +35,10 @@ from stages.lib.training.processes import from_main, is_main
 from stages.lib.training.rehearsal import first_step
 from stages.lib.training.run import TrainingRun, begin
 from stages.lib.training.trainer import keep_adapter_in_float32, lora_config, trainer_arguments, use_loraplus
+from stages.lib.training.trl_trainer import TrlTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BASE = Path("models/sft-merged")
 PDF_QA = Path("data/prepared/pdf_qa")
@@ -95,8 +99,8 @@ def train(section: Rl, root: Path) -> dict[str, Any]:
 
 
 def answered(
-    tuning: TrainingRun, model: Any, records: list[Record], rewards: dict[str, Reward]
-) -> list[dict[str, Any]]:
+    tuning: TrainingRun, model: PreTrainedModel, records: list[Record], rewards: dict[str, Reward]
+) -> list[Line]:
     """Answers of `model` to a few of the questions, and what they earn; the same draws before and after training."""
     section, few = tuning.section, probed(records)
     lines = None
@@ -160,7 +164,7 @@ def make_trainer(
     return trainer
 
 
-def train_in_memory(tuning: TrainingRun, trainer: Any, plan: Plan, folder: Path) -> None:
+def train_in_memory(tuning: TrainingRun, trainer: TrlTrainer, plan: Plan, folder: Path) -> None:
     """Train; a GPU whose memory is full is said in words: answers are drawn in each step, and no pass is like another.
 
     Raises UserError then.
@@ -177,7 +181,7 @@ def train_in_memory(tuning: TrainingRun, trainer: Any, plan: Plan, folder: Path)
         ) from error
 
 
-def beside(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def beside(before: list[Line], after: list[Line]) -> list[dict[str, object]]:
     """A line for each question with its answers before and after training."""
     return [
         {**{key: value for key, value in old.items() if key != "answers"}, "before": old["answers"],

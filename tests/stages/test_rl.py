@@ -86,7 +86,7 @@ def test_it_starts_at_its_reference_and_writes_answers_with_their_rewards(learna
     assert {"adapter_model.safetensors", "lineage.json", "tokenizer.json"} <= names
     lines = list(read_jsonl(learnable / SAMPLES))
     assert lines and all(len(line["before"]) == len(line["after"]) == 4 for line in lines)
-    assert {"answer", "stopped", "key_facts", "reward"} == set(lines[0]["before"][0])
+    assert {"answer", "stopped", "rewards", "reward"} == set(lines[0]["before"][0])
 
 
 @pytest.mark.chain
@@ -157,7 +157,7 @@ def test_a_reward_model_that_is_off_is_refused(merged):
 def test_the_reward_model_rewards(merged, kind):
     reward(Reward(**tiny_training(enabled=True, dtype=Dtype.float32, max_length=512, max_steps=4)), merged)
     rl(section(reward=kind, max_steps=1), merged)
-    names = set(next(read_jsonl(merged / SAMPLES))["before"][0])
+    names = set(next(read_jsonl(merged / SAMPLES))["before"][0]["rewards"])
     assert ("key_facts" in names) == (kind is RlReward.both)
     assert "reward_model" in names
     assert "reward_weights_sha256" in read_lineage(merged / OUT)

@@ -36,7 +36,7 @@ def held_out_rows(
     if not chosen:
         raise UserError(
             f"{path}: found no held-out pair of at most reward.max_length={max_length} tokens ({dropped} are longer); "
-            "needed some to know what the reward model is worth. Raise it, or prepare_preferences.evaluation"
+            "needed some to know what the reward model is worth. Raise it, or prepare_preferences.held_out_pairs"
         )
     return chosen, rejected, lengths, dropped
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from stages.lib.evaluation.generation import Answer
 from stages.lib.evaluation.sampled_pairs import verifiable
@@ -21,6 +22,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from stages.lib.schema.reinforcement import Rl
+
+
+class Rewarded(TypedDict):
+    """An answer, and what it earns."""
+
+    answer: str
+    stopped: bool
+    rewards: dict[str, float]  # by name
+    reward: float  # their sum
+
+
+class Line(TypedDict):
+    """A question, and answers that were drawn to it."""
+
+    id: str
+    question: str
+    reference: str  # the trained answer
+    answers: list[Rewarded]
+
 
 PROBED = 24
 """Questions that are answered before and after training."""
@@ -83,33 +103,32 @@ def probed(records: list[Record]) -> list[Record]:
     return sorted(records, key=lambda record: share_of(record["id"]))[:PROBED]
 
 
-def rewarded(rewards: dict[str, Reward], records: list[Record], answers: list[list[Answer]]) -> list[dict[str, Any]]:
+def rewarded(rewards: dict[str, Reward], records: list[Record], answers: list[list[Answer]]) -> list[Line]:
     """A line for each question: its answers, each with its rewards by name and their sum."""
     flat = [answer for drawn in answers for answer in drawn]
     rows = [record for record, drawn in zip(records, answers, strict=True) for _ in drawn]
     found = {name: reward(rows, flat) for name, reward in rewards.items()}
-    lines = [
+    lines: Iterator[Rewarded] = (
         {
             "answer": answer.text,
             "stopped": answer.stopped,
-            **{name: round(values[place], 4) for name, values in found.items()},
+            "rewards": {name: round(values[place], 4) for name, values in found.items()},
             "reward": round(sum(values[place] for values in found.values()), 4),
         }
         for place, answer in enumerate(flat)
-    ]
-    sizes = iter(lines)
+    )
     return [
         {
             "id": record["id"],
             "question": record["messages"][-2]["content"],
             "reference": record["messages"][-1]["content"],
-            "answers": [next(sizes) for _ in drawn],
+            "answers": [next(lines) for _ in drawn],
         }
         for record, drawn in zip(records, answers, strict=True)
     ]
 
 
-def summary(lines: list[dict[str, Any]]) -> dict[str, float]:
+def summary(lines: list[Line]) -> dict[str, float]:
     """The mean reward of all answers, the share that stopped, and that of questions whose answers' rewards differ."""
     answers = [answer for line in lines for answer in line["answers"]]
     return {
@@ -119,12 +138,12 @@ def summary(lines: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def is_mixed(line: dict[str, Any]) -> bool:
+def is_mixed(line: Line) -> bool:
     """Whether a question's answers earn different rewards."""
     return len({answer["reward"] for answer in line["answers"]}) > 1
 
 
-def refuse_nothing_to_learn(section: Rl, lines: list[dict[str, Any]]) -> None:
+def refuse_nothing_to_learn(section: Rl, lines: list[Line]) -> None:
     """Raise UserError where the answers to nearly every question earn the same: no answer is better than another.
 
     The advantage of an answer is its reward less that of the others to its question (GRPO: Shao et al. 2024,

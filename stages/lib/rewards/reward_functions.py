@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stages.lib.evaluation.generation import Answer
 from stages.lib.evaluation.sampled_pairs import Verdict, verdict_of
@@ -19,7 +19,7 @@ from stages.lib.schema.choices import RlReward
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Reward = Callable[[list[Record], list[Answer]], list[float]]
 """The rewards of answers to trained rows, in their order."""
@@ -52,7 +52,7 @@ def short_enough(record: Record, answer: Answer) -> bool:
 
 
 def model_reward(
-    model: Any, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, between_0_and_1: bool = False
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, between_0_and_1: bool = False
 ) -> Reward:
     """The reward model's score of each answer, encoded as its training did; MISSING_STOP less where it didn't end.
 
@@ -88,7 +88,7 @@ def row_of(record: Record, answer: Answer, tokenizer: PreTrainedTokenizerBase) -
 
 
 def rewards_of(
-    kind: RlReward, tokenizer: PreTrainedTokenizerBase, scorer: tuple[Any, torch.dtype] | None
+    kind: RlReward, tokenizer: PreTrainedTokenizerBase, scorer: tuple[PreTrainedModel, torch.dtype] | None
 ) -> dict[str, Reward]:
     """The rewards that are summed, by name; `scorer` is the reward model and what it computes in, where it is used."""
     found: dict[str, Reward] = {}

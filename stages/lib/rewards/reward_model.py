@@ -36,6 +36,7 @@ from stages.lib.training.unsloth_engine import start_engine
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from torch.nn import Module
     from transformers import PreTrainedTokenizerBase
 
@@ -163,7 +164,7 @@ def refuse_frozen_head(model: Module) -> None:
         )
 
 
-def scores(model: Any, rows: list[list[int]], pad: int, dtype: torch.dtype) -> list[float]:
+def scores(model: PreTrainedModel, rows: list[list[int]], pad: int, dtype: torch.dtype) -> list[float]:
     """The reward of each of `rows` (token ids of a prompt and its answer, stop token included), in their order.
 
     They are padded on the right with `pad` and computed in `dtype`.
@@ -194,7 +195,7 @@ def load_trained(directory: Path, base: Path, quantization: Quantization, dtype:
     return PeftModel.from_pretrained(load_reward_model(base, quantization, dtype), directory).eval()
 
 
-def refuse_other_scores(tuning: TrainingRun, model: Any, rows: list[list[int]], wanted: list[float]) -> float:
+def refuse_other_scores(tuning: TrainingRun, model: PeftModel, rows: list[list[int]], wanted: list[float]) -> float:
     """The largest change of the scores of `rows` from `wanted` once `model` is saved and loaded again.
 
     Raises UserError where that is more than rounding: a head that wasn't saved would silently give other rewards.
