@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from torch.nn import Module
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from stages.lib.schema.reinforcement import PlainTraining
 
@@ -164,7 +164,7 @@ def refuse_frozen_head(model: Module) -> None:
         )
 
 
-def scores(model: PreTrainedModel, rows: list[list[int]], pad: int, dtype: torch.dtype) -> list[float]:
+def scores(model: PreTrainedModel | PeftModel, rows: list[list[int]], pad: int, dtype: torch.dtype) -> list[float]:
     """The reward of each of `rows` (token ids of a prompt and its answer, stop token included), in their order.
 
     They are padded on the right with `pad` and computed in `dtype`.
