@@ -454,7 +454,7 @@ WRONG = {
     "mix.raw_text": "-1",
     "loss_on": "question",
     "overlong": "drop",
-    "beta": "0",
+    "beta": "-1",
     "loss_type": "[sigmoidal]",
     "loss_weights": "[1, 2, 3]",
     "label_smoothing": "0.5",

@@ -37,7 +37,7 @@ from stages.lib.training.unsloth_engine import start_engine
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from torch.nn import Module
+    from torch.nn import Linear, Module
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from stages.lib.schema.reinforcement import PlainTraining
@@ -76,6 +76,7 @@ def load_reward_model(directory: Path, quantization: Quantization, dtype: torch.
     Raises UserError for an architecture that has no such form, or weights that are missing besides the head's.
     """
     import torch
+    import transformers
     from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
     quiet_libraries()
@@ -92,6 +93,8 @@ def load_reward_model(directory: Path, quantization: Quantization, dtype: torch.
     if device() == "cuda":
         options["device_map"] = {"": torch.cuda.current_device()}
     with no_code_of_its_own(directory):
+        verbosity = transformers.utils.logging.get_verbosity()
+        transformers.utils.logging.set_verbosity_error()  # it warns of the new head; what is missing is looked at below
         try:
             loaded: Any = AutoModelForSequenceClassification.from_pretrained(directory, **options)
         except ValueError as error:
@@ -101,6 +104,8 @@ def load_reward_model(directory: Path, quantization: Quantization, dtype: torch.
                 f"{directory}: transformers has no form of this architecture that scores a text; needed one for a "
                 "reward model. Set reward.enabled=false and rl.reward=key_facts"
             ) from None
+        finally:
+            transformers.utils.logging.set_verbosity(verbosity)
     model, found = loaded
     missing = sorted(map(str, found["missing_keys"]))
     if missing != [f"{HEAD}.weight"]:
@@ -108,9 +113,26 @@ def load_reward_model(directory: Path, quantization: Quantization, dtype: torch.
             f"{directory}: as a model that scores answers it lacks {missing}, needed all but {HEAD}.weight. "
             "Set reward.enabled=false and rl.reward=key_facts"
         )
-    torch.nn.init.zeros_(getattr(model, HEAD).weight)
+    setattr(model, HEAD, new_head(getattr(model, HEAD)))
     keep_4bit_weights_unpacked(model)
     return model
+
+
+def new_head(head: Linear) -> Linear:
+    """A head of zeros in place of `head`, which computes in float32 under autocast too.
+
+    In bfloat16 rewards have three digits, and so has the loss, which is of their differences: 0.6914 in place of ln 2.
+    """
+    import torch
+
+    class Float32Head(torch.nn.Linear):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(hidden.device.type, enabled=False):
+                return super().forward(hidden.float())
+
+    made = Float32Head(head.in_features, 1, bias=False, device=head.weight.device, dtype=torch.float32)
+    torch.nn.init.zeros_(made.weight)
+    return made
 
 
 def refuse_pad_as_stop(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
