@@ -1,6 +1,6 @@
 """How long a person waits for an answer: seconds to the first piece, and tokens a second.
 
-Run     python -m bench.chat [base|sft|dpo|orpo|rl] [--threads 2]     OMP_WAIT_POLICY=ACTIVE shows what get_ready spares
+Run     python -m bench.chat [base|sft|dpo|kto] [--threads 2]        OMP_WAIT_POLICY=ACTIVE shows what get_ready spares
 """
 
 import argparse

@@ -23,7 +23,7 @@ MODELS = "models/"
 CHECKPOINT_SECONDS = 300
 TRAINED = {"sft": "models/sft", "dpo": "models/dpo"}
 UNHASHED = {"prepare-ultrachat", "prepare-pdf-qa", "prepare-preferences", "benchmark"}
-UNHASHED |= {"orpo", "merge-orpo", "reward", "rl", "merge-rl"}
+UNHASHED |= {"preference", "merge-preference", "reward", "rl", "merge-rl"}
 """Stages that read a tokenizer alone, and those that are off."""
 
 

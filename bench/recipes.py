@@ -24,14 +24,17 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from stages.lib.family import BESIDE
+
 VARIANTS = Path(__file__).with_suffix(".yaml")
 COPIED = ("conf", "stages", "data/raw", "dvc.yaml", "params.yaml", "pyproject.toml")
 FIRST = ("config", "prepare-base")
 TUNED = "merge"
 LAST = "evaluate"
-LATER = ("sample_preferences", "dpo", "merge_dpo", "reward", "rl", "merge_rl", "evaluate")
+LATER = ("sample_preferences", "dpo", "merge_dpo", "preference", "merge_preference", "reward", "rl")
+LATER += ("merge_rl", "evaluate")
 """Sections of what comes after SFT and its merge, which variants that differ in nothing else share."""
-SEEDED = ("sft", "sample_preferences", "dpo", "reward", "rl")
+SEEDED = ("sft", "sample_preferences", "dpo", "preference", "reward", "rl")
 
 
 def stages_of(place: Path) -> list[str]:
@@ -125,10 +128,13 @@ def linked(source: Path, place: Path) -> Path:
 
 
 def figure(scores: dict[str, Any], path: str) -> float | None:
-    """A figure by its dotted name, such as sft.seen.key_exact; `sft.control_en.perplexity/base`: a ratio to base's."""
+    """A figure by its dotted name, such as sft.seen.key_exact; `sft.control_en.perplexity/base`: a ratio to base's.
+
+    `beside` is the model of stage preference, whatever its method.
+    """
     name, _, other = path.partition("/")
     model, *rest = name.split(".")
-    found = scores.get(model)
+    found = scores.get(next((method for method in BESIDE if method in scores), "") if model == "beside" else model)
     for key in rest:
         found = found.get(key) if isinstance(found, dict) else None
     if found is None or not other:

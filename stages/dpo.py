@@ -1,7 +1,8 @@
 """Direct preference optimisation: a new adapter on the merged SFT model.
 
-Reads   models/sft-merged, data/prepared/preferences/train.jsonl, data/prepared/sampled_preferences/train.jsonl (which
-        is empty where sample-preferences is off), conf/accelerate
+Reads   models/sft-merged, data/prepared/preferences/train.jsonl (of unpaired.jsonl the count: a vote without a partner
+        is KTO's alone), data/prepared/sampled_preferences/train.jsonl (empty where sample-preferences is off),
+        conf/accelerate
 Writes  models/dpo: adapter, tokenizer, lineage.json; metrics/dpo_log.csv; metrics/dpo.json: where it started, how exact
         its arithmetic is, and pairs
 Run     python -m stages.dpo
@@ -16,6 +17,7 @@ from typing import Any
 from stages.lib.dpo_start import refuse_wrong_reference
 from stages.lib.every_stage.entry import run
 from stages.lib.every_stage.lineage import refuse_changed_weights
+from stages.lib.every_stage.records import read_jsonl
 from stages.lib.schema.training import Dpo
 from stages.lib.training.launcher import on_all_gpus
 from stages.lib.training.parity import answered_rows
@@ -63,9 +65,19 @@ def dpo(section: Dpo, root: Path) -> dict[str, Any]:
         tuning.train(trainer, folder)
         tuning.publish(trainer, root / OUT, lineage)
         tuning.publish_log(trainer, root / LOG, LOG_COLUMNS)
-        counts = {"pairs": len(pairs), **{f"pairs_{why}": count for why, count in dropped.items()}}
+        counts = {"pairs": len(pairs), **{f"pairs_{why}": count for why, count in dropped.items()}, **passed_over()}
         tuning.publish_metrics(root / METRICS, plan, start, **{**start, **counts})
     return tuning.facts(plan, rows=len(pairs))
+
+
+def passed_over() -> dict[str, int]:
+    """How many votes without a partner are not learned from, where there are any."""
+    alone = sum(1 for _ in read_jsonl(PREFERENCES / "unpaired.jsonl"))
+    if alone:
+        print(
+            f"dpo: {alone} votes on one answer are passed over; preference.algorithm=kto learns from them", flush=True
+        )
+    return {"votes_unpaired": alone} if alone else {}
 
 
 def shares(section: Dpo) -> dict[Path, float]:

@@ -1,6 +1,6 @@
-"""Scores of the base, SFT and DPO models, and of ORPO's and RL's where they ran, on the same questions, in one run.
+"""Scores of the base, SFT and DPO models, and of preference's and rl's where they ran, on the same questions, in one run.
 
-Reads   models/{base,sft-merged,dpo-merged,orpo-merged,rl-merged}, data/prepared/{ultrachat,pdf_qa,preferences}
+Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged}, data/prepared/{ultrachat,pdf_qa,preferences}
 Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals, differences, hashes, settings),
         metrics/predictions.jsonl (every scored row)
 Run     python -m stages.evaluate
@@ -25,7 +25,7 @@ from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import OFF, file_sha256, refuse_damaged, weights_sha256
 from stages.lib.every_stage.publish import published
 from stages.lib.every_stage.records import read_jsonl, write_json, write_jsonl
-from stages.lib.family import STARTED_FROM
+from stages.lib.family import RL, STARTED_FROM, made_beside
 from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
 from stages.lib.models.loading import load_tokenizer
 from stages.lib.schema.evaluation import Evaluate
@@ -33,8 +33,8 @@ from stages.lib.schema.evaluation import Evaluate
 BASE = Path("models/base")
 SFT = Path("models/sft-merged")
 DPO = Path("models/dpo-merged")
-ORPO = Path("models/orpo-merged")
-RL = Path("models/rl-merged")
+BESIDE = Path("models/preference-merged")
+REWARDED = Path("models/rl-merged")
 ULTRACHAT = Path("data/prepared/ultrachat")
 PDF_QA = Path("data/prepared/pdf_qa")
 PREFERENCES = Path("data/prepared/preferences")
@@ -42,14 +42,21 @@ EVAL = Path("metrics/eval.json")
 DETAIL = Path("metrics/eval_detail.json")
 PREDICTIONS = Path("metrics/predictions.jsonl")
 
-MODELS = {"base": BASE, "sft": SFT, "dpo": DPO, "orpo": ORPO, "rl": RL}
-"""What is scored, the first being what the others are compared with."""
+MODELS = {"base": BASE, "sft": SFT, "dpo": DPO}
+"""What is scored, the first being what the others are compared with; beside them those of preference and rl."""
 
 
 def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
     threads = set_up_cpu(section.threads)
     dtype = resolve_dtype(section.dtype)
-    models = {name: directory for name, directory in MODELS.items() if refuse_damaged(directory) != OFF}
+    for directory in MODELS.values():
+        refuse_damaged(directory)
+    models, beside = dict(MODELS), {}
+    if (lineage := refuse_damaged(BESIDE)) != OFF:
+        name, before = made_beside(lineage)
+        models[name], beside[name] = BESIDE, before
+    if refuse_damaged(REWARDED) != OFF:
+        models[RL], beside[RL] = REWARDED, "sft"
     sets = {
         "seen": PDF_QA / "seen.jsonl",
         "unseen": PDF_QA / "unseen.jsonl",
@@ -83,9 +90,9 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         },
         "steps": {
             name: differences(rows[before], rows[name], **options)
-            for name, before in STARTED_FROM.items()
-            if name in rows and before in rows
+            for name, before in {**STARTED_FROM, **beside}.items()
         },
+        "started_from": beside,
         "facts": {name: known_facts(held) for name, held in rows.items()},
         "demo": {"question": question, "answers": demo},
         "settings": {

@@ -22,14 +22,14 @@ from stages.lib.every_stage.records import write_json
 from stages.lib.probe.answer_probe import probe_answers
 from stages.lib.probe.probe_copy import LONG, SHORT, write_rows, write_shortened
 from stages.lib.schema.choices import Optim, Scheduler
-from stages.lib.schema.merging import Merge, MergeDpo, MergeOrpo
+from stages.lib.schema.merging import Merge, MergeDpo, MergePreference
 from stages.lib.schema.probe import ProbeBase, Tried
-from stages.lib.schema.training import Dpo, Lora, Mix, Orpo, Sft
+from stages.lib.schema.training import Dpo, Lora, Mix, Preference, Sft
 from stages.merge import merge
 from stages.merge_dpo import OUT as TUNED
 from stages.merge_dpo import merge_dpo
-from stages.merge_orpo import merge_orpo
-from stages.orpo import orpo
+from stages.merge_preference import merge_preference
+from stages.preference import preference
 from stages.sft import PDF_QA, sft
 
 BASE = Path("models/base")
@@ -60,11 +60,13 @@ def steps(section: ProbeBase) -> list[tuple[str, Callable[[Path], Any], str]]:
         ("DPO's merge", partial(merge_dpo, MergeDpo()), "dpo.quantization=none"),
         ("answering in batches", partial(probe_answers, LONG, SHORT, TUNED), "a newer transformers, or another model"),
     ]
-    if section.orpo_enabled:
-        training = Orpo(enabled=True, **training_values(section.orpo))
+    if section.preference_enabled:
+        values = training_values(section.preference)
+        values |= {"algorithm": section.preference_algorithm, "start": section.preference_start, "kl_batch_size": 2}
+        name = section.preference_algorithm.value.upper()
         found += [
-            ("ORPO", partial(orpo, training), "orpo.quantization=none"),
-            ("ORPO's merge", partial(merge_orpo, MergeOrpo()), "orpo.quantization=none"),
+            (name, partial(preference, Preference(enabled=True, **values)), "preference.quantization=none"),
+            (f"{name}'s merge", partial(merge_preference, MergePreference()), "preference.quantization=none"),
         ]
     return found
 

@@ -91,7 +91,7 @@ KNOBS: dict[str, Any] = {
         "mix": {"ultrachat": 1, "pdf_qa": 1},
     },
     "dpo": TRAINING,
-    "orpo": {**TRAINING, "enabled": True},
+    "preference": {**TRAINING, "enabled": True},
     "evaluate": {"max_new_tokens": 16, "bootstrap_resamples": 20, "threads": 1},
 }
 """The recipes' own values are for GPUs and hours; ORPO is off in them."""
@@ -179,7 +179,7 @@ def test_the_base_is_what_the_hub_had(chain: Chain) -> None:
     assert str(config.dtype) == "torch.bfloat16"
 
 
-@pytest.mark.parametrize("model", ["base", "sft-merged", "dpo-merged", "orpo-merged"])
+@pytest.mark.parametrize("model", ["base", "sft-merged", "dpo-merged", "preference-merged"])
 def test_every_model_loads_strictly_and_stops_and_pads_the_same(chain: Chain, model: str) -> None:
     tokenizer = chain.tokenizer(model)
     loaded = load_strictly(chain.directory / "models" / model, "auto")
@@ -278,7 +278,7 @@ def test_the_chain_has_scores_and_what_was_tuned_has_learned_to_stop(chain: Chai
     assert scores["sft"]["seen"]["stop_rate"] > 0.3
     assert scores["sft"]["seen"]["perplexity"] < scores["base"]["seen"]["perplexity"] / 4
     assert chain.metrics("merge.json")["kl"] < 0.5
-    assert chain.metrics("merge_orpo.json")["kl"] < 0.5
+    assert chain.metrics("merge_preference.json")["kl"] < 0.5
     assert (chain.metrics("dpo.json")["step0_loss"], chain.metrics("dpo.json")["step0_margin"]) == (0.693147, 0.0)
     assert "key_exact" in (chain.directory / "metrics/eval_report.md").read_text(encoding="utf-8")
     assert (chain.directory / "models/card/README.md").is_file()

@@ -22,20 +22,20 @@ from conftest import tiny_training
 from stages.dpo import dpo
 from stages.evaluate import evaluate
 from stages.lib.schema.evaluation import Evaluate
-from stages.lib.schema.merging import Merge, MergeDpo, MergeOrpo
-from stages.lib.schema.training import Dpo, Orpo, Sft
+from stages.lib.schema.merging import Merge, MergeDpo, MergePreference
+from stages.lib.schema.training import Dpo, Preference, Sft
 from stages.merge import merge
 from stages.merge_dpo import merge_dpo
-from stages.merge_orpo import merge_orpo
-from stages.orpo import orpo
+from stages.merge_preference import merge_preference
+from stages.preference import preference
 from stages.sft import sft
 
 sft(Sft(**tiny_training()), Path())
 merge(Merge(), Path())
 dpo(Dpo(**tiny_training(beta=0.5, max_steps=2)), Path())
 merge_dpo(MergeDpo(), Path())
-orpo(Orpo(**tiny_training(enabled=True, max_steps=2)), Path())
-merge_orpo(MergeOrpo(), Path())
+preference(Preference(**tiny_training(enabled=True, max_steps=2)), Path())
+merge_preference(MergePreference(), Path())
 evaluate(Evaluate(max_new_tokens=4, bootstrap_resamples=20, seed=1, threads=1), Path())
 """
 
@@ -54,7 +54,7 @@ def test_two_processes_write_the_same_bytes(place):
     first = run_chain(place, "1")
     assert run_chain(place, "2") == first
     weights = {name.split("/")[1] for name in first if name.endswith(".safetensors")}
-    assert weights >= {"sft", "sft-merged", "dpo", "dpo-merged", "orpo", "orpo-merged"}
+    assert weights >= {"sft", "sft-merged", "dpo", "dpo-merged", "preference", "preference-merged"}
     assert {"metrics/eval.json", "metrics/predictions.jsonl", "metrics/merge.json"} <= set(first)
 
 

@@ -28,7 +28,7 @@ FIELDS = {part for name in KNOWN.names for part in name.split(".")}
 OTHERS = {"trust_remote_code"}
 """Settings of libraries that a page speaks of."""
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-WRITTEN = {"data/raw/votes/votes.jsonl", "data/raw/pdf_qa/review/decisions.jsonl"}
+WRITTEN = {"data/raw/votes/votes.jsonl", "data/raw/votes/unpaired.jsonl", "data/raw/pdf_qa/review/decisions.jsonl"}
 """By people, in the arena and the review."""
 MADE = "data/prepared", "metrics", "models"
 """Folders of what stages make: a clone may lack it."""

@@ -41,7 +41,8 @@ def fresh(tiny_model, tmp_path_factory) -> Project:
     path = f"path: {tiny_model}"
     origin = "origin: {name: org/tiny, license: apache-2.0}"
     text = params.read_text(encoding="utf-8").replace(path, f"{path}, {origin}")
-    params.write_text(text + "orpo: {enabled: null}\n", encoding="utf-8")  # as the repository's own has it
+    as_shipped = "preference: {enabled: null, algorithm: null}\n"  # what `dvc exp run -S` can set without a +
+    params.write_text(text + as_shipped, encoding="utf-8")
     project.repro()
     project.commit("scores")
     return project

@@ -1,8 +1,8 @@
 """Talk to the models in a browser, and compare two of them blind: the page's votes are data for the next DPO.
 
-Reads   models/{base,sft-merged,dpo-merged,orpo-merged,rl-merged}
+Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged}
 Writes  data/raw/votes/votes.jsonl, a line a vote
-Run     graft arena [base sft dpo orpo rl] [--port 8765]        then open the address that it prints
+Run     graft arena [base sft dpo kto] [--port 8765]        then open the address that it prints
 
 Only this machine reaches it unless --host says otherwise, and it asks nobody for anything.
 """

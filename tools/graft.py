@@ -21,6 +21,7 @@ import typer
 
 from stages.lib.every_stage.entry import exit_on_user_error
 from stages.lib.every_stage.errors import UserError
+from stages.lib.family import NAMES
 from tools.lib.expected_run import expected_run, keys_of_lock
 from tools.lib.phrases import is_korean
 
@@ -28,7 +29,7 @@ REPORT = Path("metrics/eval_report.html")
 BASE_LINK = Path("data/raw/base")
 FORWARDED = {
     "scores": "Show the scores of the last run, and what each stage cost.",
-    "chat": "Talk to the tuned model, or to base, sft, orpo or rl.",
+    "chat": "Talk to the tuned model, or to base, sft or kto.",
     "arena": "Compare two models blind in a browser, and vote.",
     "review": "Accept, edit or reject the questions made of your documents, in a browser.",
     "compare": "What changed between the scores of two commits.",
@@ -39,10 +40,9 @@ FORWARDED = {
     "doctor": "See whether this machine and this repository are ready.",
     "repair": "Put the repository in order after DVC was killed.",
 }
-MODELS = ["base", "sft", "dpo", "orpo", "rl"]
 COMPLETED: dict[str, Callable[[], list[str]]] = {
-    "chat": lambda: MODELS,
-    "export": lambda: MODELS,
+    "chat": lambda: NAMES,
+    "export": lambda: NAMES,
     "sweep": keys_of_lock,
 }
 """What a shell offers for the words after these."""

@@ -24,8 +24,20 @@ REPORT = Path("metrics/eval_report.html")
 RUNS = Path("metrics/runs")
 GATES = {name: Path(f"metrics/{name}.json") for name in ("merge", "dpo", "merge_dpo")}
 STAGES = ["prepare_base", "prepare_ultrachat", "prepare_pdf_qa", "prepare_preferences", "sft", "merge"]
-STAGES += ["sample_preferences", "dpo", "merge_dpo", "orpo", "merge_orpo", "reward", "rl", "merge_rl"]
-STAGES += ["evaluate", "judge", "benchmark", "report"]
+STAGES += [
+    "sample_preferences",
+    "dpo",
+    "merge_dpo",
+    "preference",
+    "merge_preference",
+    "reward",
+    "rl",
+    "merge_rl",
+    "evaluate",
+    "judge",
+    "benchmark",
+    "report",
+]
 
 
 def scores_text(detail: Detail) -> str:

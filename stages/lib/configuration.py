@@ -34,8 +34,8 @@ SECTIONS = [
     "sample_preferences",
     "dpo",
     "merge_dpo",
-    "orpo",
-    "merge_orpo",
+    "preference",
+    "merge_preference",
     "reward",
     "rl",
     "merge_rl",
@@ -191,9 +191,9 @@ def typed_sections(config: DictConfig, only: str = "") -> dict[str, Any]:
             problems.append(explain(error))
         except UserError as error:
             problems.append(str(error))
-    if {"sft", "merge", "dpo"} <= set(typed):
+    if {"sft", "merge", "dpo", "preference"} <= set(typed):
         try:
-            check_together(typed["sft"], typed["merge"], typed["dpo"])
+            check_together(typed["sft"], typed["merge"], typed["dpo"], typed["preference"])
         except UserError as error:
             problems.append(str(error))
     if {"reward", "rl"} <= set(typed):

@@ -69,6 +69,18 @@ def run_config(place, *overrides):
         ("sft.overlong=truncate", ["sft.overlong", "cut_turns"]),
         ("merge.base=dequantized", ["merge.base: found 'dequantized'", "original weights"]),
         ("dpo.method=full", ["dpo.method"]),
+        ("preference.method=full", ["preference.method: found 'full', needed lora"]),
+        (
+            "preference={algorithm: kto, kl_batch_size: 3}",
+            ["preference.kl_batch_size: found 3", "divides preference.batch_size=4: 1, 2, 4, and not 1"],
+        ),
+        ("preference={algorithm: kto, kl_batch_size: 1}", ["preference.kl_batch_size: found 1, needed 2 or more"]),
+        (
+            "preference={algorithm: kto, engine: unsloth}",
+            ["preference.engine: found 'unsloth', needed trl, since preference.algorithm=kto"],
+        ),
+        ("preference.algorithm=dpo", ["orpo, cpo, simpo, kto", "preference.algorithm"]),
+        ("judge.pairs=[kto:gpt]", ["judge.pairs: found 'kto:gpt'", "base, sft, dpo, orpo, cpo, simpo, kto"]),
         ("sft.mix={ultrachat:0,pdf_qa:0}", ["sft.mix"]),
         ("prepare_pdf_qa.raw_text=some", ["prepare_pdf_qa.raw_text", "some"]),
         ("prepare_pdf_qa.generate.rules=false", ["prepare_pdf_qa.generate.rules: found False", "nobody writes"]),
@@ -127,6 +139,11 @@ def test_a_merge_that_dpo_would_quantise_again_is_refused(place, monkeypatch):
     monkeypatch.chdir(place)
     with pytest.raises(UserError, match=r"merge\.base: found 'dequantized'.*rounds back"):
         config(["sft.quantization=nf4", "merge.base=dequantized", "dpo.quantization=nf4"])
+    again = ["sft.quantization=nf4", "merge.base=dequantized", "preference.quantization=nf4", "preference.enabled=true"]
+    with pytest.raises(UserError, match=r"merge\.base: found 'dequantized'.*preference\.quantization=nf4.*rounds back"):
+        config([*again, "preference.algorithm=kto"])
+    config(again)  # ORPO starts from the base
+    (place / "params.lock.yaml").unlink()
     with pytest.raises(UserError, match=r"sft\.quantization: found 'nf4'.*sft\.method=full"):
         config(["sft.quantization=nf4", "merge.base=dequantized", "sft.method=full", "sft.keep_base.weight=0"])
 
@@ -143,10 +160,10 @@ UNKNOWN = {
     "sft.lora.rank=5": "the key sft.lora.rank; needed sft.lora.r",
     "sft.lora={r: 8, alpha: 3}": "the key sft.lora.alpha; needed sft.lora.lora_alpha",
     "sft={lora: {rr: 3}}": "the key sft.lora.rr; needed sft.lora.r",
-    "sft.beta=0.2": "the key sft.beta; needed dpo.beta or orpo.beta",
+    "sft.beta=0.2": "the key sft.beta; needed dpo.beta or preference.beta",
     "sft.lora.r.x=1": "the key sft.lora.r.x; needed sft.lora.r",
     "modle=smollm2-135m": "the key modle; needed model",
-    "dpoo.beta=1": "the key dpoo.beta; needed dpo.beta or orpo.beta",
+    "dpoo.beta=1": "the key dpoo.beta; needed dpo.beta or preference.beta",
     "nothing=1": "the key nothing; needed one of params.lock.yaml",
     "sft.learningrate=1e-4,2e-4": "the key sft.learningrate; needed sft.learning_rate",
 }
@@ -203,7 +220,7 @@ def test_every_command_refuses_it(place, command):
     [
         ("sft: {learningrate: 5}", "params.yaml:3: nothing reads the key sft.learningrate; needed sft.learning_rate"),
         ("sft: {learningrate: null}", "params.yaml:3: nothing reads the key sft.learningrate"),
-        ("orpo: {lora: {rank: null}}", "params.yaml:3: nothing reads the key orpo.lora.rank"),
+        ("preference: {lora: {rank: null}}", "params.yaml:3: nothing reads the key preference.lora.rank"),
         ("recip: guide", "params.yaml:3: nothing reads the key recip; needed recipe"),
         ("defaults: [model: smollm2-135m]", "params.yaml:3: nothing reads the key defaults"),
         ("merge.max_kl: 0.1", "found a dot in the key 'merge.max_kl'; needed one mapping"),
@@ -455,6 +472,13 @@ WRONG = {
     "loss_on": "question",
     "overlong": "drop",
     "beta": "-1",
+    "algorithm": "ppo",
+    "start": "dpo",
+    "cpo_alpha": "-1",
+    "simpo_gamma": "-0.1",
+    "desirable_weight": "0",
+    "undesirable_weight": "0",
+    "kl_batch_size": "1",
     "loss_type": "[sigmoidal]",
     "loss_weights": "[1, 2, 3]",
     "label_smoothing": "0.5",
@@ -479,7 +503,6 @@ WRONG = {
     "pairs_per_question": "0",
     "max_ratio": "0.5",
     "allow_code": "perhaps",
-    "algorithm": "ppo",
     "reward": "applause",
     "num_generations": "1",
     "max_completion_length": "0",
@@ -487,7 +510,7 @@ WRONG = {
 }
 """A value that nothing can use, for each key of a section that trains, merges or scores."""
 
-TRAINED = ("sft", "dpo", "orpo", "reward", "rl", "merge", "merge_dpo", "merge_orpo", "merge_rl")
+TRAINED = ("sft", "dpo", "preference", "reward", "rl", "merge", "merge_dpo", "merge_preference", "merge_rl")
 SCORED = ("sample_preferences", "evaluate", "judge", "benchmark")
 FREE = ("demo_question", "bertscore_model", "model", "endpoint", "tasks", "task_folder")
 """Keys of the latter that take any text; what it names is looked for when the stage runs."""

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import stages.dpo
 from stages.dpo import BASE, LOG, METRICS, OUT, dpo
 from stages.lib.every_stage.errors import UserError
+from stages.lib.every_stage.records import write_jsonl
 from stages.lib.schema.choices import DpoLoss
 from stages.lib.schema.merging import Merge
 from stages.lib.schema.training import Dpo, Sft
@@ -72,6 +73,17 @@ def test_a_base_that_was_never_tuned_is_refused(merged):
     shutil.copytree(merged / "models/base", merged / BASE)
     with pytest.raises(UserError, match="says 'base', needed 'merged'"):
         dpo(Dpo(**tiny_training(beta=0.5)), merged)
+
+
+def test_votes_without_a_partner_are_passed_over_and_counted(merged, capsys):
+    prepared = (merged / "data").resolve()
+    (merged / "data").unlink()
+    shutil.copytree(prepared / "prepared", merged / "data/prepared")
+    vote = {"id": "a", "prompt": [{"role": "user", "content": "언제?"}], "completion": "아홉 시.", "label": True}
+    write_jsonl(merged / "data/prepared/preferences/unpaired.jsonl", [vote, vote])
+    dpo(Dpo(**tiny_training(beta=0.5, max_steps=1)), merged)
+    assert json.loads((merged / METRICS).read_text(encoding="utf-8"))["votes_unpaired"] == 2
+    assert "2 votes on one answer are passed over; preference.algorithm=kto" in capsys.readouterr().out
 
 
 @pytest.mark.slow

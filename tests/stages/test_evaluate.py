@@ -40,7 +40,7 @@ def section(**changes):
 def three_models(place):
     for name in ("sft-merged", "dpo-merged"):
         shutil.copytree(place / "models/base", place / "models" / name)
-    for optional in ("orpo-merged", "rl-merged"):
+    for optional in ("preference-merged", "rl-merged"):
         (place / "models" / optional).mkdir()
         write_lineage(place / "models" / optional, OFF)
     return place
@@ -70,6 +70,7 @@ def test_three_equal_models_score_equally(three_models):
     assert set(detail["sets_sha256"]) == {"seen", "unseen", "unanswerable", "control", "preferences"}
     assert detail["settings"]["decoding"] == "greedy"
     assert set(detail["steps"]) == {"sft", "dpo"}
+    assert detail["started_from"] == {}
     assert detail["steps"]["dpo"]["unanswerable"]["refusal_rate"]["n"] == 114
     assert detail["facts"]["dpo"] == {"known": 0, "asked": 30}
     predictions = list(read_jsonl(three_models / PREDICTIONS))

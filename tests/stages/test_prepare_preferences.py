@@ -234,3 +234,27 @@ def test_whatever_comes_in_is_kept_or_counted(workspace: Path, ending: str, rows
     splits = sum(1 for name in ("train", "evaluation") for _ in read_jsonl(OUT / f"{name}.jsonl"))
     assert len(rows) + 3 == report["in"] == report["kept"] + sum(report["dropped"].values())
     assert splits == report["kept"]
+
+
+def test_votes_on_one_answer_are_ktos_rows_and_each_is_counted(workspace: Path) -> None:
+    votes = workspace / "data/raw/votes"
+    votes.mkdir(parents=True)
+    rows = [pair(input=f"What is number {number}?") for number in range(40)]
+    prepare(workspace, rows)
+    held_out = next(read_jsonl(OUT / "evaluation.jsonl"))["prompt"][-1]["content"]
+    good = {"prompt": "What is a tide?", "completion": "The sea's rise.", "label": True}
+    bad = {**good, "completion": "A wave.", "label": False}
+    lines = [good, bad, {**good, "prompt": held_out}, {**good, "prompt": ASKED}, {"prompt": "?"}]
+    write_jsonl(votes / "unpaired.jsonl", lines)
+    report = prepare(workspace, rows)
+    assert [(row["completion"], row["label"]) for row in read_jsonl(OUT / "unpaired.jsonl")] == [
+        ("The sea's rise.", True), ("A wave.", False)
+    ]  # fmt: skip
+    assert report["dropped"] == {"missing_field": 1, "vote_on_evaluation_question": 1, "vote_on_held_out_pair": 1}
+    assert report["splits"]["unpaired"] == {"rows": 2}
+    assert (report["in"], report["kept"]) == (45, 42)
+    assert [source["rows"] for source in report["sources"]] == [40, 5]
+    rejects = list(read_jsonl(OUT / "rejects.jsonl"))
+    assert any(reject["where"] == "data/raw/votes/unpaired.jsonl:5" for reject in rejects)
+    prepare(workspace, rows, sources=[PairSource.rows])
+    assert list(read_jsonl(OUT / "unpaired.jsonl")) == []

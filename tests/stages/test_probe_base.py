@@ -15,12 +15,12 @@ from stages.probe_base import METRICS, probe_base
 
 def section(**changes):
     bits = Tried(quantization=Quantization.none)
-    return ProbeBase(**{"sft": bits, "dpo": bits, "orpo": bits, "merge_base": MergeBase.original, **changes})
+    return ProbeBase(**{"sft": bits, "dpo": bits, "preference": bits, "merge_base": MergeBase.original, **changes})
 
 
 def test_a_plain_model_goes_through_every_step(place, capsys):
     quantized = Tried(quantization=Quantization.nf4)
-    probe_base(section(sft=quantized, merge_base=MergeBase.dequantized, orpo_enabled=True), Path())
+    probe_base(section(sft=quantized, merge_base=MergeBase.dequantized, preference_enabled=True), Path())
     assert json.loads(METRICS.read_text(encoding="utf-8")) == {"layers": 2, "steps": 7}
     assert "answering in batches" in capsys.readouterr().out
     assert not (place / "cache").exists()  # its checkpoints went with it

@@ -34,7 +34,7 @@ def evaluated(prepared, tmp_path_factory):
     (place / "data").symlink_to(prepared / "data")
     for name in ("base", "sft", "sft-merged", "dpo", "dpo-merged"):
         shutil.copytree(prepared / "models/base", place / "models" / name)
-    for optional in ("orpo-merged", "rl-merged"):
+    for optional in ("preference-merged", "rl-merged"):
         (place / "models" / optional).mkdir()
         write_lineage(place / "models" / optional, OFF)
     shutil.copytree(ROOT / "metrics", place / "metrics", ignore=shutil.ignore_patterns("predictions*", "eval*"))
@@ -146,22 +146,25 @@ def test_a_difference_is_coloured_by_what_is_good(measured):
     assert page.count('<span class="down">+0.50 [+0.40, +0.60] ▼</span>') == 4
 
 
-def test_orpo_is_shown_beside_dpo_where_it_ran(measured):
+@pytest.mark.parametrize(("name", "before"), [("orpo", "base"), ("kto", "sft")])
+def test_a_model_beside_dpo_is_shown_by_its_method_where_it_ran(measured, name, before):
     detail = json.loads((measured / module.DETAIL).read_text(encoding="utf-8"))
     for key in ("models", "differences", "steps", "facts"):
-        detail[key]["orpo"] = detail[key]["sft"]
-    detail["demo"]["answers"]["orpo"] = "ORPO의 대답"
+        detail[key][name] = detail[key]["sft"]
+    detail["started_from"][name] = before
+    detail["demo"]["answers"][name] = "또 다른 대답"
     (measured / module.DETAIL).write_text(json.dumps(detail), encoding="utf-8")
     rows = list(read_jsonl(measured / PREDICTIONS))
-    write_jsonl(measured / PREDICTIONS, [*rows, *({**r, "model": "orpo"} for r in rows if r["model"] == "sft")])
+    write_jsonl(measured / PREDICTIONS, [*rows, *({**r, "model": name} for r in rows if r["model"] == "sft")])
     report(SECTION, measured)
     text = (measured / TEXT).read_text(encoding="utf-8")
     page = (measured / PAGE).read_text(encoding="utf-8")
-    assert "| base | sft | dpo | orpo | dpo - base | dpo - sft |" in text
-    assert "## Right by base, wrong by orpo (0)" in text
-    assert "## Right by dpo, wrong by orpo" not in text
-    assert "ORPO의 대답" in page
-    assert 'class="orpo"' in page
+    assert f"| base | sft | dpo | {name} | dpo - base | dpo - sft |" in text
+    assert f"## Right by {before}, wrong by {name} (0)" in text
+    assert f"## Right by dpo, wrong by {name}" not in text
+    assert f"{name} earned nothing: no aim is better than {before}'s beyond chance" in text
+    assert "또 다른 대답" in page
+    assert f'class="{name}"' in page
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(measured):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import OFF, read_lineage, refuse_damaged, weights_sha256
+from stages.lib.family import BESIDE, RL, made_beside
 from stages.lib.hardware import resolve_dtype, set_up_cpu
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 from stages.lib.models.loading import load_strictly, load_tokenizer
@@ -22,10 +23,10 @@ MODELS = {
     "base": Path("models/base"),
     "sft": Path("models/sft-merged"),
     "dpo": Path("models/dpo-merged"),
-    "orpo": Path("models/orpo-merged"),
-    "rl": Path("models/rl-merged"),
+    **dict.fromkeys(BESIDE, Path("models/preference-merged")),
+    RL: Path("models/rl-merged"),
 }
-TEMPERATURES = {"base": 0.7, "sft": 0.7, "dpo": 0.5, "orpo": 0.5, "rl": 0.5}
+TEMPERATURES = {"base": 0.7, "sft": 0.7, "dpo": 0.5, **dict.fromkeys(BESIDE, 0.5), RL: 0.5}
 """A model tuned on preferences is surer of its words, and is let to be."""
 TOP_P = 0.9
 MAX_NEW_TOKENS = 256
@@ -76,8 +77,14 @@ def get_ready(threads: int) -> int:
 
 
 def available_models() -> list[str]:
-    """Names of the models that the last `dvc repro` left, in the order of tuning; orpo and rl only where on."""
-    return [name for name, path in MODELS.items() if path.is_dir() and read_lineage(path) != OFF]
+    """Names of the models that the last `dvc repro` left, in the order of tuning; the last one by its method."""
+
+    def is_there(name: str, path: Path) -> bool:
+        if not path.is_dir() or (lineage := read_lineage(path)) == OFF:
+            return False
+        return name not in BESIDE or made_beside(lineage)[0] == name
+
+    return [name for name, path in MODELS.items() if is_there(name, path)]
 
 
 def model_directory(name: str) -> Path:
@@ -85,7 +92,7 @@ def model_directory(name: str) -> Path:
     if name not in (found := available_models()):
         raise UserError(
             f"{name}: no such model here; found {', '.join(found) or 'none'}. `dvc repro` or `dvc pull` makes base, "
-            "sft and dpo, orpo with orpo.enabled and rl with rl.enabled"
+            "sft and dpo, rl with rl.enabled, and with preference.enabled the one that preference.algorithm names"
         )
     return MODELS[name]
 

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 from stages.lib.evaluation.scored_rows import ScoredRow
 from stages.lib.evaluation.statistics import bootstrap_interval, wilson_interval
+from stages.lib.family import NAMES
 from stages.lib.preferences.votes import Vote
 
 
@@ -201,7 +202,7 @@ def by_models(votes: Iterable[Vote], current: set[str]) -> dict[tuple[str, str],
     A name is no version: models whose weights are not among `current` are told apart by them, as in dpo@13eb9e7. Of a
     pair the one that was tuned further is first.
     """
-    order = ("rl", "orpo", "dpo", "sft", "base")
+    order = NAMES[::-1]
     pairs: dict[tuple[str, str], list[Verdict]] = {}
     for vote in votes:
         row: Any = vote.model_dump()

@@ -9,7 +9,7 @@ that pairs are read in.
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,6 +30,8 @@ FILTERED = ("tie", "no_score", "low_score", "in_gsm8k_train")
 DEFECTIVE = (*UNFIT, "invalid_json", "duplicate_key", "invalid_unicode", "invalid_row", "line_too_long",
              "missing_field", "unread_field", "wrong_type", "mojibake", "blank_content", "equal_answers",
              "prompt_differs", "turns_do_not_alternate", "more_than_an_answer")  # fmt: skip
+
+R = TypeVar("R")
 
 
 class Turn(BaseModel):
@@ -159,11 +161,11 @@ def sound_pairs(section: PreparePreferences, reading: Reading, ledger: Ledger) -
             yield pair
 
 
-def accounted(pairs: Iterable[Pair | Rejected], ledger: Ledger) -> Iterator[Pair]:
-    """Yield the pairs; count all and write down the rejected."""
-    for pair in pairs:
+def accounted(rows: Iterable[R | Rejected], ledger: Ledger) -> Iterator[R]:
+    """Yield the pairs, or whatever rows they are; count all and write down the rejected."""
+    for row in rows:
         ledger.read += 1
-        if isinstance(pair, Rejected):
-            ledger.reject(pair)
+        if isinstance(row, Rejected):
+            ledger.reject(row)
         else:
-            yield pair
+            yield row

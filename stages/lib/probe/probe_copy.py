@@ -44,4 +44,5 @@ def write_rows(questions: Path, preferences: Path, sampled: Path) -> None:
         for number, messages in both
     ]
     write_jsonl(preferences / "train.jsonl", pairs)
+    write_jsonl(preferences / "unpaired.jsonl", [])
     write_jsonl(sampled / "train.jsonl", [])

@@ -5,11 +5,11 @@ from itertools import pairwise
 from typing import Any
 
 from stages.lib.every_stage.foreign_text import in_markdown
-from stages.lib.family import NAMES, STARTED_FROM, TUNED
+from stages.lib.family import ALTERNATIVES, NAMES, STARTED_FROM, TUNED
 from stages.lib.reports.bilingual import Words
 from stages.lib.reports.caveats import caveats
 from stages.lib.reports.numbers import MARKS, Detail, Sets, counted, figure, marked
-from stages.lib.reports.verdict import idle_steps, in_words
+from stages.lib.reports.verdict import before_of, idle_steps, in_words
 
 Row = dict[str, Any]
 
@@ -61,7 +61,7 @@ class Evidence:
 
     @property
     def tuned(self) -> str:
-        """The model that the pipeline is for: DPO's. ORPO's and RL's are shown beside it."""
+        """The model that the pipeline is for: DPO's. Those of preference and rl are shown beside it."""
         return TUNED
 
     @property
@@ -200,18 +200,17 @@ def render(evidence: Evidence) -> str:
     if evidence.benchmark:
         parts += ["## Benchmarks", benchmark_table(evidence)]
     parts += [f"## Wrong answers of {evidence.tuned} on seen facts ({len(wrong)}, the worst 10)", listing(wrong[:10])]
-    for before, after in regressions(models):
+    for before, after in regressions(evidence):
         lost = lost_answers(evidence, before, after)
         parts += [f"## Right by {before}, wrong by {after} ({len(lost)})", listing([row for _, row in lost])]
     return "\n\n".join(parts) + "\n"
 
 
-def regressions(models: list[str]) -> list[tuple[str, str]]:
+def regressions(evidence: Evidence) -> list[tuple[str, str]]:
     """Pairs of models between which answers can get worse."""
-    beside = [model for model in models if model in ("orpo", "rl")]  # not on the way to DPO
-    chain = [model for model in models if model not in beside]
-    pairs = [(chain[0], chain[-1]), *pairwise(chain), *((STARTED_FROM[model], model) for model in beside)]
-    return list(dict.fromkeys(pairs))
+    chain = [model for model in evidence.models if model not in ALTERNATIVES]
+    beside = [(before_of(evidence.detail, model), model) for model in evidence.models if model in ALTERNATIVES]
+    return list(dict.fromkeys([(chain[0], chain[-1]), *pairwise(chain), *beside]))
 
 
 def judge_table(judge: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ class Detail(TypedDict):
     chat_template_sha256: str
     tokenizer_sha256: str
     versions: dict[str, str]
+    started_from: dict[str, str]  # what the model beside the chain started from
 
 
 HIGHER = {"key_exact", "key_recall", "chrf", "bleu", "rouge_l", "korquad_exact", "korquad_f1", "bertscore",

@@ -4,7 +4,7 @@ A step counts as useful if a figure that it is for got better beyond chance: the
 to the model that it started from has 0 outside. A step that earns nothing is named, with what to try.
 """
 
-from stages.lib.family import STARTED_FROM, TUNED
+from stages.lib.family import BESIDE, NAMES, STARTED_FROM, TUNED
 from stages.lib.reports.bilingual import Words
 from stages.lib.reports.numbers import Cell, Detail, Sets, judgement, signed
 
@@ -33,9 +33,12 @@ TRY = {
         "try more dpo.max_steps, a higher dpo.learning_rate or pairs of the model's own wrong answers; until then "
         "models/sft-merged does the same",
     ),
-    "orpo": (
-        "orpo.num_train_epochs나 orpo.learning_rate를 올려 보세요.",
-        "try more orpo.num_train_epochs or a higher orpo.learning_rate",
+    **dict.fromkeys(
+        BESIDE,
+        (
+            "preference.num_train_epochs나 preference.learning_rate를 올려 보세요.",
+            "try more preference.num_train_epochs or a higher preference.learning_rate",
+        ),
     ),
     "rl": (
         "rl.max_steps나 rl.learning_rate를 올려 보세요. metrics/rl_log.csv의 보상이 오르지 않으면 배운 것이 없습니다.",
@@ -55,7 +58,7 @@ def changes(detail: Detail, step: str, wanted: int) -> list[tuple[str, str]]:
 
 def forgotten(detail: Detail, step: str) -> list[str]:
     """The control sets whose perplexity a step raised by more than is said to be as before."""
-    before, after = detail["models"][STARTED_FROM[step]], detail["models"][step]
+    before, after = detail["models"][before_of(detail, step)], detail["models"][step]
     return [name for name in controls(after)
             if after[name]["perplexity"]["value"] > AS_BEFORE * before[name]["perplexity"]["value"]]  # fmt: skip
 
@@ -92,7 +95,12 @@ def in_words(detail: Detail, language: str) -> str:
 
 def steps(detail: Detail) -> list[tuple[str, str]]:
     """The steps that were scored, each with the model that it started from."""
-    return [(step, before) for step, before in STARTED_FROM.items() if step in detail["steps"]]
+    return [(step, before_of(detail, step)) for step in NAMES if step in detail["steps"]]
+
+
+def before_of(detail: Detail, step: str) -> str:
+    """The model that a step's training started from; that of the model beside the chain is chosen by its section."""
+    return STARTED_FROM[step] if step in STARTED_FROM else detail["started_from"][step]
 
 
 def controls(figures: Sets) -> list[str]:

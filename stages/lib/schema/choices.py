@@ -155,6 +155,23 @@ class DpoLoss(Enum):
     sft = "sft"
 
 
+class Algorithm(Enum):
+    """trl's names of the methods that learn from preferences beside DPO."""
+
+    orpo = "orpo"  # Hong et al. 2024, arXiv 2403.07691
+    cpo = "cpo"  # Xu et al. 2024, arXiv 2401.08417
+    simpo = "simpo"  # Meng et al. 2024, arXiv 2405.14734
+    kto = "kto"  # Ethayarajh et al. 2024, arXiv 2402.01306
+
+
+class StartFrom(Enum):
+    """The model that a preference method tunes."""
+
+    auto = "auto"  # as the method's paper does: ORPO the base, which it makes SFT unnecessary for; the others sft
+    base = "base"
+    sft = "sft"  # the merged SFT model
+
+
 class Tracker(Enum):
     """transformers' names of services that a run reports to."""
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from stages.lib.every_stage.errors import require
-from stages.lib.schema.choices import MergeBase, Quantization, SystemMessages
+from stages.lib.schema.choices import MergeBase, Quantization, StartFrom, SystemMessages
 from stages.lib.schema.data import PrepareBase, PreparePdfQa, PreparePreferences, PrepareUltrachat
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report, SamplePreferences
-from stages.lib.schema.merging import Merge, MergeDpo, MergeOrpo, MergeRl
+from stages.lib.schema.merging import Merge, MergeDpo, MergePreference, MergeRl
 from stages.lib.schema.probe import ProbeBase
 from stages.lib.schema.reinforcement import Reward, Rl
-from stages.lib.schema.training import Dpo, Orpo, Sft
+from stages.lib.schema.training import Dpo, Preference, Sft
 
 
 @dataclass
@@ -30,8 +30,8 @@ class Config:
     sample_preferences: SamplePreferences = MISSING
     dpo: Dpo = MISSING
     merge_dpo: MergeDpo = MISSING
-    orpo: Orpo = MISSING
-    merge_orpo: MergeOrpo = MISSING
+    preference: Preference = MISSING
+    merge_preference: MergePreference = MISSING
     reward: Reward = MISSING
     rl: Rl = MISSING
     merge_rl: MergeRl = MISSING
@@ -41,15 +41,20 @@ class Config:
     report: Report = field(default_factory=Report)
 
 
-def check_together(sft: Sft, merge: Merge, dpo: Dpo) -> None:
+def check_together(sft: Sft, merge: Merge, dpo: Dpo, preference: Preference) -> None:
     """Raise UserError for sections that are each possible and ruin a model together."""
-    require(
-        merge.base is MergeBase.original or dpo.quantization is Quantization.none,
-        "merge.base",
-        merge.base.value,
-        f"original, since dpo.quantization={dpo.quantization.value} would quantise the merged weights again, and what "
-        "was added to a quantised grid rounds back to it; or dpo.quantization=none",
-    )
+    again: list[Dpo | Preference] = [dpo]
+    if preference.enabled and preference.started_from() is StartFrom.sft:
+        again.append(preference)
+    for section in again:
+        require(
+            merge.base is MergeBase.original or section.quantization is Quantization.none,
+            "merge.base",
+            merge.base.value,
+            f"original, since {section.NAME}.quantization={section.quantization.value} would quantise the merged "
+            f"weights again, and what was added to a quantised grid rounds back to it; or {section.NAME}."
+            "quantization=none",
+        )
     require(
         merge.base is MergeBase.original or sft.quantization is not Quantization.none,
         "merge.base",

@@ -6,7 +6,7 @@ from typing import ClassVar
 from stages.lib.every_stage.errors import require
 from stages.lib.schema.asking import require_model
 from stages.lib.schema.bounds import Section, at_least, bounded, filled, more_than
-from stages.lib.schema.choices import AskedOf, Dtype, JudgeBackend
+from stages.lib.schema.choices import Algorithm, AskedOf, Dtype, JudgeBackend
 
 THREADS = at_least(0, zero="all usable cores")
 
@@ -66,11 +66,11 @@ class Judge(Section):
 
     def check(self) -> None:
         require_model(self.NAME, self.backend, self.model, self.endpoint)
-        models = {"base", "sft", "dpo", "orpo", "rl"}
+        models = ["base", "sft", "dpo", *(each.value for each in Algorithm), "rl"]
         for pair in self.pairs:
             sides = pair.split(":")
-            fits = len(sides) == 2 and set(sides) <= models and sides[0] != sides[1]
-            require(fits, "judge.pairs", pair, "two different ones of base, sft, dpo, orpo, rl, such as dpo:base")
+            fits = len(sides) == 2 and set(sides) <= {*models} and sides[0] != sides[1]
+            require(fits, "judge.pairs", pair, f"two different ones of {', '.join(models)}, such as dpo:base")
 
 
 @dataclass

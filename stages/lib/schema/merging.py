@@ -24,8 +24,8 @@ class MergeDpo(Merge):
 
 
 @dataclass
-class MergeOrpo(Merge):
-    NAME: ClassVar[str] = "merge_orpo"
+class MergePreference(Merge):
+    NAME: ClassVar[str] = "merge_preference"
 
 
 @dataclass

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from stages.lib.schema.choices import Dtype, MergeBase, Method, Quantization
+from stages.lib.schema.choices import Algorithm, Dtype, MergeBase, Method, Quantization, StartFrom
 from stages.lib.schema.training import ALL_LINEAR
 
 
@@ -24,5 +24,7 @@ class ProbeBase:
     sft: Tried = field(default_factory=Tried)
     merge_base: MergeBase = MISSING
     dpo: Tried = field(default_factory=Tried)
-    orpo: Tried = field(default_factory=Tried)
-    orpo_enabled: bool = False
+    preference: Tried = field(default_factory=Tried)
+    preference_enabled: bool = False
+    preference_algorithm: Algorithm = Algorithm.orpo
+    preference_start: StartFrom = StartFrom.auto

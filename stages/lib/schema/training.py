@@ -1,4 +1,4 @@
-"""The sections of sft, dpo and orpo."""
+"""The sections of sft, dpo and preference."""
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -9,6 +9,7 @@ from omegaconf import MISSING
 from stages.lib.every_stage.errors import require
 from stages.lib.schema.bounds import Bound, Section, at_least, bounded, filled, more_than, one_of, share, within
 from stages.lib.schema.choices import (
+    Algorithm,
     Choice,
     Distributed,
     DpoLoss,
@@ -20,6 +21,7 @@ from stages.lib.schema.choices import (
     Overlong,
     Quantization,
     Scheduler,
+    StartFrom,
     Tracker,
 )
 
@@ -290,14 +292,50 @@ class Dpo(Training):
         )
 
 
-@dataclass
-class Orpo(Training):
-    """SFT and preferences in one step, from the base model (Hong et al. 2024, arXiv 2403.07691)."""
+BETAS = {Algorithm.orpo: 0.1, Algorithm.cpo: 0.1, Algorithm.simpo: 2.0, Algorithm.kto: 0.1}
+"""What beta is in the methods' papers (ORPO's lambda); what it weighs differs, so one number can't suit all."""
 
-    NAME: ClassVar[str] = "orpo"
+
+@dataclass
+class Preference(Training):
+    """One more model that learns from preferences, by ORPO, CPO, SimPO or KTO; trl's own names of their options."""
+
+    NAME: ClassVar[str] = "preference"
     enabled: bool = False
-    beta: float = bounded(more_than(0), 0.1)  # the paper's lambda
+    algorithm: Algorithm = Algorithm.orpo
+    start: StartFrom = StartFrom.auto
+    beta: float = bounded(at_least(0, zero="as the method's paper has it"), 0.0)
+    # cpo: of the chosen answer's cross entropy, beside the loss of the pair
+    cpo_alpha: float = bounded(at_least(0), 1.0)
+    # simpo: by how much the better answer's reward, beta times its mean log-probability, is to be ahead
+    simpo_gamma: float = bounded(at_least(0), 0.5)
+    # kto: of answers that people like and of those that they don't, where there are more of one kind
+    desirable_weight: float = bounded(more_than(0), 1.0)
+    undesirable_weight: float = bounded(more_than(0), 1.0)
+    # kto: rows of a forward pass, over all processes, whatever the hardware: its KL is estimated on just these
+    kl_batch_size: int = bounded(at_least(2), 4)
 
     def check(self) -> None:
         super().check()
-        require(self.method is Method.lora, "orpo.method", self.method.value, "lora")
+        require(self.method is Method.lora, "preference.method", self.method.value, "lora")
+        require(
+            self.algorithm is not Algorithm.kto or self.batch_size % self.kl_batch_size == 0,
+            "preference.kl_batch_size",
+            self.kl_batch_size,
+            f"a number that divides preference.batch_size={self.batch_size}: {divisors(self.batch_size)}, and not 1",
+        )
+
+    def check_unsloth(self) -> None:
+        require(
+            self.algorithm is Algorithm.orpo,
+            "preference.engine",
+            self.engine.value,
+            f"trl, since preference.algorithm={self.algorithm.value}: Unsloth was tried with orpo alone",
+        )
+        super().check_unsloth()
+
+    def started_from(self) -> StartFrom:
+        """The model that is tuned: base or sft."""
+        if self.start is not StartFrom.auto:
+            return self.start
+        return StartFrom.base if self.algorithm is Algorithm.orpo else StartFrom.sft

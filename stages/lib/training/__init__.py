@@ -1,1 +1,1 @@
-"""What sft, dpo and orpo share: token rows, the plan for this machine, the trainer, checkpoints."""
+"""What sft, dpo and preference share: token rows, the plan for this machine, the trainer, checkpoints."""

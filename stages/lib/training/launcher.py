@@ -26,7 +26,7 @@ import psutil
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.started import end_with_us, started
 from stages.lib.schema.choices import Distributed
-from stages.lib.schema.training import Orpo, Training
+from stages.lib.schema.training import Preference, Training
 from stages.lib.training.processes import Stage, run_one_of_several, started_by_launcher
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def on_all_gpus(configs: Path) -> Callable[[Stage], Stage]:
         def run(section: Training, root: Path) -> dict[str, Any]:
             if started_by_launcher():
                 return run_one_of_several(stage, section, root)
-            off = isinstance(section, Orpo) and not section.enabled
+            off = isinstance(section, Preference) and not section.enabled
             alone = off or section.distributed is Distributed.none
             processes = 1 if alone else count_processes(section, visible_gpus())
             if processes > 1:
                 return launch(section, root, processes, configs)
-            # In one process that sees several GPUs trl's trainers refuse to train; its ORPO gives each of them a batch.
+            # In one process that sees several GPUs trl's trainers refuse to train; ORPO's and CPO's give each a batch.
             os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
             return stage(section, root)
 

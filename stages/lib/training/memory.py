@@ -60,7 +60,7 @@ def estimate(
     Llama keep for the backward pass, in bytes a token and layer, of hidden width h, key and value width k, inner width
     i: two norms 16 h, attention 6 h + 4 k, MLP 8 i, the adapter's inner values 14 r, and the weights of explicit
     attention 2 a s for a heads and s tokens in a row on a CPU (fused attention keeps none). Other families keep about
-    as much. With `all_logits` every position is projected onto the vocabulary at once, as trl's ORPO does.
+    as much. With `all_logits` every position is projected onto the vocabulary at once, as trl's ORPO and CPO do.
     Layers below those that lora.num_layers tunes keep nothing.
     Checkpointing keeps a layer's input, 2 h, and one layer's values at a time. `shards` processes with FSDP hold a
     part each of the weights and of what is trained, and beside it two whole layers and the embeddings at a time.

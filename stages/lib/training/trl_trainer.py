@@ -1,7 +1,7 @@
-"""What trl's trainers for SFT, DPO and ORPO have in common, and the private names of theirs that Graft reads.
+"""What trl's trainers have in common, and the private names of theirs that Graft reads.
 
 trl 1.16 has no public way to see the figures of a single pass before they are logged; it keeps their means in
-`_metrics`, ORPO's trainer in `_stored_metrics`.
+`_metrics`, ORPO's and CPO's trainers in `_stored_metrics`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_callback import CallbackHandler
-    from trl import DPOTrainer
+    from trl import DPOTrainer, KTOTrainer
 
     from stages.lib.models.chat import TokenRow
 
@@ -61,7 +61,7 @@ def take_figures(trainer: TrlTrainer) -> dict[str, float]:
 def kept_figures(trainer: object) -> dict[str, list[float]]:
     """The figures of training's passes since the last line of the log, by trl's names; the trainer logs their means."""
     private: Any = trainer
-    kept = getattr(private, "_metrics", None) or private._stored_metrics  # the latter in trl's ORPO
+    kept = getattr(private, "_metrics", None) or private._stored_metrics  # the latter in trl's ORPO and CPO
     return kept["train"]
 
 
@@ -88,3 +88,18 @@ def tokenised_dpo_trainer() -> type[DPOTrainer]:
             self.train_dataset = super()._precompute_ref_logps(self.train_dataset, "train", size)
 
     return TokenisedDPOTrainer
+
+
+def tokenised_kto_trainer() -> type[KTOTrainer]:
+    """trl's trainer for KTO, on answers that are tokenised and in passes already.
+
+    trl's own preparation would put all better answers of pairs before all worse ones, and takes passes as they come: a
+    prompt that is twice in one would lend its own other answer to the estimate of the KL.
+    """
+    from trl import KTOTrainer
+
+    class TokenisedKTOTrainer(KTOTrainer):
+        def _prepare_dataset(self, dataset: object, *_: object) -> Any:
+            return dataset
+
+    return TokenisedKTOTrainer

@@ -13,8 +13,8 @@ from conftest import flip_a_bit, tiny_training
 from stages.dpo import dpo
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import FILE, OFF, file_sha256, read_lineage, refuse_damaged, write_lineage
-from stages.lib.schema.training import Dpo, Orpo, Sft
-from stages.orpo import orpo
+from stages.lib.schema.training import Dpo, Preference, Sft
+from stages.preference import preference
 from stages.sft import sft
 from tools.export import export
 from tools.lib.chat_models import ChatModel
@@ -80,8 +80,8 @@ def dpo_reads(place: Path) -> None:
     dpo(Dpo(**tiny_training(beta=0.5)), place)
 
 
-def orpo_reads(place: Path) -> None:
-    orpo(Orpo(**tiny_training(enabled=True)), place)
+def preference_reads(place: Path) -> None:
+    preference(Preference(**tiny_training(enabled=True)), place)
 
 
 def export_reads(place: Path) -> None:
@@ -93,7 +93,7 @@ def chat_and_arena_read(place: Path) -> None:
 
 
 READERS = {
-    "base": [sft_reads, orpo_reads],
+    "base": [sft_reads, preference_reads],
     "sft-merged": [dpo_reads],
     "dpo-merged": [export_reads, chat_and_arena_read],
 }

@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import arguments_of, read_lineage, write_lineage
-from stages.lib.schema.choices import Choice, Distributed, Dtype, Method, Quantization
+from stages.lib.schema.choices import Algorithm, Choice, Distributed, Dtype, Method, Quantization, StartFrom
 from stages.lib.schema.merging import Merge
-from stages.lib.schema.training import Dpo, KeepBase, Lora, Mix, Orpo, Sft
+from stages.lib.schema.training import Dpo, KeepBase, Lora, Mix, Preference, Sft
 from stages.lib.training.checkpoints import newest_complete
 from stages.lib.training.launcher import count_processes, on_all_gpus
 from stages.merge import merge
@@ -39,7 +39,7 @@ def several(place):
     return place
 
 
-def start(place: Path, section: Sft | Dpo | Orpo, processes: int = 2) -> subprocess.Popen:
+def start(place: Path, section: Sft | Dpo | Preference, processes: int = 2) -> subprocess.Popen:
     """`python -m stages.<its stage>` as DVC starts it, in so many processes, with one thread each."""
     name = type(section).__name__.lower()
     asked = {"distributed": "auto", "processes": processes} if processes > 1 else {}
@@ -136,11 +136,22 @@ def test_dpo_in_two_processes_is_dpo_in_one(several):
 
 @pytest.mark.slow
 def test_orpo_in_two_processes_is_orpo_in_one(several):
-    section = Orpo(**tiny_training(enabled=True, **EXACT))
+    section = Preference(**tiny_training(enabled=True, **EXACT))
     finish(start(several, section, processes=1))
-    one = written(several, "orpo")
+    one = written(several, "preference")
     finish(start(several, section))
-    assert_same(one, written(several, "orpo"))
+    assert_same(one, written(several, "preference"))
+
+
+@pytest.mark.slow
+def test_kto_in_two_processes_is_kto_in_one(several):
+    """Its KL is estimated on the same rows, however many processes take them."""
+    changes = {"enabled": True, "algorithm": Algorithm.kto, "start": StartFrom.base, "beta": 0.5, "learning_rate": 0.02}
+    section = Preference(**tiny_training(**changes, **EXACT))
+    finish(start(several, section, processes=1))
+    one = written(several, "preference")
+    finish(start(several, section))
+    assert_same(one, written(several, "preference"))
 
 
 def workers(running: subprocess.Popen) -> list[psutil.Process]:
@@ -363,7 +374,7 @@ def test_one_process_sees_one_gpu(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as one hides them all
     assert stage(Sft(**tiny_training()), tmp_path) == {"seen": ""}
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert stage(Orpo(**tiny_training(distributed=Distributed.ddp)), tmp_path) == {"seen": "0"}
+    assert stage(Preference(**tiny_training(distributed=Distributed.ddp)), tmp_path) == {"seen": "0"}
 
 
 def test_a_batch_that_cannot_be_dealt_evenly_is_refused_naming_what_can():

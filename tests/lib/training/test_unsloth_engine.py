@@ -29,7 +29,7 @@ from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import arguments_of
 from stages.lib.hardware import Hardware, nvidia_gpu
 from stages.lib.schema.choices import Choice, Distributed, Dtype, Engine, Method, Quantization
-from stages.lib.schema.training import Dpo, KeepBase, Orpo, Sft
+from stages.lib.schema.training import Dpo, KeepBase, Preference, Sft
 from stages.lib.training.decisions import Attention
 from stages.lib.training.plan import make_plan
 from stages.lib.training.precision import resolve_precision
@@ -82,7 +82,7 @@ def test_references_computed_beforehand_are_refused(installed):
         Dpo(**values, precompute_ref_log_probs=True)
 
 
-@pytest.mark.parametrize(("section", "more"), [(Sft, {}), (Dpo, {"beta": 0.1}), (Orpo, {})])
+@pytest.mark.parametrize(("section", "more"), [(Sft, {}), (Dpo, {"beta": 0.1}), (Preference, {})])
 def test_without_the_packages_the_configuration_says_how_to_get_them(monkeypatch, section, more):
     monkeypatch.setattr(stages.lib.schema.training, "find_spec", lambda name: None)
     said = rf"{section.__name__.lower()}\.engine: found 'unsloth', .*unsloth and unsloth_zoo: make unsloth"

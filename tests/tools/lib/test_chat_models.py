@@ -106,17 +106,25 @@ def test_only_what_is_there_can_be_talked_to(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="dpo: no such model here; found none"):
         model_directory("dpo")
-    for name, lineage in (("base", {"kind": "base"}), ("orpo-merged", OFF)):
+    for name, lineage in (("base", {"kind": "base"}), ("preference-merged", OFF)):
         (tmp_path / "models" / name).mkdir(parents=True)
         write_lineage(tmp_path / "models" / name, lineage)
     assert available_models() == ["base"]
     with pytest.raises(UserError, match="orpo: no such model here; found base"):
         model_directory("orpo")
+    made = {"kind": "merged", "adapter": {"arguments": {"algorithm": "kto", "start": "sft"}}}
+    write_lineage(tmp_path / "models/preference-merged", made)
+    assert available_models() == ["base", "kto"]
+    assert model_directory("kto") == Path("models/preference-merged")
+    with pytest.raises(UserError, match="orpo: no such model here; found base, kto"):
+        model_directory("orpo")
 
 
 def test_what_evaluate_scores_can_be_talked_to() -> None:
+    from stages.evaluate import BESIDE as PREFERENCE
     from stages.evaluate import MODELS as SCORED
+    from stages.lib.family import BESIDE
     from tools.lib.chat_models import MODELS, TEMPERATURES
 
-    assert MODELS == SCORED
+    assert {**SCORED, **dict.fromkeys(BESIDE, PREFERENCE)} == MODELS
     assert list(TEMPERATURES) == list(MODELS)

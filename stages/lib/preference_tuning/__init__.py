@@ -1,0 +1,1 @@
+"""trl's trainers of the stage preference, and what KTO needs beside them."""
