@@ -1,4 +1,4 @@
-"""Scores of the base, SFT and DPO models, and of preference's and rl's where they ran, on the same questions, in one run.
+"""Scores of the base, SFT and DPO models, and of preference's and rl's where they ran, on the same rows, in one run.
 
 Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged}, data/prepared/{ultrachat,pdf_qa,preferences}
 Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals, differences, hashes, settings),

@@ -31,7 +31,7 @@ def test_switched_on_they_run_and_are_scored_beside_the_others(project):
     try:
         ran = project.repro()
         assert ran[:5] == ["config", "reward", "rl", "merge-rl", "evaluate"]
-        assert not {"sft", "dpo", "orpo"} & set(ran)
+        assert not {"sft", "dpo", "preference"} & set(ran)
         assert "rl" in json.loads((project.directory / "metrics/eval.json").read_text(encoding="utf-8"))
         assert "rl" in (project.directory / "metrics/eval_report.md").read_text(encoding="utf-8")
         lines = list(read_jsonl(project.directory / "metrics/rl_samples.jsonl"))

@@ -2,7 +2,7 @@
 
 Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged}
 Writes  outputs/ollama/<model>/Modelfile
-Run     graft export [base|sft|dpo|kto] [--gguf FILE]        then it says how to go on
+Run     graft export [base|sft|dpo|rl|kto] [--gguf FILE]        then it says how to go on
 
 Ollama reads the safetensors themselves, or a GGUF file made of them: docs/serving.md.
 """
