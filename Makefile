@@ -31,7 +31,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt locks/dev.txt stages/lib/quantizi
 	@$(if $(TORCH_INDEX),$(PIP) --no-deps --timeout 15 --retries 1 --index-url $(TORCH_INDEX) torch==2.13.0 \
 		|| { echo 'make: nothing could be had from $(TORCH_INDEX); takes the build of PyPI';) \
 		$(PIP) --constraint constraints.txt torch==2.13.0$(if $(TORCH_INDEX),; })
-	@echo 'make: installs some 200 packages into $(VENV), by the hashes of locks/dev.txt; 2.6 GB with a CPU build; minutes'
+	@echo 'make: installs some 200 packages into $(VENV), by the hashes of locks/dev.txt; 2.9 GB with a CPU build; minutes'
 	$(PIP) --require-hashes --no-deps --requirement locks/dev.txt
 	$(PIP) --require-hashes --no-deps --upgrade --target $(VENV)/converter \
 		--requirement stages/lib/quantizing/converter.txt

@@ -22,8 +22,8 @@ from stages.lib.every_stage.lineage import file_sha256
 MODELS = "models/"
 CHECKPOINT_SECONDS = 300
 TRAINED = {"sft": "models/sft", "dpo": "models/dpo"}
-UNHASHED = {"prepare-ultrachat", "prepare-pdf-qa", "prepare-preferences", "preference", "merge-preference"}
-UNHASHED |= {"quantize", "benchmark"}
+UNHASHED = {"prepare-ultrachat", "prepare-pdf-qa", "prepare-preferences", "benchmark"}
+UNHASHED |= {"preference", "merge-preference", "reward", "rl", "merge-rl", "quantize"}
 """Stages that read a tokenizer alone, and those that are off."""
 
 

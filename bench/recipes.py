@@ -31,9 +31,10 @@ COPIED = ("conf", "stages", "data/raw", "dvc.yaml", "params.yaml", "pyproject.to
 FIRST = ("config", "prepare-base")
 TUNED = "merge"
 LAST = "evaluate"
-LATER = ("sample_preferences", "dpo", "merge_dpo", "preference", "merge_preference", "evaluate")
+LATER = ("sample_preferences", "dpo", "merge_dpo", "preference", "merge_preference", "reward", "rl")
+LATER += ("merge_rl", "evaluate")
 """Sections of what comes after SFT and its merge, which variants that differ in nothing else share."""
-SEEDED = ("sft", "sample_preferences", "dpo", "preference")
+SEEDED = ("sft", "sample_preferences", "dpo", "preference", "reward", "rl")
 
 
 def stages_of(place: Path) -> list[str]:

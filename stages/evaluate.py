@@ -1,6 +1,6 @@
-"""Scores of the base, SFT and DPO models, and of stage preference's where it ran, on the same questions, in one run.
+"""Scores of the base, SFT and DPO models, and of preference's and rl's where they ran, on the same rows, in one run.
 
-Reads   models/{base,sft-merged,dpo-merged,preference-merged}, data/prepared/{ultrachat,pdf_qa,preferences}
+Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged}, data/prepared/{ultrachat,pdf_qa,preferences}
 Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals, differences, hashes, settings),
         metrics/predictions.jsonl (every scored row)
 Run     python -m stages.evaluate
@@ -25,7 +25,7 @@ from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import OFF, file_sha256, refuse_damaged, weights_sha256
 from stages.lib.every_stage.publish import published
 from stages.lib.every_stage.records import read_jsonl, write_json, write_jsonl
-from stages.lib.family import STARTED_FROM, made_beside
+from stages.lib.family import RL, STARTED_FROM, made_beside
 from stages.lib.hardware import describe, resolve_dtype, set_up_cpu
 from stages.lib.models.loading import load_tokenizer
 from stages.lib.schema.evaluation import Evaluate
@@ -34,6 +34,7 @@ BASE = Path("models/base")
 SFT = Path("models/sft-merged")
 DPO = Path("models/dpo-merged")
 BESIDE = Path("models/preference-merged")
+REWARDED = Path("models/rl-merged")
 ULTRACHAT = Path("data/prepared/ultrachat")
 PDF_QA = Path("data/prepared/pdf_qa")
 PREFERENCES = Path("data/prepared/preferences")
@@ -42,7 +43,7 @@ DETAIL = Path("metrics/eval_detail.json")
 PREDICTIONS = Path("metrics/predictions.jsonl")
 
 MODELS = {"base": BASE, "sft": SFT, "dpo": DPO}
-"""What is scored, the first being what the others are compared with; beside them the model of stage preference."""
+"""What is scored, the first being what the others are compared with; beside them those of preference and rl."""
 
 
 def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
@@ -54,6 +55,8 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
     if (lineage := refuse_damaged(BESIDE)) != OFF:
         name, before = made_beside(lineage)
         models[name], beside[name] = BESIDE, before
+    if refuse_damaged(REWARDED) != OFF:
+        models[RL], beside[RL] = REWARDED, "sft"
     sets = {
         "seen": PDF_QA / "seen.jsonl",
         "unseen": PDF_QA / "unseen.jsonl",

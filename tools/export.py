@@ -1,8 +1,8 @@
 """Write what Ollama needs beside a model's weights: a Modelfile with the model's own template and stop tokens.
 
-Reads   models/{base,sft-merged,dpo-merged,preference-merged}
+Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged}
 Writes  outputs/ollama/<model>/Modelfile
-Run     graft export [base|sft|dpo|kto] [--gguf FILE]        then it says how to go on
+Run     graft export [base|sft|dpo|rl|kto] [--gguf FILE]        then it says how to go on
 
 Ollama reads the safetensors themselves, or a GGUF file made of them: docs/serving.md.
 """

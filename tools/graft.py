@@ -29,7 +29,7 @@ REPORT = Path("metrics/eval_report.html")
 BASE_LINK = Path("data/raw/base")
 FORWARDED = {
     "scores": "Show the scores of the last run, and what each stage cost.",
-    "chat": "Talk to the tuned model, or to base, sft or kto.",
+    "chat": "Talk to the tuned model, or to base, sft, rl or kto.",
     "arena": "Compare two models blind in a browser, and vote.",
     "review": "Accept, edit or reject the questions made of your documents, in a browser.",
     "compare": "What changed between the scores of two commits.",

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from stages.lib.every_stage.errors import UserError
 from stages.lib.known_keys import HYDRA, KnownKeys, keys_within_value
 from stages.lib.schema.config import Config, check_together
+from stages.lib.schema.reinforcement import check_rewards
 from stages.lib.yaml_files import read_yaml
 
 CONF = Path("conf")
@@ -35,6 +36,9 @@ SECTIONS = [
     "merge_dpo",
     "preference",
     "merge_preference",
+    "reward",
+    "rl",
+    "merge_rl",
     "evaluate",
     "quantize",
     "judge",
@@ -191,6 +195,11 @@ def typed_sections(config: DictConfig, only: str = "") -> dict[str, Any]:
     if {"sft", "merge", "dpo", "preference"} <= set(typed):
         try:
             check_together(typed["sft"], typed["merge"], typed["dpo"], typed["preference"])
+        except UserError as error:
+            problems.append(str(error))
+    if {"reward", "rl"} <= set(typed):
+        try:
+            check_rewards(typed["reward"], typed["rl"])
         except UserError as error:
             problems.append(str(error))
     if problems:

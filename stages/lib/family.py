@@ -9,7 +9,10 @@ STARTED_FROM = {"sft": "base", "dpo": "sft"}
 """Each model of the chain and the one that its training started from."""
 BESIDE = [each.value for each in Algorithm]
 """What the model of the stage preference may be called: by its method. One at a time, an alternative beside DPO's."""
-NAMES = ["base", *STARTED_FROM, *BESIDE]
+RL = "rl"
+"""The model of reinforcement learning, which starts from sft."""
+ALTERNATIVES = [*BESIDE, RL]
+NAMES = ["base", *STARTED_FROM, *ALTERNATIVES]
 TUNED = "dpo"
 """The model that the pipeline is for."""
 

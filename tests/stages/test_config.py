@@ -325,8 +325,7 @@ def test_a_lock_with_a_key_that_the_code_does_not_know_is_one_sentence(place):
 LOCK_DAMAGES = {
     "empty": lambda text: "",
     "cut": lambda text: text[:200],
-    "conflict": lambda text: f"<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> other\n",
-}
+    "conflict": lambda text: f"}
 
 
 @pytest.mark.parametrize("damage", list(LOCK_DAMAGES))
@@ -503,13 +502,18 @@ WRONG = {
     "pairs_per_question": "0",
     "max_ratio": "0.5",
     "allow_code": "perhaps",
+<<<<<<< HEAD
     "model": "gpt",
     "formats": "[q9_9]",
     "max_loss": "1",
+    "reward": "applause",
+    "num_generations": "1",
+    "max_completion_length": "0",
+    "use_vllm": "perhaps",
 }
 """A value that nothing can use, for each key of a section that trains, merges or scores."""
 
-TRAINED = ("sft", "dpo", "preference", "merge", "merge_dpo", "merge_preference")
+TRAINED = ("sft", "dpo", "preference", "reward", "rl", "merge", "merge_dpo", "merge_preference", "merge_rl")
 SCORED = ("sample_preferences", "evaluate", "quantize", "judge", "benchmark")
 FREE = ("demo_question", "bertscore_model", "model", "endpoint", "tasks", "task_folder")
 """Keys of the latter that take any text; what it names is looked for when the stage runs."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import OFF, read_lineage, refuse_damaged, weights_sha256
-from stages.lib.family import BESIDE, made_beside
+from stages.lib.family import BESIDE, RL, made_beside
 from stages.lib.hardware import resolve_dtype, set_up_cpu
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 from stages.lib.models.loading import load_strictly, load_tokenizer
@@ -25,6 +25,7 @@ MODELS = {
     "sft": Path("models/sft-merged"),
     "dpo": Path("models/dpo-merged"),
     **dict.fromkeys(BESIDE, Path("models/preference-merged")),
+    RL: Path("models/rl-merged"),
 }
 MAX_NEW_TOKENS = 256
 
@@ -89,7 +90,7 @@ def model_directory(name: str) -> Path:
     if name not in (found := available_models()):
         raise UserError(
             f"{name}: no such model here; found {', '.join(found) or 'none'}. `dvc repro` or `dvc pull` makes base, "
-            "sft and dpo, and with preference.enabled the one that preference.algorithm names"
+            "sft and dpo, rl with rl.enabled, and with preference.enabled the one that preference.algorithm names"
         )
     return MODELS[name]
 

@@ -29,11 +29,11 @@ SHARES = ["key_exact", "key_recall", "chrf", "rouge_l", "korquad_f1", "stop_rate
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5b6676; --paper: #f6f7f9; --card: #fff; --line: #dde2e9;
   --base: #8a94a3; --sft: #2f6fde; --dpo: #d9622b;
-  --beside: #8a52c7; --good: #1d7f4e; --bad: #b3342d; --warn: #fff4d6;
+  --beside: #8a52c7; --rl: #b0721a; --good: #1d7f4e; --bad: #b3342d; --warn: #fff4d6;
   --warnink: #6b4d00 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #9aa5b5; --paper: #14171c; --card: #1d2128;
   --line: #333a45; --base: #9aa5b5; --sft: #6ea2ff; --dpo: #ff945f;
-  --beside: #c39bf0; --good: #5fd097; --bad: #ff8078; --warn: #3a3013;
+  --beside: #c39bf0; --rl: #e8b35c; --good: #5fd097; --bad: #ff8078; --warn: #3a3013;
   --warnink: #f3d98b } }
 * { box-sizing: border-box } html { -webkit-text-size-adjust: 100% }
 body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.55; overflow-wrap: anywhere;
@@ -59,7 +59,8 @@ figure { margin: 0 } svg { display: block; width: 100%; height: auto; font-size:
 svg rect { fill: var(--sft) } .grid { stroke: var(--line) } .curve { fill: none; stroke: var(--sft); stroke-width: 2 }
 .whisker { stroke-width: 3; opacity: .45 } g.base { stroke: var(--base); fill: var(--base) }
 g.sft { stroke: var(--sft); fill: var(--sft) } g.dpo { stroke: var(--dpo); fill: var(--dpo) }
-g:is(.orpo, .cpo, .simpo, .kto) { stroke: var(--beside); fill: var(--beside) } circle { stroke: none }
+g:is(.orpo, .cpo, .simpo, .kto) { stroke: var(--beside); fill: var(--beside) }
+g.rl { stroke: var(--rl); fill: var(--rl) } circle { stroke: none }
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .82rem }
 th, td { text-align: left; padding: .35rem .45rem; border-bottom: 1px solid var(--line); white-space: nowrap;
   font-variant-numeric: tabular-nums } th { color: var(--soft); font-weight: 600 } td.wrap { white-space: normal }
@@ -67,7 +68,7 @@ th, td { text-align: left; padding: .35rem .45rem; border-bottom: 1px solid var(
 .answer .q { display: block; font-weight: 600 }
 .tag { display: inline-block; margin-right: .4rem; color: var(--soft); font-size: .82rem }
 .tag.base { color: var(--base) } .tag.sft { color: var(--sft) } .tag.dpo { color: var(--dpo) }
-.tag:is(.orpo, .cpo, .simpo, .kto) { color: var(--beside) }
+.tag:is(.orpo, .cpo, .simpo, .kto) { color: var(--beside) } .tag.rl { color: var(--rl) }
 .up { color: var(--good) } .down { color: var(--bad) } summary { cursor: pointer; font-weight: 600 }
 code { font-size: .84rem; word-break: break-all }
 @media (max-width: 40rem) { .short th, .short td { white-space: normal; overflow-wrap: break-word;

@@ -40,6 +40,11 @@ TRY = {
             "try more preference.num_train_epochs or a higher preference.learning_rate",
         ),
     ),
+    "rl": (
+        "rl.max_steps나 rl.learning_rate를 올려 보세요. metrics/rl_log.csv의 보상이 오르지 않으면 배운 것이 없습니다.",
+        "try more rl.max_steps or a higher rl.learning_rate; nothing is learned while the reward in "
+        "metrics/rl_log.csv stays",
+    ),
 }
 """What may help a step that earned nothing."""
 

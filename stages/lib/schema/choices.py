@@ -286,3 +286,18 @@ class Language(Enum):
     ar = "ar"
     th = "th"
     hi = "hi"
+
+
+class RlAlgorithm(Enum):
+    """trl's stable trainers; PPO's was removed (trl#7020)."""
+
+    grpo = "grpo"
+    rloo = "rloo"
+
+
+class RlReward(Enum):
+    """What an answer is rewarded for."""
+
+    key_facts = "key_facts"  # it states the trained answer's facts, or refuses where there is none: verifiable
+    model = "model"  # the reward model's score
+    both = "both"  # 1 for the facts, and the reward model's score between 0 and 1 beside it

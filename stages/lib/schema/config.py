@@ -8,8 +8,9 @@ from stages.lib.every_stage.errors import require
 from stages.lib.schema.choices import MergeBase, Quantization, StartFrom, SystemMessages
 from stages.lib.schema.data import PrepareBase, PreparePdfQa, PreparePreferences, PrepareUltrachat
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Quantize, Report, SamplePreferences
-from stages.lib.schema.merging import Merge, MergeDpo, MergePreference
+from stages.lib.schema.merging import Merge, MergeDpo, MergePreference, MergeRl
 from stages.lib.schema.probe import ProbeBase
+from stages.lib.schema.reinforcement import Reward, Rl
 from stages.lib.schema.training import Dpo, Preference, Sft
 
 
@@ -31,6 +32,9 @@ class Config:
     merge_dpo: MergeDpo = MISSING
     preference: Preference = MISSING
     merge_preference: MergePreference = MISSING
+    reward: Reward = MISSING
+    rl: Rl = MISSING
+    merge_rl: MergeRl = MISSING
     evaluate: Evaluate = MISSING
     quantize: Quantize = field(default_factory=Quantize)
     judge: Judge = MISSING

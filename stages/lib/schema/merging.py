@@ -26,3 +26,8 @@ class MergeDpo(Merge):
 @dataclass
 class MergePreference(Merge):
     NAME: ClassVar[str] = "merge_preference"
+
+
+@dataclass
+class MergeRl(Merge):
+    NAME: ClassVar[str] = "merge_rl"
