@@ -325,7 +325,8 @@ def test_a_lock_with_a_key_that_the_code_does_not_know_is_one_sentence(place):
 LOCK_DAMAGES = {
     "empty": lambda text: "",
     "cut": lambda text: text[:200],
-    "conflict": lambda text: f"}
+    "conflict": lambda text: f"<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> other\n",
+}
 
 
 @pytest.mark.parametrize("damage", list(LOCK_DAMAGES))
@@ -502,7 +503,6 @@ WRONG = {
     "pairs_per_question": "0",
     "max_ratio": "0.5",
     "allow_code": "perhaps",
-<<<<<<< HEAD
     "model": "gpt",
     "formats": "[q9_9]",
     "max_loss": "1",
