@@ -1,6 +1,7 @@
-"""Scores of the base, SFT and DPO models, and of stage preference's where it ran, on the same questions, in one run.
+"""Scores of base, SFT and DPO, and of the models of preference, prune and heal where they ran, on the same questions.
 
-Reads   models/{base,sft-merged,dpo-merged,preference-merged}, data/prepared/{ultrachat,pdf_qa,preferences}
+Reads   models/{base,sft-merged,dpo-merged,preference-merged,pruned,healed-merged},
+        data/prepared/{ultrachat,pdf_qa,preferences}
 Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals, differences, hashes, settings),
         metrics/predictions.jsonl (every scored row)
 Run     python -m stages.evaluate
@@ -34,6 +35,8 @@ BASE = Path("models/base")
 SFT = Path("models/sft-merged")
 DPO = Path("models/dpo-merged")
 BESIDE = Path("models/preference-merged")
+PRUNED = Path("models/pruned")
+HEALED = Path("models/healed-merged")
 ULTRACHAT = Path("data/prepared/ultrachat")
 PDF_QA = Path("data/prepared/pdf_qa")
 PREFERENCES = Path("data/prepared/preferences")
@@ -42,7 +45,7 @@ DETAIL = Path("metrics/eval_detail.json")
 PREDICTIONS = Path("metrics/predictions.jsonl")
 
 MODELS = {"base": BASE, "sft": SFT, "dpo": DPO}
-"""What is scored, the first being what the others are compared with; beside them the model of stage preference."""
+"""What is scored, the first being what the others are compared with. preference, prune and heal may add theirs."""
 
 
 def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
@@ -54,6 +57,10 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
     if (lineage := refuse_damaged(BESIDE)) != OFF:
         name, before = made_beside(lineage)
         models[name], beside[name] = BESIDE, before
+    if (lineage := refuse_damaged(PRUNED)) != OFF:
+        models["pruned"], beside["pruned"] = PRUNED, lineage["arguments"]["model"]
+    if refuse_damaged(HEALED) != OFF:
+        models["healed"], beside["healed"] = HEALED, "pruned"
     sets = {
         "seen": PDF_QA / "seen.jsonl",
         "unseen": PDF_QA / "unseen.jsonl",

@@ -1,6 +1,6 @@
 """Talk to a model of the chain in the terminal.
 
-Reads   models/{base,sft-merged,dpo-merged,preference-merged}, each with its own chat template
+Reads   models/{base,sft-merged,dpo-merged,preference-merged,pruned,healed-merged}, each with its own chat template
 Run     graft chat [base|sft|dpo|kto] [--temperature 0.5] [--top-p 0.9] [--max-new-tokens 256]
         graft chat --ask QUESTION [--ask QUESTION ...]        asks these, one after the other, and ends
 

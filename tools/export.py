@@ -1,6 +1,6 @@
 """Write what Ollama needs beside a model's weights: a Modelfile with the model's own template and stop tokens.
 
-Reads   models/{base,sft-merged,dpo-merged,preference-merged}
+Reads   models/{base,sft-merged,dpo-merged,preference-merged,pruned,healed-merged}
 Writes  outputs/ollama/<model>/Modelfile
 Run     graft export [base|sft|dpo|kto] [--gguf FILE]        then it says how to go on
 

@@ -9,7 +9,9 @@ STARTED_FROM = {"sft": "base", "dpo": "sft"}
 """Each model of the chain and the one that its training started from."""
 BESIDE = [each.value for each in Algorithm]
 """What the model of the stage preference may be called: by its method. One at a time, an alternative beside DPO's."""
-NAMES = ["base", *STARTED_FROM, *BESIDE]
+SMALLER = ["pruned", "healed"]
+"""The models of prune and heal: with fewer layers than the one that they were made of."""
+NAMES = ["base", *STARTED_FROM, *BESIDE, *SMALLER]
 TUNED = "dpo"
 """The model that the pipeline is for."""
 

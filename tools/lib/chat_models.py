@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.lineage import OFF, read_lineage, refuse_damaged, weights_sha256
-from stages.lib.family import BESIDE, made_beside
+from stages.lib.family import BESIDE, SMALLER, made_beside
 from stages.lib.hardware import resolve_dtype, set_up_cpu
 from stages.lib.models.chat import Messages, encode_prompt, stop_ids
 from stages.lib.models.loading import load_strictly, load_tokenizer
@@ -24,8 +24,10 @@ MODELS = {
     "sft": Path("models/sft-merged"),
     "dpo": Path("models/dpo-merged"),
     **dict.fromkeys(BESIDE, Path("models/preference-merged")),
+    "pruned": Path("models/pruned"),
+    "healed": Path("models/healed-merged"),
 }
-TEMPERATURES = {"base": 0.7, "sft": 0.7, "dpo": 0.5, **dict.fromkeys(BESIDE, 0.5)}
+TEMPERATURES = {"base": 0.7, "sft": 0.7, "dpo": 0.5, **dict.fromkeys([*BESIDE, *SMALLER], 0.5)}
 """A model tuned on preferences is surer of its words, and is let to be."""
 TOP_P = 0.9
 MAX_NEW_TOKENS = 256
@@ -91,7 +93,8 @@ def model_directory(name: str) -> Path:
     if name not in (found := available_models()):
         raise UserError(
             f"{name}: no such model here; found {', '.join(found) or 'none'}. `dvc repro` or `dvc pull` makes base, "
-            "sft and dpo, and with preference.enabled the one that preference.algorithm names"
+            "sft and dpo, with preference.enabled the one that preference.algorithm names, with prune.enabled "
+            "pruned and healed"
         )
     return MODELS[name]
 

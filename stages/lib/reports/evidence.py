@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from stages.lib.every_stage.foreign_text import in_markdown
-from stages.lib.family import BESIDE, NAMES, STARTED_FROM, TUNED
+from stages.lib.family import BESIDE, NAMES, SMALLER, STARTED_FROM, TUNED
 from stages.lib.reports.bilingual import Words
 from stages.lib.reports.caveats import caveats
 from stages.lib.reports.numbers import MARKS, Detail, Sets, counted, figure, marked
@@ -208,8 +208,9 @@ def render(evidence: Evidence) -> str:
 
 def regressions(evidence: Evidence) -> list[tuple[str, str]]:
     """Pairs of models between which answers can get worse."""
-    chain = [model for model in evidence.models if model not in BESIDE]
-    beside = [(before_of(evidence.detail, model), model) for model in evidence.models if model in BESIDE]
+    aside = [*BESIDE, *SMALLER]
+    chain = [model for model in evidence.models if model not in aside]
+    beside = [(before_of(evidence.detail, model), model) for model in evidence.models if model in aside]
     return list(dict.fromkeys([(chain[0], chain[-1]), *pairwise(chain), *beside]))
 
 

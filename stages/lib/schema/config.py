@@ -8,9 +8,10 @@ from stages.lib.every_stage.errors import require
 from stages.lib.schema.choices import MergeBase, Quantization, StartFrom, SystemMessages
 from stages.lib.schema.data import PrepareBase, PreparePdfQa, PreparePreferences, PrepareUltrachat
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Report, SamplePreferences
-from stages.lib.schema.merging import Merge, MergeDpo, MergePreference
+from stages.lib.schema.merging import Merge, MergeDpo, MergeHeal, MergePreference
 from stages.lib.schema.probe import ProbeBase
-from stages.lib.schema.training import Dpo, Preference, Sft
+from stages.lib.schema.pruning import Prune
+from stages.lib.schema.training import Dpo, Heal, Preference, Sft
 
 
 @dataclass
@@ -31,6 +32,9 @@ class Config:
     merge_dpo: MergeDpo = MISSING
     preference: Preference = MISSING
     merge_preference: MergePreference = MISSING
+    prune: Prune = MISSING
+    heal: Heal = MISSING
+    merge_heal: MergeHeal = MISSING
     evaluate: Evaluate = MISSING
     judge: Judge = MISSING
     benchmark: Benchmark = MISSING
