@@ -22,7 +22,17 @@ from stages.lib.every_stage.lineage import file_sha256
 MODELS = "models/"
 CHECKPOINT_SECONDS = 300
 TRAINED = {"sft": "models/sft", "dpo": "models/dpo"}
-UNHASHED = {"prepare-ultrachat", "prepare-pdf-qa", "prepare-preferences", "preference", "merge-preference", "benchmark"}
+UNHASHED = {
+    "prepare-ultrachat",
+    "prepare-pdf-qa",
+    "prepare-preferences",
+    "preference",
+    "merge-preference",
+    "prune",
+    "heal",
+    "merge-heal",
+    "benchmark",
+}
 """Stages that read a tokenizer alone, and those that are off."""
 
 

@@ -64,7 +64,7 @@ def heal(section: Heal, root: Path) -> dict[str, Any]:
         lineage["teacher_weights_sha256"] = weights_sha256(whole)
         tuning.hardware = find_common_hardware()  # what is free beside the teacher
     lengths = [len(row["input_ids"]) for row in rows]
-    plan = tuning.plan(lengths, rows)
+    plan = tuning.plan(lengths, [*rows])
     with tuning.checkpoints(plan, lineage) as folder:
         trainer, plan, start = tuning.rehearsed(
             plan,

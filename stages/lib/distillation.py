@@ -7,7 +7,7 @@ model, frozen. The sums are those of keep_base.py: neither model's logits of all
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stages.lib.every_stage.errors import UserError
 from stages.lib.hardware import device
@@ -22,7 +22,7 @@ from stages.lib.training.keep_base import (
     kl_by_position,
     own_logits,
 )
-from stages.lib.training.trl_trainer import Batch, batch_of
+from stages.lib.training.trl_trainer import Batch, TrlTrainer, batch_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from stages.lib.models.chat import TokenRow
-    from stages.lib.training.trl_trainer import TrlTrainer
 
 MARGIN = 0.05
 """Of the KL, and nats beside it: 16-bit sums in another order, as attention without a mask takes them."""
@@ -52,20 +51,31 @@ def distilling_trainer(teacher: PreTrainedModel, temperature: float) -> Any:
         project: Callable[[Tensor], Tensor]
 
         def compute_loss(
-            self, model: Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+            self,
+            model: Module,
+            inputs: Batch,
+            return_outputs: bool = False,
+            num_items_in_batch: Tensor | int | None = None,
         ) -> Any:
             mask = held_places(inputs["labels"])
             given = {name: value for name, value in inputs.items() if name != "labels"}
-            with torch.no_grad():
+            # As the student's forward, whose outputs accelerate casts to float32.
+            with torch.no_grad(), torch.autocast(device(), dtype, enabled=dtype is not torch.float32):
                 said = decoder_of(teacher)(**given, use_cache=False).last_hidden_state[:, :-1][mask]
             hidden = model(**given, held=mask)
-            divergence = diverge(hidden, said.to(hidden.dtype), self.project, project_teacher)
+            divergence = diverge(hidden.to(dtype), said.to(dtype), self.project, project_teacher)
             learned = mask.sum() if num_items_in_batch is None else num_items_in_batch  # of the step, or of this pass
             return temperature**2 * divergence.sum() / learned
 
-    diverge = kl_by_position()
+    diverge, dtype = kl_by_position(), teacher.dtype
     project_teacher = at_temperature(own_logits(teacher), temperature)
     return DistillingSFTTrainer
+
+
+class DistillingTrainer(TrlTrainer, Protocol):
+    """A trainer of distilling_trainer's class."""
+
+    project: Callable[[Tensor], Tensor]
 
 
 def at_temperature(project: Callable[[Tensor], Tensor], temperature: float) -> Callable[[Tensor], Tensor]:
@@ -73,7 +83,7 @@ def at_temperature(project: Callable[[Tensor], Tensor], temperature: float) -> C
     return project if temperature == 1 else lambda hidden: project(hidden) / temperature
 
 
-def distil(trainer: Any, temperature: float) -> Any:
+def distil(trainer: DistillingTrainer, temperature: float) -> Any:
     """The `trainer`, of distilling_trainer's class with its model prepared, set up to see its hidden states."""
     causal_lm = causal_lm_of(trainer.model)
     trainer.project = at_temperature(own_logits(causal_lm), temperature)
@@ -93,7 +103,7 @@ def said_by(directory: Path, row: TokenRow, temperature: float, dtype: torch.dty
 
 
 def refuse_wrong_teacher(
-    trainer: TrlTrainer, row: TokenRow, said: Tensor, temperature: float, dtype: torch.dtype, directory: Path
+    trainer: DistillingTrainer, row: TokenRow, said: Tensor, temperature: float, dtype: torch.dtype, directory: Path
 ) -> float:
     """See before training that `trainer` learns from the model in `directory`; returns the loss on `row` at the start.
 
@@ -103,14 +113,14 @@ def refuse_wrong_teacher(
     """
     import torch
 
-    model, project = trainer.model, vars(trainer)["project"]
+    model, project = trainer.model, trainer.project
     columns: Any = {name: row[name] for name in ("input_ids", "labels")}
     model.train()
     with torch.no_grad(), torch.random.fork_rng(), torch.autocast(device(), dtype, enabled=dtype is not torch.float32):
         loss = float(trainer.compute_loss(model, batch_of(trainer, [columns])))
         batch = batch_of(trainer, [columns])
         mask = held_places(batch.pop("labels"))
-        answered = project(model(**batch, held=mask)).float().log_softmax(-1)
+        answered = project(model(**batch, held=mask).to(dtype)).float().log_softmax(-1)
     wanted = temperature**2 * float((said.exp() * (said - answered)).sum(-1).mean())
     if not abs(loss - wanted) <= MARGIN * (1 + wanted):  # NaN is refused too
         raise UserError(

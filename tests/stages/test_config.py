@@ -470,6 +470,7 @@ WRONG = {
     "mix.pdf_qa": "twice",
     "mix.raw_text": "-1",
     "loss_on": "question",
+    "loss": "mse",
     "overlong": "drop",
     "beta": "-1",
     "algorithm": "ppo",
@@ -503,11 +504,13 @@ WRONG = {
     "pairs_per_question": "0",
     "max_ratio": "0.5",
     "allow_code": "perhaps",
+    "layers": "-1",
+    "rows": "0",
 }
 """A value that nothing can use, for each key of a section that trains, merges or scores."""
 
-TRAINED = ("sft", "dpo", "preference", "merge", "merge_dpo", "merge_preference")
-SCORED = ("sample_preferences", "evaluate", "judge", "benchmark")
+TRAINED = ("sft", "dpo", "preference", "heal", "merge", "merge_dpo", "merge_preference", "merge_heal")
+SCORED = ("sample_preferences", "prune", "evaluate", "judge", "benchmark")
 FREE = ("demo_question", "bertscore_model", "model", "endpoint", "tasks", "task_folder")
 """Keys of the latter that take any text; what it names is looked for when the stage runs."""
 

@@ -40,8 +40,9 @@ def section(**changes):
 def three_models(place):
     for name in ("sft-merged", "dpo-merged"):
         shutil.copytree(place / "models/base", place / "models" / name)
-    (place / "models/preference-merged").mkdir()
-    write_lineage(place / "models/preference-merged", OFF)
+    for name in ("preference-merged", "pruned", "healed-merged"):
+        (place / "models" / name).mkdir()
+        write_lineage(place / "models" / name, OFF)
     return place
 
 

@@ -79,7 +79,7 @@ def test_a_layer_that_does_nothing_is_found_first_and_its_loss_changes_no_logit(
 
 
 def test_the_last_layers_output_is_taken_before_the_final_norm(whole):
-    """What `output_hidden_states` calls the last one is after it: a last layer that does nothing would be found late."""
+    """The last of `output_hidden_states` is after it: a last layer that does nothing would be found late."""
     model = llama()
     make_identity(model.model.layers[-1])
     model.model.norm.weight.data = torch.rand(32, dtype=torch.bfloat16)

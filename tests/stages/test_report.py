@@ -34,8 +34,9 @@ def evaluated(prepared, tmp_path_factory):
     (place / "data").symlink_to(prepared / "data")
     for name in ("base", "sft", "sft-merged", "dpo", "dpo-merged"):
         shutil.copytree(prepared / "models/base", place / "models" / name)
-    (place / "models/preference-merged").mkdir()
-    write_lineage(place / "models/preference-merged", OFF)
+    for name in ("preference-merged", "pruned", "healed-merged"):
+        (place / "models" / name).mkdir()
+        write_lineage(place / "models" / name, OFF)
     shutil.copytree(ROOT / "metrics", place / "metrics", ignore=shutil.ignore_patterns("predictions*", "eval*"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)

@@ -27,7 +27,7 @@ def block_influence(causal_lm: PreTrainedModel, rows: list[list[int]]) -> list[f
     sums = torch.zeros(len(layers), dtype=torch.float64)
 
     def watch(number: int) -> Any:
-        def hook(layer: Module, arguments: tuple[Any, ...], named: dict[str, Any], output: object) -> None:
+        def hook(layer: Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], output: object) -> None:
             before, after = entering(arguments, named).double(), leaving(output).double()
             sums[number] += (1 - torch.cosine_similarity(before, after, dim=-1)).sum().cpu()
 
@@ -49,10 +49,9 @@ def least_influential(influence: list[float], count: int) -> list[int]:
     return sorted(sorted(range(len(influence)), key=lambda number: (influence[number], -number))[:count])
 
 
-def entering(arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+def entering(arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> Tensor:
     """The hidden states (batch, length, width) that a layer is called with."""
-    states: Tensor = arguments[0] if arguments else named["hidden_states"]
-    return states
+    return arguments[0] if arguments else named["hidden_states"]
 
 
 def leaving(output: object) -> Tensor:

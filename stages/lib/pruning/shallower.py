@@ -76,7 +76,7 @@ def logits_with_skipped(causal_lm: PreTrainedModel, row: list[int], skipped: lis
     """Logits (length, vocabulary) of a row of token ids by `causal_lm`, with these layers giving what they get."""
     import torch
 
-    def skip(layer: Module, arguments: tuple[Any, ...], named: dict[str, Any], output: object) -> Any:
+    def skip(layer: Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], output: object) -> Any:
         states = entering(arguments, named)
         return (states, *output[1:]) if isinstance(output, tuple) else states
 

@@ -32,7 +32,7 @@ class Config:
     merge_dpo: MergeDpo = MISSING
     preference: Preference = MISSING
     merge_preference: MergePreference = MISSING
-    prune: Prune = MISSING
+    prune: Prune = field(default_factory=Prune)
     heal: Heal = MISSING
     merge_heal: MergeHeal = MISSING
     evaluate: Evaluate = MISSING

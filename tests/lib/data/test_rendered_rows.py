@@ -167,8 +167,9 @@ def test_a_model_that_takes_no_system_message_goes_through_the_whole_chain(
     merge(Merge(), Path())
     dpo(Dpo(**tiny_training(beta=0.1, max_steps=2)), Path())
     merge_dpo(MergeDpo(), Path())
-    Path("models/preference-merged").mkdir()
-    write_lineage(Path("models/preference-merged"), OFF)
+    for name in ("preference-merged", "pruned", "healed-merged"):
+        Path("models", name).mkdir()
+        write_lineage(Path("models", name), OFF)
     evaluate(Evaluate(max_new_tokens=3, bootstrap_resamples=20, seed=1, threads=1), Path())
     figures = json.loads(Path("metrics/eval.json").read_text(encoding="utf-8"))
     assert set(figures) == {"base", "sft", "dpo"} and "accuracy" in figures["dpo"]["preferences"]

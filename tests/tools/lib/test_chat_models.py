@@ -122,9 +122,10 @@ def test_only_what_is_there_can_be_talked_to(tmp_path: Path, monkeypatch: pytest
 
 def test_what_evaluate_scores_can_be_talked_to() -> None:
     from stages.evaluate import BESIDE as PREFERENCE
+    from stages.evaluate import HEALED, PRUNED
     from stages.evaluate import MODELS as SCORED
     from stages.lib.family import BESIDE
     from tools.lib.chat_models import MODELS, TEMPERATURES
 
-    assert {**SCORED, **dict.fromkeys(BESIDE, PREFERENCE)} == MODELS
+    assert {**SCORED, **dict.fromkeys(BESIDE, PREFERENCE), "pruned": PRUNED, "healed": HEALED} == MODELS
     assert list(TEMPERATURES) == list(MODELS)
