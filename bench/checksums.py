@@ -24,6 +24,7 @@ CHECKPOINT_SECONDS = 300
 TRAINED = {"sft": "models/sft", "dpo": "models/dpo"}
 UNHASHED = {"prepare-ultrachat", "prepare-pdf-qa", "prepare-preferences", "benchmark"}
 UNHASHED |= {"preference", "merge-preference", "reward", "rl", "merge-rl", "quantize"}
+UNHASHED |= {"prune", "heal", "merge-heal"}
 """Stages that read a tokenizer alone, and those that are off."""
 
 

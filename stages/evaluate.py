@@ -1,6 +1,7 @@
-"""Scores of the base, SFT and DPO models, and of preference's and rl's where they ran, on the same rows, in one run.
+"""Scores of base, SFT and DPO, and of the models of preference, rl, prune and heal where they ran, on the same rows.
 
-Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged}, data/prepared/{ultrachat,pdf_qa,preferences}
+Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged,pruned,healed-merged},
+        data/prepared/{ultrachat,pdf_qa,preferences}
 Writes  metrics/eval.json (figures), metrics/eval_detail.json (with n, intervals, differences, hashes, settings),
         metrics/predictions.jsonl (every scored row)
 Run     python -m stages.evaluate
@@ -35,6 +36,8 @@ SFT = Path("models/sft-merged")
 DPO = Path("models/dpo-merged")
 BESIDE = Path("models/preference-merged")
 REWARDED = Path("models/rl-merged")
+PRUNED = Path("models/pruned")
+HEALED = Path("models/healed-merged")
 ULTRACHAT = Path("data/prepared/ultrachat")
 PDF_QA = Path("data/prepared/pdf_qa")
 PREFERENCES = Path("data/prepared/preferences")
@@ -43,7 +46,7 @@ DETAIL = Path("metrics/eval_detail.json")
 PREDICTIONS = Path("metrics/predictions.jsonl")
 
 MODELS = {"base": BASE, "sft": SFT, "dpo": DPO}
-"""What is scored, the first being what the others are compared with; beside them those of preference and rl."""
+"""What is scored, the first being what the others are compared with. preference, rl, prune and heal may add theirs."""
 
 
 def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
@@ -57,6 +60,10 @@ def evaluate(section: Evaluate, root: Path) -> dict[str, Any]:
         models[name], beside[name] = BESIDE, before
     if refuse_damaged(REWARDED) != OFF:
         models[RL], beside[RL] = REWARDED, "sft"
+    if (lineage := refuse_damaged(PRUNED)) != OFF:
+        models["pruned"], beside["pruned"] = PRUNED, lineage["arguments"]["model"]
+    if refuse_damaged(HEALED) != OFF:
+        models["healed"], beside["healed"] = HEALED, "pruned"
     sets = {
         "seen": PDF_QA / "seen.jsonl",
         "unseen": PDF_QA / "unseen.jsonl",

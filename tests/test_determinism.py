@@ -21,13 +21,17 @@ from pathlib import Path
 from conftest import tiny_training
 from stages.dpo import dpo
 from stages.evaluate import evaluate
+from stages.heal import heal
 from stages.lib.schema.evaluation import Evaluate
-from stages.lib.schema.merging import Merge, MergeDpo, MergePreference
-from stages.lib.schema.training import Dpo, Preference, Sft
+from stages.lib.schema.merging import Merge, MergeDpo, MergeHeal, MergePreference
+from stages.lib.schema.pruning import Prune
+from stages.lib.schema.training import Dpo, Heal, Preference, Sft
 from stages.merge import merge
 from stages.merge_dpo import merge_dpo
+from stages.merge_heal import merge_heal
 from stages.merge_preference import merge_preference
 from stages.preference import preference
+from stages.prune import prune
 from stages.sft import sft
 
 sft(Sft(**tiny_training()), Path())
@@ -36,6 +40,9 @@ dpo(Dpo(**tiny_training(beta=0.5, max_steps=2)), Path())
 merge_dpo(MergeDpo(), Path())
 preference(Preference(**tiny_training(enabled=True, max_steps=2)), Path())
 merge_preference(MergePreference(), Path())
+prune(Prune(enabled=True, layers=1, rows=4), Path())
+heal(Heal(**tiny_training(enabled=True, max_steps=2)), Path())
+merge_heal(MergeHeal(), Path())
 evaluate(Evaluate(max_new_tokens=4, bootstrap_resamples=20, seed=1, threads=1), Path())
 """
 
@@ -54,7 +61,17 @@ def test_two_processes_write_the_same_bytes(place):
     first = run_chain(place, "1")
     assert run_chain(place, "2") == first
     weights = {name.split("/")[1] for name in first if name.endswith(".safetensors")}
-    assert weights >= {"sft", "sft-merged", "dpo", "dpo-merged", "preference", "preference-merged"}
+    assert weights >= {
+        "sft",
+        "sft-merged",
+        "dpo",
+        "dpo-merged",
+        "preference",
+        "preference-merged",
+        "pruned",
+        "healed",
+        "healed-merged",
+    }
     assert {"metrics/eval.json", "metrics/predictions.jsonl", "metrics/merge.json"} <= set(first)
 
 

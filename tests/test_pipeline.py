@@ -38,6 +38,9 @@ ORDER = [
     "reward",
     "rl",
     "merge-rl",
+    "prune",
+    "heal",
+    "merge-heal",
     "evaluate",
     "quantize",
     "judge",
@@ -123,6 +126,7 @@ MORE_THAN_IMPORTED = {
     "merge-preference": {"stages/lib/models/shape.py"},
     "rl": {"stages/lib/training/token_rows.py"},
     "merge-rl": {"stages/lib/models/shape.py"},
+    "merge-heal": {"stages/lib/models/shape.py"},
     "report": {"stages/lib/every_stage/lineage.py"},
 }
 """What a folder brings along that its stage doesn't import: an edit there reruns the stage, which takes seconds and
@@ -144,7 +148,7 @@ def test_deps_are_the_data_first_then_the_code(stage):
 
 
 def test_dvc_yaml_can_be_read_at_once():
-    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) < 540
+    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) < 620
 
 
 @pytest.mark.parametrize("stage", [stage for stage in PIPELINE if stage != "config"])

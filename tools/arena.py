@@ -1,6 +1,6 @@
 """Talk to the models in a browser, and compare two of them blind: the page's votes are data for the next DPO.
 
-Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged}
+Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged,pruned,healed-merged}
 Writes  data/raw/votes/votes.jsonl, a line a vote
 Run     graft arena [base sft dpo kto] [--port 8765]        then open the address that it prints
 

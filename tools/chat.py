@@ -1,6 +1,6 @@
 """Talk to a model of the chain in the terminal.
 
-Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged}, each with its own chat template
+Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged,pruned,healed-merged}, each with its own template
 Run     graft chat [base|sft|dpo|rl|kto] [--temperature 0.5] [--top-p 0.9] [--max-new-tokens 256]
         graft chat --ask QUESTION [--ask QUESTION ...]        asks these, one after the other, and ends
         graft chat dpo --gguf models/gguf/q4_k_m.gguf         llama.cpp answers, from a file of the model

@@ -1,6 +1,6 @@
 """Write what Ollama needs beside a model's weights: a Modelfile with the model's own template and stop tokens.
 
-Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged}
+Reads   models/{base,sft-merged,dpo-merged,preference-merged,rl-merged,pruned,healed-merged}
 Writes  outputs/ollama/<model>/Modelfile
 Run     graft export [base|sft|dpo|rl|kto] [--gguf FILE]        then it says how to go on
 

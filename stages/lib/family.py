@@ -11,7 +11,9 @@ BESIDE = [each.value for each in Algorithm]
 """What the model of the stage preference may be called: by its method. One at a time, an alternative beside DPO's."""
 RL = "rl"
 """The model of reinforcement learning, which starts from sft."""
-ALTERNATIVES = [*BESIDE, RL]
+SMALLER = ["pruned", "healed"]
+"""The models of prune and heal: with fewer layers than the one that they were made of."""
+ALTERNATIVES = [*BESIDE, RL, *SMALLER]
 NAMES = ["base", *STARTED_FROM, *ALTERNATIVES]
 TUNED = "dpo"
 """The model that the pipeline is for."""

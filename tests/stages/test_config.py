@@ -470,6 +470,7 @@ WRONG = {
     "mix.pdf_qa": "twice",
     "mix.raw_text": "-1",
     "loss_on": "question",
+    "loss": "mse",
     "overlong": "drop",
     "beta": "-1",
     "algorithm": "ppo",
@@ -510,11 +511,25 @@ WRONG = {
     "num_generations": "1",
     "max_completion_length": "0",
     "use_vllm": "perhaps",
+    "layers": "-1",
+    "rows": "0",
 }
 """A value that nothing can use, for each key of a section that trains, merges or scores."""
 
-TRAINED = ("sft", "dpo", "preference", "reward", "rl", "merge", "merge_dpo", "merge_preference", "merge_rl")
-SCORED = ("sample_preferences", "evaluate", "quantize", "judge", "benchmark")
+TRAINED = (
+    "sft",
+    "dpo",
+    "preference",
+    "reward",
+    "rl",
+    "heal",
+    "merge",
+    "merge_dpo",
+    "merge_preference",
+    "merge_rl",
+    "merge_heal",
+)
+SCORED = ("sample_preferences", "prune", "evaluate", "quantize", "judge", "benchmark")
 FREE = ("demo_question", "bertscore_model", "model", "endpoint", "tasks", "task_folder")
 """Keys of the latter that take any text; what it names is looked for when the stage runs."""
 

@@ -40,7 +40,7 @@ def section(**changes):
 def three_models(place):
     for name in ("sft-merged", "dpo-merged"):
         shutil.copytree(place / "models/base", place / "models" / name)
-    for optional in ("preference-merged", "rl-merged"):
+    for optional in ("preference-merged", "rl-merged", "pruned", "healed-merged"):
         (place / "models" / optional).mkdir()
         write_lineage(place / "models" / optional, OFF)
     return place

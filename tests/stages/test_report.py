@@ -34,7 +34,7 @@ def evaluated(prepared, tmp_path_factory):
     (place / "data").symlink_to(prepared / "data")
     for name in ("base", "sft", "sft-merged", "dpo", "dpo-merged"):
         shutil.copytree(prepared / "models/base", place / "models" / name)
-    for optional in ("preference-merged", "rl-merged"):
+    for optional in ("preference-merged", "rl-merged", "pruned", "healed-merged"):
         (place / "models" / optional).mkdir()
         write_lineage(place / "models" / optional, OFF)
     shutil.copytree(ROOT / "metrics", place / "metrics", ignore=shutil.ignore_patterns("predictions*", "eval*"))

@@ -26,6 +26,8 @@ MODELS = {
     "dpo": Path("models/dpo-merged"),
     **dict.fromkeys(BESIDE, Path("models/preference-merged")),
     RL: Path("models/rl-merged"),
+    "pruned": Path("models/pruned"),
+    "healed": Path("models/healed-merged"),
 }
 MAX_NEW_TOKENS = 256
 
@@ -90,7 +92,8 @@ def model_directory(name: str) -> Path:
     if name not in (found := available_models()):
         raise UserError(
             f"{name}: no such model here; found {', '.join(found) or 'none'}. `dvc repro` or `dvc pull` makes base, "
-            "sft and dpo, rl with rl.enabled, and with preference.enabled the one that preference.algorithm names"
+            "sft and dpo, rl with rl.enabled, with preference.enabled the one that preference.algorithm names, with "
+            "prune.enabled pruned and healed"
         )
     return MODELS[name]
 

@@ -20,7 +20,7 @@ from stages.lib.data.jsonl_reader import Line, Rejected, as_text, read_lines
 FILE = "votes.jsonl"
 
 
-Model = Literal["base", "sft", "dpo", "orpo", "cpo", "simpo", "kto", "rl"]
+Model = Literal["base", "sft", "dpo", "orpo", "cpo", "simpo", "kto", "rl", "pruned", "healed"]
 Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 

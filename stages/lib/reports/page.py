@@ -59,7 +59,7 @@ figure { margin: 0 } svg { display: block; width: 100%; height: auto; font-size:
 svg rect { fill: var(--sft) } .grid { stroke: var(--line) } .curve { fill: none; stroke: var(--sft); stroke-width: 2 }
 .whisker { stroke-width: 3; opacity: .45 } g.base { stroke: var(--base); fill: var(--base) }
 g.sft { stroke: var(--sft); fill: var(--sft) } g.dpo { stroke: var(--dpo); fill: var(--dpo) }
-g:is(.orpo, .cpo, .simpo, .kto) { stroke: var(--beside); fill: var(--beside) }
+g:is(.orpo, .cpo, .simpo, .kto, .pruned, .healed) { stroke: var(--beside); fill: var(--beside) }
 g.rl { stroke: var(--rl); fill: var(--rl) } circle { stroke: none }
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .82rem }
 th, td { text-align: left; padding: .35rem .45rem; border-bottom: 1px solid var(--line); white-space: nowrap;
@@ -68,7 +68,7 @@ th, td { text-align: left; padding: .35rem .45rem; border-bottom: 1px solid var(
 .answer .q { display: block; font-weight: 600 }
 .tag { display: inline-block; margin-right: .4rem; color: var(--soft); font-size: .82rem }
 .tag.base { color: var(--base) } .tag.sft { color: var(--sft) } .tag.dpo { color: var(--dpo) }
-.tag:is(.orpo, .cpo, .simpo, .kto) { color: var(--beside) } .tag.rl { color: var(--rl) }
+.tag:is(.orpo, .cpo, .simpo, .kto, .pruned, .healed) { color: var(--beside) } .tag.rl { color: var(--rl) }
 .up { color: var(--good) } .down { color: var(--bad) } summary { cursor: pointer; font-weight: 600 }
 code { font-size: .84rem; word-break: break-all }
 @media (max-width: 40rem) { .short th, .short td { white-space: normal; overflow-wrap: break-word;

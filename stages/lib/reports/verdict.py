@@ -45,8 +45,12 @@ TRY = {
         "try more rl.max_steps or a higher rl.learning_rate; nothing is learned while the reward in "
         "metrics/rl_log.csv stays",
     ),
+    "healed": (
+        "heal.num_train_epochs나 heal.learning_rate를 올리거나 prune.layers를 줄여 보세요.",
+        "try more heal.num_train_epochs, a higher heal.learning_rate or fewer prune.layers",
+    ),
 }
-"""What may help a step that earned nothing."""
+"""What may help a step that earned nothing. Pruning is for size: there is nothing to earn."""
 
 
 def changes(detail: Detail, step: str, wanted: int) -> list[tuple[str, str]]:
@@ -68,7 +72,7 @@ def idle_steps(detail: Detail) -> list[Words]:
     said = []
     for step, before in steps(detail):
         measured = any(name in detail["steps"][step].get(split, {}) for split, name in AIMS)
-        if measured and not changes(detail, step, 1):
+        if step in TRY and measured and not changes(detail, step, 1):
             ko, en = TRY[step]
             said.append(
                 Words(

@@ -164,6 +164,20 @@ class Algorithm(Enum):
     kto = "kto"  # Ethayarajh et al. 2024, arXiv 2402.01306
 
 
+class Pruned(Enum):
+    """The merged model that layers are taken out of."""
+
+    sft = "sft"
+    dpo = "dpo"
+
+
+class HealLoss(Enum):
+    """What a pruned model is trained by."""
+
+    kd = "kd"  # what the whole model says of the next token (Hinton et al. 2015, arXiv 1503.02531)
+    sft = "sft"  # the rows' own tokens
+
+
 class StartFrom(Enum):
     """The model that a preference method tunes."""
 

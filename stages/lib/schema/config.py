@@ -8,10 +8,11 @@ from stages.lib.every_stage.errors import require
 from stages.lib.schema.choices import MergeBase, Quantization, StartFrom, SystemMessages
 from stages.lib.schema.data import PrepareBase, PreparePdfQa, PreparePreferences, PrepareUltrachat
 from stages.lib.schema.evaluation import Benchmark, Evaluate, Judge, Quantize, Report, SamplePreferences
-from stages.lib.schema.merging import Merge, MergeDpo, MergePreference, MergeRl
+from stages.lib.schema.merging import Merge, MergeDpo, MergeHeal, MergePreference, MergeRl
 from stages.lib.schema.probe import ProbeBase
+from stages.lib.schema.pruning import Prune
 from stages.lib.schema.reinforcement import Reward, Rl
-from stages.lib.schema.training import Dpo, Preference, Sft
+from stages.lib.schema.training import Dpo, Heal, Preference, Sft
 
 
 @dataclass
@@ -35,6 +36,9 @@ class Config:
     reward: Reward = MISSING
     rl: Rl = MISSING
     merge_rl: MergeRl = MISSING
+    prune: Prune = field(default_factory=Prune)
+    heal: Heal = MISSING
+    merge_heal: MergeHeal = MISSING
     evaluate: Evaluate = MISSING
     quantize: Quantize = field(default_factory=Quantize)
     judge: Judge = MISSING

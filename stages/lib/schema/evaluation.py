@@ -82,7 +82,7 @@ class Judge(Section):
 
     def check(self) -> None:
         require_model(self.NAME, self.backend, self.model, self.endpoint)
-        models = ["base", "sft", "dpo", *(each.value for each in Algorithm), "rl"]
+        models = ["base", "sft", "dpo", *(each.value for each in Algorithm), "rl", "pruned", "healed"]
         for pair in self.pairs:
             sides = pair.split(":")
             fits = len(sides) == 2 and set(sides) <= {*models} and sides[0] != sides[1]

@@ -24,6 +24,11 @@ class MergeDpo(Merge):
 
 
 @dataclass
+class MergeHeal(Merge):
+    NAME: ClassVar[str] = "merge_heal"
+
+
+@dataclass
 class MergePreference(Merge):
     NAME: ClassVar[str] = "merge_preference"
 

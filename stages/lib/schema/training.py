@@ -1,4 +1,4 @@
-"""The sections of sft, dpo and preference."""
+"""The sections of sft, dpo, preference and heal."""
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ from stages.lib.schema.choices import (
     DpoLoss,
     Dtype,
     Engine,
+    HealLoss,
     LossOn,
     Method,
     Optim,
@@ -339,3 +340,26 @@ class Preference(Training):
         if self.start is not StartFrom.auto:
             return self.start
         return StartFrom.base if self.algorithm is Algorithm.orpo else StartFrom.sft
+
+
+@dataclass
+class Heal(Training):
+    """A pruned model, trained until it says again what the whole one says."""
+
+    NAME: ClassVar[str] = "heal"
+    # as sft's are at first: answers are learned, whole turns go where a chat is too long
+    loss_on: ClassVar[LossOn] = LossOn.assistant
+    overlong: ClassVar[Overlong] = Overlong.cut_turns
+    enabled: bool = False  # as prune.enabled is, unless it is set
+    loss: HealLoss = HealLoss.kd
+    # kd: of both distributions; above 1 the unlikely tokens count for more
+    temperature: float = bounded(more_than(0), 1.0)
+
+    def check(self) -> None:
+        super().check()
+        for key, value, needed, why in (
+            ("method", self.method, Method.lora, "what is trained is merged into the pruned model"),
+            ("engine", self.engine, Engine.trl, "Unsloth computes no hidden states to distil"),
+            ("distributed", self.distributed, Distributed.none, "the whole model is beside it, on one GPU"),
+        ):
+            require(value is needed, f"heal.{key}", value.value, f"{needed.value}: {why}")

@@ -203,7 +203,7 @@ def hold_in_forward(causal_lm: PreTrainedModel, holding: Holding) -> None:
         finally:
             handle.remove()
         hidden = states[0][:, :-1][holding.mask]
-        holding.divergence = diverge(hidden, base.to(hidden.dtype), project)
+        holding.divergence = diverge(hidden, base.to(hidden.dtype), project, project)
         return output
 
     causal_lm.forward = types.MethodType(forward, causal_lm)
@@ -250,22 +250,28 @@ def own_logits(causal_lm: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 
 
 def kl_by_position() -> Callable[..., Tensor]:
-    """A function of tuned and base hidden states (n, width) and of what projects them: KL(base || tuned) (n), float32.
+    """A function of tuned and base hidden states (n, width each) and of what projects each: KL(base || tuned) (n).
 
     HELD_ROWS positions have logits at a time, and their gradient is ready in the forward pass, since that of the KL
-    with respect to the tuned logits is q - p: both models' logits of all positions are never in memory.
+    with respect to the tuned logits is q - p: both models' logits of all positions are never in memory. In float32.
     """
     import torch
 
     class Divergence(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, hidden: Tensor, base: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+        def forward(
+            ctx: Any,
+            hidden: Tensor,
+            base: Tensor,
+            project: Callable[[Tensor], Tensor],
+            project_base: Callable[[Tensor], Tensor],
+        ) -> Tensor:
             gradient = torch.empty_like(hidden)
             divergence = hidden.new_empty(len(hidden), dtype=torch.float32)
             for start in range(0, len(hidden), HELD_ROWS):
                 rows = slice(start, start + HELD_ROWS)
                 with torch.no_grad():
-                    base_log = project(base[rows]).float().log_softmax(-1)
+                    base_log = project_base(base[rows]).float().log_softmax(-1)
                 with torch.enable_grad():
                     states = hidden[rows].detach().requires_grad_()
                     logits = project(states)
@@ -278,9 +284,9 @@ def kl_by_position() -> Callable[..., Tensor]:
             return divergence
 
         @staticmethod
-        def backward(ctx: Any, grad_divergence: Tensor) -> tuple[Tensor, None, None]:
+        def backward(ctx: Any, grad_divergence: Tensor) -> tuple[Tensor, None, None, None]:
             (gradient,) = ctx.saved_tensors
-            return gradient * grad_divergence[:, None].to(gradient.dtype), None, None
+            return gradient * grad_divergence[:, None].to(gradient.dtype), None, None, None
 
     return Divergence.apply
 

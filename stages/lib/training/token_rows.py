@@ -12,14 +12,14 @@ from stages.lib.every_stage.errors import UserError
 from stages.lib.every_stage.records import read_jsonl, share_of
 from stages.lib.models.chat import IGNORED, Messages, Origin, TokenRow, encode, encode_answer, encode_last
 from stages.lib.schema.choices import LossOn, Overlong, PairSource
-from stages.lib.schema.training import Sft
+from stages.lib.schema.training import Heal, Sft
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 def supervised_rows(
-    section: Sft, files: dict[Path, int], tokenizer: PreTrainedTokenizerBase
+    section: Sft | Heal, files: dict[Path, int], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[TokenRow], dict[str, int]]:
     """Tokenise conversations into rows of id, source, input_ids, labels (of equal length, at most max_length tokens).
 
@@ -64,8 +64,9 @@ def supervised_rows(
                 rows += earlier_answers(origin, messages, encoded.elsewhere, tokenizer) * times
     if not rows:
         raise UserError(
-            f"no training rows: {counts['dropped_too_long']} conversations are longer than sft.max_length="
-            f"{section.max_length} tokens; raise it, or give sft.mix a data set with shorter ones"
+            f"no training rows: {counts['dropped_too_long']} conversations are longer than "
+            f"{section.NAME}.max_length={section.max_length} tokens; raise it, or give sft.mix a data set with "
+            "shorter ones"
         )
     return rows, counts
 

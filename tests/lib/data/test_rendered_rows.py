@@ -167,7 +167,7 @@ def test_a_model_that_takes_no_system_message_goes_through_the_whole_chain(
     merge(Merge(), Path())
     dpo(Dpo(**tiny_training(beta=0.1, max_steps=2)), Path())
     merge_dpo(MergeDpo(), Path())
-    for optional in ("preference-merged", "rl-merged"):
+    for optional in ("preference-merged", "rl-merged", "pruned", "healed-merged"):
         Path("models", optional).mkdir()
         write_lineage(Path("models", optional), OFF)
     evaluate(Evaluate(max_new_tokens=3, bootstrap_resamples=20, seed=1, threads=1), Path())

@@ -122,11 +122,12 @@ def test_only_what_is_there_can_be_talked_to(tmp_path: Path, monkeypatch: pytest
 
 def test_what_evaluate_scores_can_be_talked_to() -> None:
     from stages.evaluate import BESIDE as PREFERENCE
+    from stages.evaluate import HEALED, PRUNED, REWARDED
     from stages.evaluate import MODELS as SCORED
-    from stages.evaluate import REWARDED
     from stages.lib.family import BESIDE, RL
     from stages.lib.quantizing.sampling import TEMPERATURES
     from tools.lib.chat_models import MODELS
 
-    assert {**SCORED, **dict.fromkeys(BESIDE, PREFERENCE), RL: REWARDED} == MODELS
+    scored = {**SCORED, **dict.fromkeys(BESIDE, PREFERENCE), RL: REWARDED, "pruned": PRUNED, "healed": HEALED}
+    assert scored == MODELS
     assert list(TEMPERATURES) == list(MODELS)

@@ -1,0 +1,1 @@
+"""Layers taken out of a model; prune."""
