@@ -161,7 +161,7 @@ def test_a_teacher_that_is_another_model_is_refused(place, monkeypatch):
     monkeypatch.setattr(
         keep_base,
         "kl_by_position",
-        lambda: lambda hidden, base, project: plain()(hidden, base * 1.01, project),
+        lambda: lambda hidden, base, *projects: plain()(hidden, base * 1.01, *projects),
     )
     with pytest.raises(UserError, match=r"before the first step the KL divergence to the base is .*; needed 0"):
         sft(section(**EXACT), place)
@@ -234,14 +234,26 @@ def test_the_divergence_and_its_gradient_are_those_of_whole_logits(tmp_path, mon
     base, tuned = torch.randn(2, 11, model.config.hidden_size)
     tuned.requires_grad_()
     project = own_logits(model)
-    divergence = kl_by_position()(tuned, base, project)
+    divergence = kl_by_position()(tuned, base, project, project)
     base_log, tuned_log = project(base).log_softmax(-1), project(tuned).log_softmax(-1)
     wanted = torch.nn.functional.kl_div(tuned_log, base_log, log_target=True, reduction="none").sum(-1)
     torch.testing.assert_close(divergence, wanted)
     weights = torch.arange(11.0)
     found = torch.autograd.grad((weights * divergence).sum(), tuned)[0]
     torch.testing.assert_close(found, torch.autograd.grad((weights * wanted).sum(), tuned)[0])
-    assert (kl_by_position()(base.requires_grad_(), base.detach(), project) == 0).all()
+    assert (kl_by_position()(base.requires_grad_(), base.detach(), project, project) == 0).all()
+
+
+def test_a_wider_base_has_its_own_projection():
+    torch.manual_seed(0)
+    tuned, base = torch.randn(300, 4, requires_grad=True), torch.randn(300, 7)
+    head, head_of_base = torch.nn.Linear(4, 50), torch.nn.Linear(7, 50)
+    found = kl_by_position()(tuned, base, head, head_of_base)
+    logs = head(tuned).log_softmax(-1), head_of_base(base).log_softmax(-1).detach()
+    wanted = torch.nn.functional.kl_div(*logs, log_target=True, reduction="none").sum(-1)
+    torch.testing.assert_close(found, wanted)
+    gradients = [torch.autograd.grad(each.sum(), tuned)[0] for each in (found, wanted)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
