@@ -73,7 +73,9 @@ def test_the_shipped_choice_reads_the_folder_and_not_the_shipped_pdf(monkeypatch
 
 
 def test_an_empty_folder_says_what_to_put_there(workspace: Path) -> None:
-    with pytest.raises(UserError, match=r"found no \*.jsonl and no \*.pdf in data/raw/pdf_qa/own.*Put yours there"):
+    with pytest.raises(
+        UserError, match=r"questions and answers into data/raw/pdf_qa/own: found none.* at least one \*\.pdf"
+    ):
         prepare_pdf_qa(section(), workspace)
 
 

@@ -39,5 +39,5 @@ def test_a_name_must_fit_one_point_with_a_score():
 
 def test_without_a_sweep_there_is_nothing_to_promote(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"no finished sweep; run `python -m tools\.sweep"):
+    with pytest.raises(UserError, match=r"no finished sweep; run `graft sweep"):
         read_sweep(None)
