@@ -22,6 +22,7 @@ from conftest import tiny_training
 from stages.dpo import dpo
 from stages.evaluate import evaluate
 from stages.heal import heal
+from stages.lib.every_stage.lineage import OFF, write_lineage
 from stages.lib.schema.evaluation import Evaluate
 from stages.lib.schema.merging import Merge, MergeDpo, MergeHeal, MergePreference
 from stages.lib.schema.pruning import Prune
@@ -43,6 +44,8 @@ merge_preference(MergePreference(), Path())
 prune(Prune(enabled=True, layers=1, rows=4), Path())
 heal(Heal(**tiny_training(enabled=True, max_steps=2)), Path())
 merge_heal(MergeHeal(), Path())
+Path("models/rl-merged").mkdir()
+write_lineage(Path("models/rl-merged"), OFF)
 evaluate(Evaluate(max_new_tokens=4, bootstrap_resamples=20, seed=1, threads=1), Path())
 """
 
