@@ -44,7 +44,7 @@ merge_preference(MergePreference(), Path())
 prune(Prune(enabled=True, layers=1, rows=4), Path())
 heal(Heal(**tiny_training(enabled=True, max_steps=2)), Path())
 merge_heal(MergeHeal(), Path())
-Path("models/rl-merged").mkdir()
+Path("models/rl-merged").mkdir(exist_ok=True)
 write_lineage(Path("models/rl-merged"), OFF)
 evaluate(Evaluate(max_new_tokens=4, bootstrap_resamples=20, seed=1, threads=1), Path())
 """
